@@ -1,0 +1,1 @@
+"""The discovery service: who is there now."""

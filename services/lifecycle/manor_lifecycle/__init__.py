@@ -1,0 +1,1 @@
+"""The lifecycle service: the life of each domain on this node."""

@@ -1,0 +1,342 @@
+"""The seam to hypervisors: what an adapter must offer, the values it speaks, and how it is found.
+
+An adapter is an entry point of the group `manor.hypervisors`: an async factory
+`open_hypervisor(settings: AdapterSettings) -> Hypervisor`. The rules every adapter keeps:
+
+- It executes and observes; it decides nothing. Policies, retries and states are the service's.
+- A run is (uuid, incarnation). A call for a run that the adapter does not have, or that ended, raises
+  `not_found`, except `destroy`, which is then already done. A call for an older incarnation than the one
+  it has raises `stale` and changes nothing.
+- Every call may be repeated: what is already so is left so and returns normally.
+- Every call may be cancelled (deadline or operator). It then undoes what it began or leaves it so that a
+  repetition or `destroy` finishes it: never a half made guest, process, socket or file.
+- Runs outlive the service. After a restart `domains()` lists them again, with their incarnations.
+- What it did not create is listed with `ours=False` and never touched.
+- Only `ManorError` is raised for what can go wrong outside; anything else is a bug.
+  `no_capacity`: not enough memory and the like; `denied_state`: the hypervisor cannot do that in this
+  state, or the guest refused; `timeout`: no answer within the adapter's own bound, outcome unknown;
+  `unavailable`: the hypervisor or a tool is absent; `bad_request`: it cannot do that with this spec.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Final, Protocol
+
+from manor_bus.errors import Kind, ManorError
+from manor_bus.messages.devices import Descriptor
+from manor_bus.messages.documents import Channel, Disk, DomainSpec, Nic
+
+ENTRY_POINTS: Final = "manor.hypervisors"
+
+DEVICE_TYPES: Final[Mapping[type, str]] = {Disk: "disk", Nic: "nic", Channel: "channel"}
+Device = Disk | Nic | Channel
+
+
+class Feature(StrEnum):
+    """What an adapter can do beyond create, resume, pause, shutdown and destroy."""
+
+    SAVE = "save"  # and restore
+    BALLOON = "balloon"
+    CPU_PLUG = "cpu-plug"
+    CPU_UNPLUG = "cpu-unplug"
+    DISK_PLUG = "disk-plug"
+    NIC_PLUG = "nic-plug"
+    RESET = "reset"
+    COREDUMP = "coredump"
+    CONSOLE = "console"
+    SCREENSHOT = "screenshot"
+    NMI = "nmi"
+    RENAME = "rename"
+
+
+class GuestState(StrEnum):
+    """What the hypervisor says about a run."""
+
+    PAUSED = "paused"
+    RUNNING = "running"
+    ENDED = "ended"  # its remains are kept until `destroy`
+
+
+class EndReason(StrEnum):
+    """Why a run ended without `destroy`."""
+
+    POWEROFF = "poweroff"
+    REBOOT = "reboot"
+    CRASH = "crash"  # the guest reported a panic or triple-faulted
+    WATCHDOG = "watchdog"
+    DEVICE_MODEL = "device-model"  # the process died, was killed or ended without saying why
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of one domain. Messages about an older incarnation are about something that is no more."""
+
+    uuid: str
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """A device of the document with the descriptor of its prepared back end."""
+
+    device: Device
+    descriptor: Descriptor
+
+
+@dataclass(frozen=True, slots=True)
+class Creation:
+    """What `create` and `restore` make. `attachments` are present when the guest starts (cold plugged).
+
+    `uid` is the unprivileged user that owns the guest's process; 0 means the service's own user.
+    `spec.pci`, `spec.usb`, `spec.console` and `spec.graphics` need no descriptor: the adapter serves them.
+    """
+
+    run: Run
+    name: str
+    spec: DomainSpec
+    attachments: tuple[Attachment, ...] = ()
+    uid: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RunningDomain:
+    """One guest as the hypervisor sees it. `incarnation` is 0 when it is not ours."""
+
+    uuid: str
+    name: str
+    incarnation: int
+    state: GuestState
+    ours: bool = True
+    ended: EndReason | None = None  # when state is ENDED and the reason is known
+    cpus: int = 0
+    memory_mib: int = 0
+    started: float = 0.0  # seconds since 1970
+    devices: tuple[str, ...] = ()  # ids of attached disks, nics and channels
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """The adapter and the machine it drives. `accelerators`: those that really ran guest code."""
+
+    name: str
+    version: str
+    accelerators: tuple[str, ...] = ()
+    features: frozenset[Feature] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The run is over without `destroy`. `kept`: its remains stay until `destroy` (for preserve, coredump);
+    otherwise everything of it is already released."""
+
+    run: Run
+    reason: EndReason
+    detail: str = ""
+    kept: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ShutdownAcknowledged:
+    """The guest has seen the request to shut down (where the hypervisor can tell)."""
+
+    run: Run
+
+
+@dataclass(frozen=True, slots=True)
+class Unplugged:
+    """The guest let a device go: late after a refused or timed-out `unplug`, or by itself."""
+
+    run: Run
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """The virtual CPUs stopped without `pause`, for example after an I/O error."""
+
+    run: Run
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Continued:
+    """The virtual CPUs run again without `resume`."""
+
+    run: Run
+
+
+@dataclass(frozen=True, slots=True)
+class Hung:
+    """The device model has been silent for longer than the adapter's bound. Said once per silence."""
+
+    run: Run
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answering:
+    """The device model answers again after `Hung`."""
+
+    run: Run
+
+
+@dataclass(frozen=True, slots=True)
+class Resized:
+    """The guest's memory (after ballooning) or number of virtual CPUs is now this."""
+
+    run: Run
+    memory_mib: int
+    cpus: int
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignChanged:
+    """A guest that is not ours appeared, changed (`domain`) or went away (None)."""
+
+    uuid: str
+    domain: RunningDomain | None
+
+
+HypervisorEvent = (
+    Ended
+    | ShutdownAcknowledged
+    | Unplugged
+    | Stopped
+    | Continued
+    | Hung
+    | Answering
+    | Resized
+    | ForeignChanged
+)
+Progress = Callable[[float], None]  # 0 to 1
+
+
+class ConsoleStream(Protocol):
+    """The serial console of one run, one at a time per run."""
+
+    async def read(self) -> bytes:
+        """Return what the guest printed next, at most 64 KiB; empty at the end of the run."""
+
+    async def write(self, content: bytes) -> None:
+        """Type `content`; returns when the guest's side took it. At most 4 KiB."""
+
+    async def close(self) -> None:
+        """Let the console go; it may be opened again."""
+
+
+class Hypervisor(Protocol):
+    """One hypervisor of this node. See the module for the rules of all calls."""
+
+    async def describe(self) -> Description:
+        """Return what this is and what it can do. Accelerators are probed by running guest code."""
+
+    async def domains(self) -> tuple[RunningDomain, ...]:
+        """Return all guests, ours and foreign. One that ended while nobody watched is ENDED or absent."""
+
+    async def create(self, creation: Creation) -> None:
+        """Make a run, paused, complete with its attachments. On any error nothing of it is left.
+
+        Already there with the same incarnation: returns. Another incarnation alive: `conflict`.
+        """
+
+    async def restore(self, creation: Creation, path: Path) -> None:
+        """As `create`, with memory and device state from a file made by `save`. Never changes the file."""
+
+    async def resume(self, run: Run) -> None:
+        """Let the virtual CPUs run."""
+
+    async def pause(self, run: Run) -> None:
+        """Stop the virtual CPUs."""
+
+    async def shutdown(self, run: Run) -> None:
+        """Ask the guest to power off and return at once; `Ended(poweroff)` follows if it does."""
+
+    async def reset(self, run: Run, incarnation: int) -> None:
+        """Press the reset button; from now on the run carries the new incarnation, also after a restart."""
+
+    async def destroy(self, run: Run) -> None:
+        """End the run without asking and release everything of it. Returns when it is gone.
+
+        `timeout` when the hypervisor still holds it after the adapter's bound (a zombie). No `Ended` follows.
+        """
+
+    async def plug(self, run: Run, attachment: Attachment) -> None:
+        """Attach a device to the live run. On error nothing of it is left.
+
+        Same id already attached with an older descriptor generation: reconnect it to the new descriptor.
+        """
+
+    async def unplug(self, run: Run, device: str, *, force: bool, timeout_s: float) -> None:
+        """Detach a device; returns when the guest let it go.
+
+        Safe (`force=False`): `denied_state` with the guest's reason when it refused, `timeout` when it did
+        not answer within `timeout_s`. The device stays attached and usable; `Unplugged` follows if the guest
+        lets go later. Force: it is gone on return, whatever the guest says; `bad_request` if impossible.
+        """
+
+    async def save(self, run: Run, path: Path, progress: Progress) -> None:
+        """Write memory and device state to `path` (whole and synced on return); the run is then left PAUSED
+        for the caller to destroy. On error or cancellation the run continues as before and no file is left.
+        """
+
+    async def coredump(self, run: Run, path: Path) -> None:
+        """Write the guest's memory to `path` for a debugger; also for a kept ENDED run."""
+
+    async def set_memory(self, run: Run, memory_mib: int) -> None:
+        """Ask the balloon for a size up to the spec's maximum; returns at once, `Resized` follows."""
+
+    async def set_cpus(self, run: Run, count: int) -> None:
+        """Make the number of virtual CPUs `count`, up to the spec's maximum."""
+
+    async def rename(self, run: Run, name: str) -> None:
+        """Show the run under another name, also in `domains()` after a restart."""
+
+    async def nmi(self, run: Run) -> None:
+        """Send a non-maskable interrupt."""
+
+    async def screenshot(self, run: Run) -> bytes:
+        """Return a PNG of the graphical console; `denied_state` without one."""
+
+    async def console(self, run: Run) -> ConsoleStream:
+        """Open the serial console."""
+
+    def events(self) -> AsyncIterator[HypervisorEvent]:
+        """Return what happens, in order per run, from now on. One consumer; ends with `close`."""
+
+    async def close(self) -> None:
+        """Let go of everything of this process; guests stay."""
+
+
+@dataclass(frozen=True)
+class AdapterSettings:
+    """What the service gives to a factory. `directory` belongs to the adapter alone, and exists.
+
+    `options` are strings from the environment `MANOR_LIFECYCLE_<ADAPTER>_<OPTION>`, names in lower case.
+    `durable` False: nothing needs to survive this process (tests).
+    """
+
+    directory: Path
+    node: str
+    options: Mapping[str, str] = field(default_factory=dict)
+    durable: bool = True
+
+
+OpenHypervisor = Callable[[AdapterSettings], Awaitable[Hypervisor]]
+
+
+def load(name: str) -> OpenHypervisor:
+    """Return the factory of an installed adapter; `not_found` lists those that are."""
+    found = {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
+    if name not in found:
+        message = (
+            f"no hypervisor adapter {name!r} is installed; installed: {', '.join(sorted(found)) or 'none'}"
+        )
+        raise ManorError(Kind.NOT_FOUND, message, hint="Name an installed one, or install its package.")
+    factory: OpenHypervisor = found[name].load()
+    return factory
