@@ -1,0 +1,47 @@
+# Every target sets up what it needs by itself (deploy/setup) and is quick about it the second time.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+BIN := .venv/bin
+
+.PHONY: help demo test check bench docs lock clean
+
+help: ## Say what there is
+	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: ## Watch a real virtual machine live through everything, three minutes
+	@deploy/setup run
+	@$(BIN)/python deploy/demo.py
+
+test: ## Run all tests
+	@deploy/setup test
+	$(BIN)/pytest
+
+check: ## Format, lint, types, import rules, house rules, generated pages
+	@deploy/setup check
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -q tests/test_house.py tests/bus/test_catalogue.py
+	node tests/node/asyncapi.js docs/asyncapi.yaml
+
+bench: ## Measure beside others and print the ratios
+	@deploy/setup bench
+	$(BIN)/python -m benchmarks
+
+docs: ## Write the generated pages docs/messages.md and docs/asyncapi.yaml anew
+	@deploy/setup check
+	$(BIN)/python -m manor_bus.catalogue docs
+
+lock: ## Pin requirements/*.in anew, with hashes and without hosts
+	@python3 -m venv .cache/lock
+	.cache/lock/bin/python -m pip install --quiet pip-tools
+	cd requirements && for list in run dev; do \
+	    ../.cache/lock/bin/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-header --no-annotate \
+	        --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --output-file $$list.txt $$list.in; \
+	done
+
+clean: ## Remove everything that was made, the virtual environment included
+	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf tests/node/node_modules examples/node_modules
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
