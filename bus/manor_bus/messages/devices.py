@@ -62,9 +62,18 @@ class Connect(Message, frozen=True, kw_only=True):
 
     key: DeviceKey
     domain: str
-    device: Disk | Nic | Channel | Console
     type: Literal["disk", "nic", "channel", "console"]
+    disk: Disk | None = None  # exactly the one that `type` names is there
+    nic: Nic | None = None
+    channel: Channel | None = None
+    console: Console | None = None
     uid: int = 0
+
+    @property
+    def device(self) -> Disk | Nic | Channel | Console | None:
+        """The device itself; None when the sender left it out, which is a bad request."""
+        by_type = {"disk": self.disk, "nic": self.nic, "channel": self.channel, "console": self.console}
+        return by_type[self.type]
 
 
 class Connected(Message, frozen=True, kw_only=True):
