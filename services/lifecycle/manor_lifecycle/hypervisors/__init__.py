@@ -218,7 +218,14 @@ Progress = Callable[[float], None]  # 0 to 1
 
 
 class ConsoleStream(Protocol):
-    """The serial console of one run, one at a time per run."""
+    """The serial console of one run, one at a time per run.
+
+    It begins with what is still kept of what the guest printed before it was opened (scroll-back).
+    """
+
+    @property
+    def offset(self) -> int:
+        """Of the byte that `read` returns next, counted from the start of the incarnation."""
 
     async def read(self) -> bytes:
         """Return what the guest printed next, at most 64 KiB; empty at the end of the run."""
