@@ -133,6 +133,16 @@ class Rollback(Message, frozen=True, kw_only=True):
     reason: str = ""
 
 
+class Rename(Message, frozen=True, kw_only=True):
+    """Give a document another name in one transaction; its uuid stays, and documents that use it follow."""
+
+    kind: str
+    name: str
+    new_name: str
+    reason: str = ""
+    revision: int | None = None  # the expected one
+
+
 class Changes(Message, frozen=True, kw_only=True):
     """Ask for what changed after `since` under a key prefix. Waits up to `wait_ms` when nothing did.
 
@@ -146,7 +156,9 @@ class Changes(Message, frozen=True, kw_only=True):
 
 
 class KeyChange(Message, frozen=True, kw_only=True):
-    """One change of one key: `value` is None when it was deleted."""
+    """One change of one key: `value` is None when it was deleted. Documents are JSON: {kind, metadata, spec},
+    with `metadata.revision` left out (it is `revision`).
+    """
 
     key: str
     revision: int
@@ -276,6 +288,7 @@ CALLS: Final = (
     Call("config.delete", Delete, Applied, changes=True),
     Call("config.history", History, HistoryListed),
     Call("config.rollback", Rollback, Applied, changes=True),
+    Call("config.rename", Rename, Applied, changes=True),
     Call("config.changes", Changes, ChangesListed),
     Call("config.txn", Txn, TxnDone, changes=True),
     Call("config.range", Range, Ranged),
