@@ -88,11 +88,22 @@ class Register(Message, frozen=True, kw_only=True):
     registrations: tuple[Registration, ...]
 
 
+class FactReference(Message, frozen=True, kw_only=True):
+    """Names one fact: `domain`, `web`."""
+
+    kind: str
+    name: str
+
+
 class Registered(Message, frozen=True, kw_only=True):
-    """Renew within `period_ms`. A changed `epoch` means discovery restarted: register everything again."""
+    """Renew every `period_ms`. A changed `epoch` means discovery restarted: register everything again.
+
+    `stale` were not taken because discovery holds something newer, from another registrant.
+    """
 
     epoch: str
     period_ms: int
+    stale: tuple[FactReference, ...] = ()
 
 
 class Renew(Message, frozen=True, kw_only=True):
@@ -102,13 +113,6 @@ class Renew(Message, frozen=True, kw_only=True):
 
     epoch: str
     count: int  # of facts the caller believes registered
-
-
-class FactReference(Message, frozen=True, kw_only=True):
-    """Names one fact: `domain`, `web`."""
-
-    kind: str
-    name: str
 
 
 class Withdraw(Message, frozen=True, kw_only=True):
