@@ -37,7 +37,7 @@ def schemas() -> dict[str, Any]:
 
 
 @cache
-def digest(type_name: str) -> str:
+def schema_hash(type_name: str) -> str:
     """Return 16 hex digits that change whenever the shape of a type does; wording does not count."""
     shape = _without(_WORDS_FOR_PEOPLE, schema(type_name))
     return hashlib.sha256(msgspec.json.encode(shape, order="deterministic")).hexdigest()[:16]

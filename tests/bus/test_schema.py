@@ -35,21 +35,21 @@ def test_an_unknown_type_is_a_key_error():
 
 
 def test_digests_tell_types_apart_and_are_stable():
-    digests = {entry.type_name: schema.digest(entry.type_name) for entry in CALLS}
+    digests = {entry.type_name: schema.schema_hash(entry.type_name) for entry in CALLS}
     assert len(set(digests.values())) == len(digests)
     assert all(len(one) == 16 for one in digests.values())
 
 
 def test_a_digest_ignores_wording_and_sees_a_field(monkeypatch):
     original = schema.schema("bus.kick.v1")
-    before = schema.digest.__wrapped__("bus.kick.v1")
+    before = schema.schema_hash.__wrapped__("bus.kick.v1")
 
     reworded = copy.deepcopy(original)
     reworded["$defs"]["Kick"]["description"] = "other words"
     monkeypatch.setattr(schema, "schema", lambda _: reworded)
-    assert schema.digest.__wrapped__("bus.kick.v1") == before
+    assert schema.schema_hash.__wrapped__("bus.kick.v1") == before
 
     extended = copy.deepcopy(original)
     extended["$defs"]["Kick"]["properties"]["description"] = {"type": "string", "default": ""}
     monkeypatch.setattr(schema, "schema", lambda _: extended)
-    assert schema.digest.__wrapped__("bus.kick.v1") != before
+    assert schema.schema_hash.__wrapped__("bus.kick.v1") != before
