@@ -1,0 +1,181 @@
+"""CURVE keys: one file per principal (0600), and one table of who is who for the broker.
+
+$MANOR_DIR/keys/broker.key          secret and public key of the broker
+$MANOR_DIR/keys/broker.pub          its public key, for peers
+$MANOR_DIR/keys/<kind>-<name>.key   secret and public key of a principal
+$MANOR_DIR/keys/authorised.json     {"<public key>": "<kind>/<name>"}: who may attach
+
+Key files are JSON {"public": …, "secret": …} in Z85. Source: design page "Security", section Identities.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from manor_bus.errors import Kind, ManorError, Problem, bad_request, conflict, not_found, unavailable
+
+PRINCIPAL: Final = re.compile(r"(service|operator|observer|node)/[a-z0-9][a-z0-9_-]{0,62}")
+SERVICES: Final = ("config", "discovery", "lifecycle", "devices")
+_Z85_KEY: Final = re.compile(r"[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")
+
+
+@dataclass(frozen=True)
+class KeyPair:
+    """A CURVE key pair in Z85, 40 characters each."""
+
+    public: str
+    secret: str
+
+
+def generate() -> KeyPair:
+    """Make a new key pair from the operating system's randomness."""
+    from manor_bus.transport import curve_keypair
+
+    public, secret = curve_keypair()
+    return KeyPair(public, secret)
+
+
+def key_file(directory: Path, principal: str) -> Path:
+    """Return where the key of a principal lives."""
+    return directory / (principal.replace("/", "-") + ".key")
+
+
+def check_principal(principal: str) -> None:
+    """Refuse names that are not `<kind>/<name>`."""
+    if PRINCIPAL.fullmatch(principal) is None:
+        problem = Problem(
+            path="principal",
+            value=principal[:80],
+            reason="not a principal",
+            allowed="service/NAME, operator/NAME, observer/NAME, node/NAME (lower case)",
+        )
+        raise bad_request(f"{principal[:80]!r} is not a principal", problem)
+
+
+def check_public(public: str) -> None:
+    """Refuse what is not a Z85 public key."""
+    if _Z85_KEY.fullmatch(public) is None:
+        problem = Problem(path="public_key", reason="not a CURVE key", allowed="40 characters of Z85")
+        raise bad_request("not a CURVE public key", problem)
+
+
+def create(directory: Path) -> tuple[str, ...]:
+    """Create what is missing of a node's first keys: broker, the four services, one operator.
+
+    Idempotent: existing keys are kept. Returns the principals for which keys were made.
+    """
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    made = []
+    if not (directory / "broker.key").exists():
+        pair = generate()
+        _write(directory / "broker.key", json.dumps({"public": pair.public, "secret": pair.secret}))
+        _write(directory / "broker.pub", pair.public, mode=0o644)
+        made.append("broker")
+    for principal in (*(f"service/{name}" for name in SERVICES), "operator/admin"):
+        if not key_file(directory, principal).exists():
+            add(directory, principal)
+            made.append(principal)
+    return tuple(made)
+
+
+def add(directory: Path, principal: str, public: str = "") -> Path | None:
+    """Authorise a principal. Without `public` a key pair is made and its file returned."""
+    check_principal(principal)
+    table = authorised(directory)
+    if principal in table.values():
+        raise conflict(
+            f"{principal} has a key already", hint=f"Rotate it: manor credential rotate {principal}"
+        )
+    return _issue(directory, table, principal, public)
+
+
+def rotate(directory: Path, principal: str, public: str = "") -> Path | None:
+    """Replace a principal's key; the old one no longer opens a session."""
+    check_principal(principal)
+    table = authorised(directory)
+    if principal not in table.values():
+        raise not_found(f"{principal} has no key", hint=f"Add one: manor credential add {principal}")
+    return _issue(directory, {k: p for k, p in table.items() if p != principal}, principal, public)
+
+
+def revoke(directory: Path, principal: str) -> None:
+    """Remove a principal's key from the table and its secret from the disk."""
+    check_principal(principal)
+    table = authorised(directory)
+    if principal not in table.values():
+        raise not_found(f"{principal} has no key", hint="List them: manor credential list")
+    _save(directory, {k: p for k, p in table.items() if p != principal})
+    key_file(directory, principal).unlink(missing_ok=True)
+
+
+def authorised(directory: Path) -> dict[str, str]:
+    """Read the table public key -> principal. An unreadable table is refused, never taken as empty."""
+    path = directory / "authorised.json"
+    try:
+        table = json.loads(path.read_text(encoding="ascii"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise bad_request(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(table, dict) or not all(isinstance(v, str) for v in table.values()):
+        raise bad_request(f"{path} is not a table of public keys")
+    for public, principal in table.items():
+        check_public(public)
+        check_principal(principal)
+    return table
+
+
+def load(path: Path) -> KeyPair:
+    """Read a key pair; refuses a file that others may read."""
+    try:
+        with path.open(encoding="ascii") as file:
+            if os.fstat(file.fileno()).st_mode & 0o077:
+                raise ManorError(Kind.FORBIDDEN, f"{path} can be read by others", hint=f"chmod 600 {path}")
+            pair = json.load(file)
+    except FileNotFoundError:
+        raise unavailable(f"no key at {path}", delivered=False, hint="Create keys: manor init") from None
+    except PermissionError:
+        raise ManorError(
+            Kind.FORBIDDEN, f"{path} cannot be read by you", hint="Ask its owner for a key of yours"
+        ) from None
+    check_public(str(pair["public"]))
+    return KeyPair(str(pair["public"]), str(pair["secret"]))
+
+
+def _issue(directory: Path, table: Mapping[str, str], principal: str, public: str) -> Path | None:
+    if public:
+        check_public(public)
+        _save(directory, {**table, public: principal})
+        return None
+    pair = generate()
+    path = key_file(directory, principal)
+    _write(path, json.dumps({"public": pair.public, "secret": pair.secret}))
+    _save(directory, {**table, pair.public: principal})
+    return path
+
+
+def _save(directory: Path, table: Mapping[str, str]) -> None:
+    _write(directory / "authorised.json", json.dumps(dict(table), indent=1))
+
+
+def _write(path: Path, text: str, mode: int = 0o600) -> None:
+    """Replace a file in one step, so that a reader never sees half of it."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        os.fchmod(descriptor, mode)
+        file.write(text + "\n")
+        file.flush()
+        os.fsync(descriptor)
+    Path(temporary).replace(path)
+
+
+def principals(directory: Path) -> Iterable[str]:
+    """List the authorised principals, sorted."""
+    return sorted(set(authorised(directory).values()))

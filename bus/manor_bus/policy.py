@@ -1,0 +1,60 @@
+"""Who may do what on the bus: one pure decision. Default deny.
+
+This first policy has five rules over the kinds of principals; the label policy of the design page "Security"
+replaces `decide` behind the same signature. Verbs: serve, publish, call, watch, tap.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from manor_bus.subjects import matches
+
+PUBLISHES: Final = MappingProxyType(
+    {
+        "config": ("config.>",),
+        "discovery": ("domain.*", "node.*", "service.>", "provider.*", "resource.*"),
+        "lifecycle": ("operation.*", "console.*"),
+        "devices": ("device.>", "backend.*", "volume.*"),
+    }
+)
+_RESERVED: Final = frozenset(("bus", "srv", "operator", *PUBLISHES))
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Allowed or not, and the rule that says so."""
+
+    allowed: bool
+    rule: str
+
+
+_DENIED: Final = Decision(False, "default deny: no rule allows it")
+
+
+def decide(label: str, verb: str, subject: str) -> Decision:
+    """Decide whether principal `label` (`service/config`, `operator/alice`) may do `verb` on a subject."""
+    kind, _, name = label.partition("/")
+    if kind == "service":
+        return _service(name, verb, subject)
+    if kind == "operator":
+        if verb in ("call", "watch", "tap"):
+            return Decision(True, "operators may call and watch everything")
+        if verb == "publish" and matches(f"operator.{name}.>", subject):
+            return Decision(True, "operators may publish under their own name")
+    if kind == "observer" and (verb == "watch" or (verb == "call" and subject == "srv.snapshot")):
+        return Decision(True, "observers may only watch")
+    return _DENIED
+
+
+def _service(name: str, verb: str, subject: str) -> Decision:
+    if verb in ("call", "watch"):
+        return Decision(True, "services may call and watch everything")
+    if verb == "serve" and matches(f"{name}.>", subject) and name not in ("bus", "srv"):
+        return Decision(True, "a service may serve its own subjects")
+    own = PUBLISHES.get(name, () if name in _RESERVED else (f"{name}.>",))
+    if verb == "publish" and any(matches(pattern, subject) for pattern in own):
+        return Decision(True, "a service may publish its own subjects")
+    return _DENIED

@@ -1,0 +1,202 @@
+"""An event loop whose clock is virtual, and a network between peers and the broker's core.
+
+Everything runs in one thread; when nothing is ready, time jumps to the next timer. One seed decides every
+delay and every token, so a run can be repeated exactly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import selectors
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from manor_bus import introspect, policy
+from manor_bus.messages.bus import Reloaded
+from manor_bus.switch import Switch
+from manor_bus.transport import Listener
+
+T = TypeVar("T")
+
+
+class VirtualSelector(selectors.DefaultSelector):  # type: ignore[valid-type,misc]
+    """Never waits: waiting moves the virtual clock."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 1_000.0
+
+    def select(self, timeout: float | None = None) -> list[Any]:
+        """Report what is ready now; otherwise let the time pass."""
+        ready = super().select(0)
+        if ready:
+            return list(ready)
+        if timeout is None:
+            return list(super().select(1.0))  # only a real thread can wake us
+        if timeout > 0:
+            self.now += timeout
+        return []
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An asyncio loop on virtual time."""
+
+    def __init__(self) -> None:
+        self._virtual = VirtualSelector()
+        super().__init__(self._virtual)
+
+    def time(self) -> float:
+        """Virtual seconds."""
+        return self._virtual.now
+
+
+def run(main: Coroutine[Any, Any, T], *, limit_s: float = 100_000.0) -> T:
+    """Run a coroutine on virtual time; a hang ends after `limit_s` virtual seconds."""
+    loop = VirtualLoop()
+    try:
+        return loop.run_until_complete(asyncio.wait_for(main, limit_s))
+    finally:
+        pending = asyncio.all_tasks(loop)
+        for task in pending:
+            task.cancel()
+        if pending:
+            loop.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
+
+
+class VirtualLink:
+    """One peer's connection. Frames arrive in order, each after a delay the seed decides."""
+
+    def __init__(self, network: Network, label: str, listener: Listener) -> None:
+        self.network, self.label, self.listener = network, label, listener
+        self.conn = b""
+        self.open = True
+        self._last_up = self._last_down = 0.0
+        network.links.append(self)
+        network.loop.call_soon(self.connect)
+
+    def connect(self) -> None:
+        """Reach the broker, if it is there."""
+        if not self.open or self.conn or self.network.switch is None:
+            return
+        self.conn = self.network.next_conn()
+        self.network.by_conn[self.conn] = self
+        self.listener.up()
+
+    def send(self, frame: bytes) -> None:
+        """Carry a frame to the broker."""
+        if not self.conn or self.network.frozen:
+            return
+        conn, at = self.conn, max(self._last_up, self.network.arrival())
+        self._last_up = at
+        self.network.loop.call_at(at, self.network.arrive, conn, self.label, frame)
+
+    def deliver(self, conn: bytes, frame: bytes) -> None:
+        """Carry a frame from the broker."""
+        at = max(self._last_down, self.network.arrival())
+        self._last_down = at
+        self.network.loop.call_at(at, self._received, conn, frame)
+
+    def _received(self, conn: bytes, frame: bytes) -> None:
+        if self.open and conn == self.conn:
+            self.listener.received(frame)
+
+    def cut(self) -> None:
+        """Lose the connection; it is tried again a little later."""
+        if self.conn:
+            self.network.by_conn.pop(self.conn, None)
+            self.conn = b""
+            if self.open:
+                self.listener.down()
+                self.network.loop.call_later(0.05, self.connect)
+
+    def close(self) -> None:
+        """End the connection for good."""
+        self.open = False
+        conn = self.conn
+        if conn:
+            self.cut()
+            if self.network.switch is not None:
+                self.network.switch.gone(conn, "disconnected", self.network.loop.time())
+                self.network.pump()
+        if self in self.network.links:
+            self.network.links.remove(self)
+
+
+class Network:
+    """The broker's core with virtual wires around it."""
+
+    def __init__(self, seed: int = 0, *, delay_s: float = 0.001, node: str = "n1") -> None:
+        self.loop = asyncio.get_running_loop()
+        self.random = random.Random(seed)
+        self.delay_s, self.node = delay_s, node
+        self.links: list[VirtualLink] = []
+        self.by_conn: dict[bytes, VirtualLink] = {}
+        self.switch: Switch | None = None
+        self.frozen = False
+        self._conns = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self.start_broker()
+
+    def token(self) -> str:
+        """A token the seed decides."""
+        return f"{self.random.getrandbits(64):016x}"
+
+    def link(self, label: str) -> Callable[[Listener], VirtualLink]:
+        """What a Peer needs to attach as `label`."""
+        return lambda listener: VirtualLink(self, label, listener)
+
+    def start_broker(self) -> None:
+        """Start a broker with a new epoch."""
+        self.switch = Switch(node=self.node, epoch=self.token(), boot_id="virtual", decide=policy.decide)
+        self.switch.started = self.loop.time()
+        self.switch.answers = introspect.answers(self.switch, lambda: 0, lambda _: Reloaded(keys=0, ended=0))
+        for link in list(self.links):
+            self.loop.call_later(0.01, link.connect)
+        self.pump()
+
+    def kill_broker(self) -> None:
+        """The broker dies: every connection is lost, nothing it held is kept."""
+        self.switch = None
+        for link in list(self.links):
+            link.cut()
+
+    def next_conn(self) -> bytes:
+        """Name a connection."""
+        self._conns += 1
+        return b"c%d" % self._conns
+
+    def arrival(self) -> float:
+        """When a frame sent now arrives."""
+        return self.loop.time() + self.random.uniform(0, self.delay_s)
+
+    def arrive(self, conn: bytes, label: str, frame: bytes) -> None:
+        """A frame reaches the broker."""
+        if self.switch is not None and conn in self.by_conn:
+            self.switch.frame(conn, label, "virtual", frame, self.loop.time())
+            self.pump()
+
+    def pump(self) -> None:
+        """Let the broker do what is due, and carry what it sends."""
+        switch = self.switch
+        if switch is None:
+            return
+        now = self.loop.time()
+        switch.advance(now)
+        switch.flush(now)
+        while switch.out or switch.cut:
+            out, switch.out = switch.out, []
+            for conn, frame in out:
+                link = self.by_conn.get(conn)
+                if link is not None:
+                    link.deliver(conn, frame)
+            cut, switch.cut = switch.cut, []
+            for conn in cut:
+                link = self.by_conn.get(conn)
+                if link is not None:
+                    self.loop.call_later(self.delay_s, link.cut)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self.loop.call_at(max(now + 0.001, switch.next_timer()), self.pump)
