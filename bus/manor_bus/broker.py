@@ -92,6 +92,7 @@ class Broker:
         self._router = self._open()
         self._fds: dict[bytes, int] = {}  # our duplicate of each connection's descriptor
         self._conn_by_fd: dict[int, bytes] = {}
+        self._where: dict[bytes, str] = {}
         self._stopping = False
         now = time.monotonic()
         self.switch = Switch(
@@ -176,6 +177,8 @@ class Broker:
                 if not int(router.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
                     break
                 conn = router.recv()
+            else:
+                self._take(conn)  # the name received last has its message behind it
             now = time.monotonic()
             if now >= switch.next_timer():
                 switch.advance(now)
@@ -194,12 +197,13 @@ class Broker:
             return
         if conn not in self._fds and not self._known(conn, frame):
             return
-        self.switch.frame(conn, label, "", frame.bytes, time.monotonic())
+        self.switch.frame(conn, label, self._where.get(conn, ""), frame.bytes, time.monotonic())
 
     def _known(self, conn: bytes, frame: zmq.Frame) -> bool:
         """Remember a new connection's descriptor, so that we can end it and notice its end."""
         try:
             source = int(frame.get(zmq.SRCFD))
+            self._where[conn] = str(frame.get("Peer-Address")).removeprefix("localhost:")
             self._fds[conn] = os.dup(source)
         except (OSError, zmq.ZMQError):
             return False  # it is gone already
@@ -223,6 +227,7 @@ class Broker:
             self._forget(conn, "disconnected")
 
     def _forget(self, conn: bytes, reason: str) -> None:
+        self._where.pop(conn, None)
         ours = self._fds.pop(conn, None)
         if ours is not None:
             os.close(ours)
