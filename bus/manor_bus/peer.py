@@ -20,11 +20,13 @@ from manor_bus.envelope import Envelope
 from manor_bus.envelope import Kind as Frame
 from manor_bus.errors import Kind, ManorError, Origin
 from manor_bus.messages import Message, node
-from manor_bus.messages.bus import OwnerChanged, Subscribe
-from manor_bus.messages.catalogue import CALL_BY_REQUEST, EVENT_BY_BODY, EVENT_BY_TYPE
+from manor_bus.messages.bus import Subscribe
+from manor_bus.messages.catalogue import CALL_BY_REQUEST, EVENT_BY_BODY
 from manor_bus.state import State
 from manor_bus.transport import Connect, Link
-from manor_bus.view import AllKnown, Fetch, News, View
+from manor_bus.view import AllKnown, Fetch, News, View, change_of, reading
+from manor_bus.view import Change as Change
+from manor_bus.view import Synced as Synced
 
 R = TypeVar("R", bound=Message)
 Answer = Callable[[Any, "Context"], Awaitable[Message]]
@@ -50,22 +52,6 @@ class Context:
         """Send a partial reply."""
         self.send_part(message)
         await asyncio.sleep(0)
-
-
-@dataclass(frozen=True)
-class Change:
-    """A new value of one object; `value` is None when it is gone, plain builtins when its type is unknown."""
-
-    subject: str
-    value: Any
-    sender: str = ""
-    epoch: str = ""
-    rev: int = 0
-
-
-@dataclass(frozen=True)
-class Synced:
-    """Everything that is there now has been seen."""
 
 
 @dataclass
@@ -149,8 +135,8 @@ class Peer:
     ) -> R:  # fmt: skip
         """Call whoever serves this request's subject and return the decoded reply.
 
-        `timeout` in seconds is the whole budget, retries included; `key` is the idempotency key (default: a new
-        one); `at` is `node` or `node/instance`. Raises ManorError, always within the budget.
+        `timeout` in seconds is the whole budget, retries included; `key` is the idempotency key (default: new
+        `at` is `node` or `node/instance`. Raises ManorError, always within the budget.
         """
         call = CALL_BY_REQUEST[type(request)]
         part = call.part
@@ -285,9 +271,7 @@ class Peer:
     def _act(self, sid: int, watch: _Watch, actions: list[Any]) -> None:
         for action in actions:
             if isinstance(action, News):
-                value = _value(action)
-                change = Change(action.subject, value, action.sender, action.epoch, action.rev)
-                watch.queue.put_nowait((change, 0, 0))
+                watch.queue.put_nowait((change_of(action), 0, 0))
             elif isinstance(action, Fetch):
                 task = self._loop.create_task(self._fetch(sid, action.address))
                 watch.fetches.add(task)
@@ -397,7 +381,7 @@ class Peer:
             self._act(event.sid, watch, watch.view.missed() if watch.view is not None else [])
         else:
             for sender, wire in event.items:
-                self._act(event.sid, watch, _reading(watch.view, sender, wire))
+                self._act(event.sid, watch, reading(watch.view, sender, wire))
             watch.queue.put_nowait((_CREDIT, len(event.items), event.size))
 
     async def close(self) -> None:
@@ -419,19 +403,3 @@ class Peer:
 
 
 _CREDIT: Final = Synced()  # marks in a watch's queue where a batch ends; never yielded
-
-
-def _reading(view: View | None, sender: str, wire: Envelope) -> list[Any]:
-    if wire.subject == "bus.owner" and sender.startswith("bus@"):
-        return list(view.owner_changed(codec.decode(wire.data, OwnerChanged))) if view is not None else []
-    if view is not None:
-        return list(view.item(sender, wire))
-    data = None if wire.data == codec.NIL else codec.Body(wire.data)
-    return [News(wire.subject, sender, wire.epoch, wire.rev, wire.type, data)]
-
-
-def _value(news: News) -> Any:
-    if news.data is None:
-        return None
-    event = EVENT_BY_TYPE.get(news.type)
-    return news.data.read(event.body if event is not None else object)

@@ -5,13 +5,12 @@ Options and their reasons: design page "The bus", section Sockets.
 
 from __future__ import annotations
 
-import asyncio
+import sys
 from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
 import zmq
-from zmq.utils.monitor import parse_monitor_message
 
 from manor_bus.codec import FRAME_BYTES_MAX
 from manor_bus.keys import KeyPair
@@ -85,6 +84,8 @@ class AsyncLink:
     """
 
     def __init__(self, endpoint: str, pair: KeyPair, broker_public: str, listener: Listener) -> None:
+        import asyncio  # not at the top: the command line uses this module and must start fast
+
         self._loop = asyncio.get_running_loop()
         self._listener = listener
         self._outbox: deque[bytes] = deque()
@@ -156,7 +157,8 @@ class AsyncLink:
 
     def _watch(self) -> None:
         while not self._monitor.closed and int(self._monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
-            event = parse_monitor_message(self._monitor.recv_multipart(zmq.NOBLOCK))["event"]
+            # the first frame is (event: u16, value: i32) in the machine's byte order
+            event = int.from_bytes(self._monitor.recv_multipart(zmq.NOBLOCK)[0][:2], sys.byteorder)
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self._listener.up()
             elif event == zmq.EVENT_DISCONNECTED:

@@ -10,10 +10,12 @@ Source: design page "The bus", section Events are state streams.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from manor_bus import codec
 from manor_bus.envelope import Envelope
 from manor_bus.messages.bus import Owner, OwnerChanged
+from manor_bus.messages.catalogue import EVENT_BY_TYPE
 from manor_bus.messages.node import SnapshotItem
 from manor_bus.subjects import matches
 
@@ -40,6 +42,26 @@ class News:
 @dataclass(frozen=True)
 class AllKnown:
     """The view equals the state of every owner that answered."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What an application sees: a new value of one object.
+
+    `value` is None when the object is gone, and plain builtins when its type is not in the catalogue.
+    """
+
+    subject: str
+    value: Any
+    sender: str = ""
+    epoch: str = ""
+    rev: int = 0
+    type: str = ""
+
+
+@dataclass(frozen=True)
+class Synced:
+    """What an application sees when everything that is there now has been told."""
 
 
 Action = Fetch | News | AllKnown
@@ -179,3 +201,21 @@ class View:
 
 def _body(wire: Envelope) -> codec.Body:
     return codec.Body(wire.data)
+
+
+def reading(view: View | None, sender: str, wire: Envelope) -> list[Action]:
+    """Take one item of a subscription with a view, or without one."""
+    if wire.subject == "bus.owner" and sender.startswith("bus@"):
+        return view.owner_changed(codec.decode(wire.data, OwnerChanged)) if view is not None else []
+    if view is not None:
+        return view.item(sender, wire)
+    data = None if wire.data == codec.NIL else _body(wire)
+    return [News(wire.subject, sender, wire.epoch, wire.rev, wire.type, data)]
+
+
+def change_of(news: News) -> Change:
+    """Decode what the application gets."""
+    event = EVENT_BY_TYPE.get(news.type)
+    wanted: type[Any] = event.body if event is not None else object
+    value = None if news.data is None else news.data.read(wanted)
+    return Change(news.subject, value, news.sender, news.epoch, news.rev, news.type)
