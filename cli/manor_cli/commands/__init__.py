@@ -1,0 +1,1 @@
+"""The commands, one file for each group; `manor_cli.main` imports them when they are asked for."""

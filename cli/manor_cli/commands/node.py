@@ -1,0 +1,195 @@
+"""`manor init`, `up`, `down`, `status`: this machine's services."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import click
+
+from manor_bus.errors import Kind, ManorError, Problem, bad_request, unavailable
+from manor_cli import control, instances, processes, starting, stopping, supervise
+from manor_cli.app import App
+from manor_cli.output import output_option, show
+from manor_cli.render import Column, View, as_json, as_yaml, clean, moment
+
+_LOCAL = View(
+    (
+        Column("SERVICE", "name"),
+        Column("PHASE", "phase"),
+        Column("PID", "pid"),
+        Column("SINCE", "since", moment),
+        Column("RESTARTS", "restarts"),
+        Column("LAST END", "last_end"),
+        Column("LOG", "log", wide=True),
+    ),
+    empty="no services run",
+)
+
+
+@click.command()
+@click.option("--node", default="", help="Name of this node (default: node1).")
+@click.pass_obj
+def init(app: App, node: str) -> None:
+    """Create the state directory, this node's name, and its first keys. Repeating it is harmless.
+
+    \b
+    Example:
+      manor --dir ./state init --node n1
+    """
+    made = starting.initialise(app.settings, node)
+    for line in made:
+        app.out(f"created {line}")
+    if not made:
+        app.out(f"{app.settings.directory} is complete already")
+    app.note("next: manor up --detach")
+
+
+@click.command()
+@click.option("--detach", is_flag=True, help="Return when everything is ready; services go on.")
+@click.option("--hypervisor", type=click.Choice(["fake", "qemu"]), help="What runs the guests.")
+@click.option("--nodes", type=int, default=1, show_default=True, help="How many nodes on this machine.")
+@click.pass_obj
+def up(app: App, detach: bool, hypervisor: str | None, nodes: int) -> None:
+    """Start all services of this machine and keep them running.
+
+    In the foreground Ctrl-C stops the services; guests go on and are found again by the next `manor up`.
+
+    \b
+    Example:
+      manor up --detach
+      manor up --hypervisor fake
+    """
+    if nodes != 1:
+        wrong = Problem(path="--nodes", value=str(nodes), reason="one node on one machine", allowed="1")
+        raise bad_request("several nodes on one machine are not possible", wrong, hint="manor up --nodes 1")
+    for line in starting.initialise(app.settings, ""):
+        app.note(f"created {line}")
+    present, wanted = starting.adapter(app.settings), hypervisor or ""
+    running = processes.supervisor(app.settings.run)
+    if running and wanted not in ("", present):
+        message = f"manor is up with hypervisor {present}"
+        raise ManorError(Kind.CONFLICT, message, hint="manor down, then manor up --hypervisor " + wanted)
+    settings = starting.chosen(app.settings, wanted)
+    if not detach and not running:
+        asyncio.run(_foreground(app, settings))
+        return
+    supervisor = None if running else starting.detach(settings)
+    for line in starting.summary(settings, starting.until_ready(app, supervisor)):
+        app.out(line)
+
+
+async def _foreground(app: App, settings: Any) -> None:
+    """Supervise here, and say when everything is ready."""
+
+    def report(line: str) -> None:
+        app.out(f"{starting.moment()} {line}")
+
+    def ready() -> None:
+        try:
+            for line in starting.summary(settings, starting.until_ready(app, None)):
+                app.out(line)
+        except ManorError as error:
+            app.note(f"error: {error}")
+        finally:
+            app.close()
+
+    async with asyncio.TaskGroup() as group:
+        watcher = group.create_task(asyncio.to_thread(ready))
+        await supervise.supervise(settings, report)
+        watcher.cancel()
+
+
+@click.command()
+@click.option("--keep-domains", is_flag=True, help="Guests go on; the next `manor up` finds them again.")
+@click.option(
+    "--deadline", type=click.FloatRange(0, 3600), default=30.0, show_default=True, help="Seconds guests have."
+)
+@click.pass_obj
+def down(app: App, keep_domains: bool, deadline: float) -> None:
+    """Shut the guests down, then stop all services. Leaves nothing running.
+
+    Works also when the supervisor or the bus is dead: processes are found by what they are.
+
+    \b
+    Example:
+      manor down
+      manor down --keep-domains
+    """
+    running = processes.services(app.settings.directory)
+    if not keep_domains and "bus" in running and "lifecycle" in running:
+        stopping.halt_guests(app, deadline)
+    app.close()
+    survivors = stopping.stop_services(app)
+    if not keep_domains:
+        survivors += stopping.end_guests(app)
+    if survivors:
+        raise ManorError(
+            Kind.INTERNAL,
+            f"processes {survivors} did not end, not even when killed",
+            hint="see them: ps -fp PID",
+        )
+    guests = processes.guests(app.settings.directory)
+    app.out("everything is stopped" + (f"; {len(guests)} guest processes go on" if guests else ""))
+
+
+@click.command()
+@output_option
+@click.pass_obj
+def status(app: App, output: str) -> None:
+    """Show what runs on this machine, whether or not the bus answers. Exit code 8 when not all is ready.
+
+    \b
+    Example:
+      manor status
+      manor status -o json
+    """
+    found = _status(app)
+    if output in ("json", "yaml"):
+        app.out(as_json(found) if output == "json" else as_yaml(found).rstrip())
+    else:
+        supervisor = f"pid {found['supervisor']}" if found["supervisor"] else "not running"
+        app.out(f"state directory  {found['directory']}")
+        app.out(f"supervisor       {supervisor}")
+        app.out(f"bus              {found['bus']}: {clean(found['bus_state'])}")
+        show(app, _LOCAL, found["services"], output)
+    if not found["ready"]:
+        message = "not all services are ready: " + ", ".join(found["missing"])
+        raise unavailable(message, delivered=False, hint="manor up --detach; manor service logs NAME")
+
+
+def _status(app: App) -> dict[str, Any]:
+    """Collect what the supervisor, the kernel and the bus say."""
+    try:
+        told = control.ask(app.settings.run, "status")
+    except ManorError:
+        told = {"pid": 0, "services": _unsupervised(app)}
+    rows: list[instances.Row] = []
+    try:
+        if any(service["name"] == "bus" and service["pid"] for service in told["services"]):
+            rows = instances.instances(app)
+        state = "answers" if rows else "not running"
+    except ManorError as error:
+        state = error.message
+    absent = instances.missing(rows, tuple(processes.PROGRAMS))
+    return {
+        "directory": str(app.settings.directory),
+        "node": app.settings.bus.node,
+        "supervisor": told["pid"],
+        "bus": app.settings.bus.endpoint,
+        "bus_state": state,
+        "ready": not absent,
+        "missing": absent,
+        "services": told["services"],
+        "instances": rows,
+        "time": time.time(),
+    }
+
+
+def _unsupervised(app: App) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "phase": "unsupervised", "pid": process.pid}
+        for name, found in processes.services(app.settings.directory).items()
+        for process in found
+    ]

@@ -1,0 +1,95 @@
+"""`manor ops`: what takes time, and what took time."""
+
+from __future__ import annotations
+
+import click
+
+from manor_bus.messages.lifecycle import (
+    ENDED,
+    Operation,
+    OperationCancel,
+    OperationList,
+    OperationShow,
+    OperationsListed,
+    OperationState,
+)
+from manor_cli import follow, views
+from manor_cli.app import App
+from manor_cli.output import output_option, show, show_one
+from manor_cli.render import clean
+
+
+@click.group()
+def ops() -> None:
+    """Show and cancel operations: everything that takes time.
+
+    \b
+    Example:
+      manor ops list --active
+    """
+
+
+@ops.command("list")
+@click.argument("domain", required=False, default="")
+@click.option("--active", is_flag=True, help="Only those that have not ended.")
+@click.option(
+    "-n", "--limit", default=200, show_default=True, type=click.IntRange(1, 10_000), help="At most."
+)
+@output_option
+@click.pass_obj
+def list_(app: App, domain: str, active: bool, limit: int, output: str) -> None:
+    """List operations, newest first; of one DOMAIN if named.
+
+    \b
+    Example:
+      manor ops list web -o json
+    """
+    request = OperationList(target=domain, active=active, limit=limit)
+    listed = app.call(request, OperationsListed)
+    show(app, views.OPERATIONS, [views.operation_row(one) for one in listed.operations], output)
+
+
+@ops.command("show")
+@click.argument("operation_id", metavar="ID")
+@click.option("--follow", "followed", is_flag=True, help="Wait until it has ended, showing its steps.")
+@output_option
+@click.pass_obj
+def show_(app: App, operation_id: str, followed: bool, output: str) -> None:
+    """Show one operation with its steps.
+
+    \b
+    Example:
+      manor ops show op-3f2a9c0d11e25b74
+    """
+    operation = app.call(OperationShow(id=operation_id), Operation)
+    if followed and operation.state not in ENDED:
+        operation = follow.follow(app, operation)
+    row = views.operation_row(operation)
+    show_one(app, views.OPERATIONS, row, output)
+    if output not in ("table", "wide"):
+        return
+    for number, step in enumerate(operation.steps, 1):
+        mark = ">" if step == operation.step and operation.state not in ENDED else " "
+        app.out(f"{mark}{number:3} {clean(step)}")
+    if operation.error is not None and operation.error.hint:
+        app.note(f"hint: {clean(operation.error.hint)}")
+
+
+@ops.command("cancel")
+@click.argument("operation_id", metavar="ID")
+@output_option
+@click.pass_obj
+def cancel(app: App, operation_id: str, output: str) -> None:
+    """Cancel an operation: what it did is undone. Answered within five seconds.
+
+    \b
+    Example:
+      manor ops cancel op-3f2a9c0d11e25b74
+    """
+    operation = app.call(OperationCancel(id=operation_id), Operation)
+    if output == "table":
+        app.out(f"{operation.id}: {operation.state.value}")
+        if operation.state is OperationState.CANCELLING:
+            app.note(f"hint: it ends after its present step; manor ops show {operation.id} --follow")
+    else:
+        show_one(app, views.OPERATIONS, views.operation_row(operation), output)

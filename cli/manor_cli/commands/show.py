@@ -1,0 +1,166 @@
+"""`manor get` (what was asked for) and `manor list` (what is there)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import click
+
+from manor_cli import facts, views
+from manor_cli.app import App
+from manor_cli.kinds import DOCUMENTS, FACTS, document_kind, singular, unknown
+from manor_cli.output import output_option, show
+from manor_cli.render import View, as_json, as_yaml, whole
+
+
+@click.command("list")
+@click.argument("kind", required=False, default="domain")
+@click.option("-l", "--selector", default="", help="Only what has these labels: key=value,key!=value,key.")
+@output_option
+@click.pass_obj
+def list_(app: App, kind: str, selector: str, output: str) -> None:
+    """List what is there: domains, or nodes, services, providers, volumes, devices, back ends.
+
+    \b
+    Example:
+      manor list
+      manor list -o json
+      manor list nodes
+      manor list -l tier=web -o name
+    """
+    wanted = singular(kind)
+    if wanted == "domain":  # the common one, by the shortest way
+        now = time.time()
+        rows = [views.domain_row(status, now) for status in facts.domains(app, selector=selector)]
+        show(app, views.DOMAINS, rows, output)
+    elif wanted in _LISTS:
+        view, rows_of = _LISTS[wanted]
+        show(app, view, rows_of(app, selector), output)
+    elif wanted in (name.lower() for name in DOCUMENTS):
+        _documents(app, document_kind(kind), (), selector, output)
+    else:
+        raise unknown(kind, (*FACTS, "volume", "device", "backend", "network", "credential"))
+
+
+def _nodes(app: App, selector: str) -> list[dict[str, Any]]:
+    return [whole(entry.fact) for entry in facts.find(app, "node", selector=selector)]
+
+
+def _services(app: App, selector: str) -> list[dict[str, Any]]:
+    return [whole(entry.fact) for entry in facts.find(app, "service", selector=selector)]
+
+
+def _providers(app: App, selector: str) -> list[dict[str, Any]]:
+    return [whole(entry.fact) for entry in facts.find(app, "provider", selector=selector)]
+
+
+def _resources(app: App, selector: str) -> list[dict[str, Any]]:
+    return [whole(entry.fact) for entry in facts.find(app, "resource", selector=selector)]
+
+
+def _volumes(app: App, selector: str) -> list[dict[str, Any]]:
+    from manor_bus.messages.devices import VolumeList, VolumesListed
+
+    return [whole(one) for one in app.call(VolumeList(), VolumesListed).volumes]
+
+
+def _devices(app: App, selector: str) -> list[dict[str, Any]]:
+    from manor_bus.messages.devices import DeviceList, DevicesListed
+
+    return [views.device_row(one) for one in app.call(DeviceList(), DevicesListed).devices]
+
+
+def _backends(app: App, selector: str) -> list[dict[str, Any]]:
+    from manor_bus.messages.devices import BackendList, BackendsListed
+
+    return [whole(one) for one in app.call(BackendList(), BackendsListed).backends]
+
+
+_LISTS: Final[dict[str, tuple[View, Callable[[App, str], list[dict[str, Any]]]]]] = {
+    "node": (views.NODES, _nodes),
+    "service": (views.SERVICES, _services),
+    "provider": (views.PROVIDERS, _providers),
+    "resource": (views.RESOURCES, _resources),
+    "volume": (views.VOLUMES, _volumes),
+    "device": (views.DEVICES, _devices),
+    "backend": (views.BACKENDS, _backends),
+}
+
+
+@click.command()
+@click.argument("kind", required=False, default="")
+@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.option("-l", "--selector", default="", help="Only what has these labels: key=value,key!=value,key.")
+@click.option("--revision", type=int, help="As it was at this revision of the store (one NAME).")
+@output_option
+@click.pass_obj
+def get(
+    app: App, kind: str, names: tuple[str, ...], selector: str, revision: int | None, output: str
+) -> None:
+    """Get documents: what was asked for. `-o yaml` is what `manor apply` takes.
+
+    With `-o wide` domains also show their state and which changes wait for their next start.
+
+    \b
+    Example:
+      manor get
+      manor get domain web -o yaml
+      manor get domain web -o wide
+      manor get domain web --revision 12 -o yaml
+    """
+    if revision is not None and len(names) != 1:
+        raise click.UsageError("--revision needs exactly one NAME")
+    _documents(app, document_kind(kind) if kind else "", names, selector, output, revision)
+
+
+def _documents(
+    app: App, kind: str, names: tuple[str, ...], selector: str, output: str, revision: int | None = None
+) -> None:
+    """Print the named documents, or all of a kind."""
+    from manor_bus.messages import config
+
+    if names:
+        found = [
+            app.call(config.Get(kind=kind, name=name, revision=revision), config.Got).document
+            for name in names
+        ]
+    else:
+        found = _all(app, kind, selector)
+    one = len(names) == 1
+    if output == "yaml":
+        app.out(as_yaml(found, many=True).rstrip())
+    elif output == "json":
+        app.out(as_json(whole(found[0]) if one else [whole(document) for document in found]))
+    else:
+        rows = [views.document_row(document) for document in found]
+        if output == "wide":
+            _observed(app, rows)
+        show(app, views.DOCUMENTS, rows, output)
+
+
+def _all(app: App, kind: str, selector: str) -> list[Any]:
+    """Read all pages of a listing."""
+    from manor_bus.messages import config
+    from manor_bus.messages.documents import kind_of
+
+    found: list[Any] = []
+    more, after = True, ""
+    while more:
+        page = app.call(config.List(kind=kind, selector=selector, after=after), config.Listed)
+        found += page.documents
+        more = page.more and bool(page.documents)
+        after = f"{kind_of(found[-1])}/{found[-1].metadata.name}" if found else ""
+    return found
+
+
+def _observed(app: App, rows: list[dict[str, Any]]) -> None:
+    """Add to the rows of domains what is observed of them."""
+    if not any(row["kind"] == "Domain" for row in rows):
+        return
+    statuses = {status.name: status for status in facts.domains(app)}
+    for row in rows:
+        status = statuses.get(row["name"]) if row["kind"] == "Domain" else None
+        if status is not None:
+            row |= {"state": status.state.value, "pending": whole(status.pending)}

@@ -1,0 +1,128 @@
+"""Post something that takes time and follow it to its end, with its steps as they happen."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from manor_bus.errors import Kind, ManorError
+from manor_bus.messages.lifecycle import ENDED, Operation, OperationFollow, OperationState
+from manor_cli import output, views
+from manor_cli.app import App
+from manor_cli.render import clean, percent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from manor_bus.messages import Message
+
+F = TypeVar("F", bound=Callable[..., Any])
+Progress = Callable[[Operation], None]
+
+
+def wait_option(function: F) -> F:
+    """Give a command the option `--wait/--no-wait`, as the argument `wait`."""
+    option = click.option(
+        "--wait/--no-wait", default=True, show_default=True, help="Follow it to its end, or return at once."
+    )
+    return option(function)
+
+
+def new_id() -> str:
+    """Return a new operation id: it is the idempotency key, so a repeated attempt is the same operation."""
+    return "op-" + os.urandom(8).hex()
+
+
+def post(app: App, request: Message, *, wait: bool, form: str, key: str = "") -> None:
+    """Post a request that becomes an operation; follow it if wanted, print it, and fail if it failed."""
+    operation = app.call(request, Operation, key=key or new_id())
+    if wait and operation.state not in ENDED:
+        operation = follow(app, operation)
+    told(app, operation, form)
+    check(operation)
+
+
+def follow(app: App, operation: Operation) -> Operation:
+    """Wait until an operation has ended, showing its steps. Ctrl-C leaves it running and says so."""
+    with progress(app) as report:
+        report(operation)
+        try:
+            return app.call(OperationFollow(id=operation.id), Operation, timeout=app.patience, on_part=report)
+        except KeyboardInterrupt:
+            app.note(f"operation {operation.id} goes on; `manor ops cancel {operation.id}` ends it")
+            raise
+        except ManorError as error:
+            if error.kind is Kind.TIMEOUT and not error.hint:
+                error.hint = f"it goes on: see `manor ops show {operation.id}`"
+            raise
+
+
+def told(app: App, operation: Operation, form: str) -> None:
+    """Print an operation: a line for people, or the whole of it."""
+    if form in ("json", "yaml", "wide"):
+        output.show_one(app, views.OPERATIONS, views.operation_row(operation), form)
+    elif form == "name":
+        app.out(operation.id)
+    elif operation.state is OperationState.DONE:
+        found = "".join(f", {key} {clean(value)}" for key, value in operation.result.items())
+        app.out(f"{operation.kind} {clean(operation.target)}: done{found}")
+    elif operation.state not in ENDED:
+        app.out(f"{operation.kind} {clean(operation.target)}: {operation.state.value} as {operation.id}")
+
+
+def check(operation: Operation) -> None:
+    """Raise what an operation failed with."""
+    if operation.error is not None and operation.state in ENDED:
+        raise ManorError.from_body(operation.error)
+    if operation.state is OperationState.FAILED:
+        raise ManorError(Kind.INTERNAL, f"{operation.kind} {operation.target} failed without a reason")
+    if operation.state is OperationState.CANCELLED:
+        raise ManorError(
+            Kind.CONFLICT,
+            f"{operation.kind} {operation.target} was cancelled",
+            hint="what was done has been undone; `manor ops show " + operation.id + "` says by whom",
+        )
+
+
+@contextmanager
+def progress(app: App) -> Iterator[Progress]:
+    """Yield a function that shows an operation's present step: a bar on a terminal, else a line per step."""
+    if app.terminal:
+        with bar(app) as report:
+            yield report
+        return
+    seen: set[tuple[str, str]] = set()
+
+    def line(operation: Operation) -> None:
+        if operation.step and (operation.id, operation.step) not in seen:
+            seen.add((operation.id, operation.step))
+            app.note(f"{_title(operation)}: {clean(operation.step)} ({percent(operation.progress)})")
+
+    yield line
+
+
+@contextmanager
+def bar(app: App) -> Iterator[Progress]:
+    """Yield a function that draws one bar for each operation it is told of."""
+    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+    from rich.text import Text
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    tasks: dict[str, TaskID] = {}
+    with Progress(*columns, console=output.console(app, stderr=True), transient=True) as display:
+
+        def draw(operation: Operation) -> None:
+            title = Text(f"{_title(operation)} {clean(operation.step)}").markup
+            if operation.id not in tasks:
+                tasks[operation.id] = display.add_task(title, total=1.0)
+            display.update(tasks[operation.id], description=title, completed=operation.progress)
+
+        yield draw
+
+
+def _title(operation: Operation) -> str:
+    return f"{operation.kind} {clean(operation.target)}"

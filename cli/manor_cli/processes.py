@@ -1,0 +1,152 @@
+"""Find and end the processes of one state directory, by what the kernel says of them.
+
+A process is ours when its command line is `python -m manor_<room>` and its environment names our directory,
+or when it is a QEMU program with a path of ours in its arguments. Pid files are for people; a number in a
+file proves nothing. Signals go through pid descriptors, so that a number used again is never hit.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import signal
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+PROGRAMS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "bus": "manor_bus",
+        "config": "manor_config",
+        "discovery": "manor_discovery",
+        "lifecycle": "manor_lifecycle",
+        "devices": "manor_devices",
+    }
+)
+SUPERVISOR: Final = "manor_cli.supervise"
+PROC: Final = Path("/proc")
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process: its arguments and the environment it was started with."""
+
+    pid: int
+    arguments: tuple[str, ...]
+    environment: Mapping[str, str]
+
+    @property
+    def module(self) -> str:
+        """The module of a `python -m MODULE` command line; empty for anything else."""
+        return self.arguments[2] if len(self.arguments) > 2 and self.arguments[1] == "-m" else ""
+
+
+def scan() -> Iterator[Process]:
+    """Yield every process that we may look at."""
+    for folder in PROC.iterdir():
+        if folder.name.isdigit() and (process := look(int(folder.name))) is not None:
+            yield process
+
+
+def look(pid: int) -> Process | None:
+    """Return one process, or None when it is gone, ended or not ours to look at."""
+    try:
+        arguments = _strings(PROC / str(pid) / "cmdline")
+        pairs = (text.partition("=") for text in _strings(PROC / str(pid) / "environ"))
+        environment = {name: value for name, _, value in pairs}
+    except OSError:
+        return None
+    return Process(pid, tuple(arguments), environment) if arguments else None
+
+
+def _strings(path: Path) -> list[str]:
+    return path.read_bytes().decode(errors="replace").rstrip("\0").split("\0") if path.exists() else []
+
+
+def services(directory: Path) -> dict[str, list[Process]]:
+    """Return the services of a state directory that run, by name."""
+    names = {module: name for name, module in PROGRAMS.items()}
+    found: dict[str, list[Process]] = {}
+    for process in scan():
+        name = names.get(process.module)
+        if name and process.environment.get("MANOR_DIR") == str(directory):
+            found.setdefault(name, []).append(process)
+    return found
+
+
+def supervisor(run: Path) -> int:
+    """Return the pid of the supervisor, which holds a lock as long as it lives; 0 when there is none."""
+    try:
+        with (run / "supervisor.lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return int((run / "supervisor.lock").read_text().strip() or "0")
+    except FileNotFoundError:
+        return 0
+    return 0
+
+
+def guests(directory: Path) -> list[int]:
+    """Return the QEMU programs that work with files of a state directory."""
+    ours = f"{directory}/"
+    return [
+        process.pid
+        for process in scan()
+        if Path(process.arguments[0]).name.startswith("qemu-")
+        and any(ours in argument for argument in process.arguments[1:])
+    ]
+
+
+def gone(pids: Iterable[int], timeout: float) -> list[int]:
+    """Wait until all processes have ended; return those that have not."""
+    poll, left = select.poll(), {}
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            descriptor = os.pidfd_open(pid)
+            left[descriptor] = pid
+            poll.register(descriptor, select.POLLIN)
+    deadline = time.monotonic() + timeout
+    try:
+        while left:
+            ended = poll.poll(max(0, int(1000 * (deadline - time.monotonic()))))
+            if not ended:
+                break
+            for descriptor, _ in ended:
+                poll.unregister(descriptor)
+                os.close(descriptor)
+                del left[descriptor]
+        return list(left.values())
+    finally:
+        for descriptor in left:
+            os.close(descriptor)
+
+
+def end(pids: Iterable[int], grace: float) -> list[int]:
+    """Ask processes to end, kill those that have not after `grace` seconds; return what survived that."""
+    wanted = list(pids)
+    for pid in wanted:
+        tell(pid, signal.SIGTERM)
+    stubborn = gone(wanted, grace)
+    for pid in stubborn:
+        tell(pid, signal.SIGKILL)
+    return gone(stubborn, 5.0)
+
+
+def tell(pid: int, number: signal.Signals) -> bool:
+    """Send a signal; False when the process is gone."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return False
+    try:
+        signal.pidfd_send_signal(descriptor, number)
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True

@@ -1,0 +1,65 @@
+"""Connect to the bus, or say at once why that cannot work.
+
+A broker that is being restarted by its supervisor is waited for; a machine on which nothing runs is not.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from typing import TYPE_CHECKING, Final
+
+from manor_bus.errors import ManorError, unavailable
+from manor_bus.settings import BusSettings
+from manor_cli.settings import Settings
+
+if TYPE_CHECKING:
+    from manor_bus.call import Client
+
+POLL_S: Final = 0.02
+
+
+def connect(settings: Settings, budget: float) -> Client:
+    """Return a client of the bus; `unavailable` with what to do when there is none."""
+    if not settings.bus.broker_key_file.exists():
+        raise unavailable(
+            f"{settings.directory} has no keys", delivered=False, hint="manor init, then manor up --detach"
+        )
+    deadline = time.monotonic() + budget
+    while not listening(settings.bus):
+        if time.monotonic() > deadline or not _supervised(settings):
+            raise unreachable(settings.bus.endpoint)
+        time.sleep(POLL_S)
+    from manor_bus.call import Client
+
+    return Client(settings.bus)
+
+
+def unreachable(endpoint: str) -> ManorError:
+    """Return the error of a bus that does not answer."""
+    return unavailable(
+        f"no bus answers at {endpoint}",
+        hint="start this machine's services: manor up --detach",
+        delivered=False,
+    )
+
+
+def listening(bus: BusSettings) -> bool:
+    """Whether somebody listens at an ipc endpoint; other endpoints are tried by connecting."""
+    scheme, _, path = bus.endpoint.partition("://")
+    if scheme != "ipc":
+        return True
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+        except BlockingIOError:  # its queue of connections is full: somebody is there
+            return True
+    return True
+
+
+def _supervised(settings: Settings) -> bool:
+    from manor_cli import processes
+
+    return processes.supervisor(settings.run) != 0

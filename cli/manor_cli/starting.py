@@ -1,0 +1,144 @@
+"""Make a state directory, start its services, and wait until every one of them is ready."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+from manor_bus import keys
+from manor_bus.errors import Kind, ManorError, Problem, bad_request, conflict, unavailable
+from manor_bus.settings import BusSettings
+from manor_cli import instances, logs, processes, supervise
+from manor_cli.app import App
+from manor_cli.settings import Settings
+
+READY_S: Final = 60.0
+SOCKET_PATH_MAX: Final = 100  # the kernel's limit is 107 bytes
+NODE_NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+HYPERVISOR_VARIABLE: Final = "MANOR_HYPERVISOR"
+
+
+def initialise(settings: Settings, node: str) -> list[str]:
+    """Create what is missing of a state directory: folders, node name, keys. Returns what was created."""
+    socket = str(settings.run / "supervisor.sock")
+    if len(os.fsencode(socket)) > SOCKET_PATH_MAX:
+        problem = Problem(path="--dir", value=socket, reason="too long a path for unix sockets")
+        raise bad_request("the state directory's path is too long", problem, hint="choose a shorter --dir")
+    made = [] if settings.directory.exists() else [f"state directory {settings.directory}"]
+    supervise.prepare(settings)
+    made += _name(settings, node)
+    made += [f"key of {principal}" for principal in keys.create(settings.keys)]
+    return made
+
+
+def _name(settings: Settings, node: str) -> list[str]:
+    """Write the node's name down; a name that is there already stays."""
+    path = settings.directory / "node"
+    known = path.read_text().strip() if path.exists() else ""
+    if node and known and node != known:
+        raise conflict(
+            f"this state directory belongs to node {known}", hint="use another --dir for another node"
+        )
+    if known:
+        return []
+    name = node or settings.environment.get("MANOR_NODE") or settings.bus.node
+    if not NODE_NAME.fullmatch(name):
+        problem = Problem(
+            path="--node", value=name, reason="not a node name", allowed="lower case, digits and -"
+        )
+        raise bad_request(f"{name!r} is not a node name", problem)
+    path.write_text(f"{name}\n")
+    return [f"node name {name}"]
+
+
+def chosen(settings: Settings, hypervisor: str) -> Settings:
+    """Return the settings with the hypervisor services shall use: as said, as the last time, or QEMU."""
+    path = settings.directory / "hypervisor"
+    known = path.read_text().strip() if path.exists() else ""
+    adapter = hypervisor or known or settings.environment.get(HYPERVISOR_VARIABLE) or "qemu"
+    if adapter == "qemu" and not any(map(shutil.which, ("qemu-system-x86_64", "qemu-system-aarch64"))):
+        raise unavailable(
+            "there is no QEMU on this machine",
+            delivered=False,
+            hint="install qemu-system-x86 and qemu-utils, or try it without: manor up --hypervisor fake",
+        )
+    path.write_text(f"{adapter}\n")
+    environment = {**settings.environment, HYPERVISOR_VARIABLE: adapter}
+    bus = BusSettings.from_environment(settings.principal, environment)
+    return replace(settings, environment=environment, bus=bus)
+
+
+def adapter(settings: Settings) -> str:
+    """Return the hypervisor that was chosen; empty before the first start."""
+    path = settings.directory / "hypervisor"
+    return path.read_text().strip() if path.exists() else ""
+
+
+def detach(settings: Settings) -> subprocess.Popen[bytes]:
+    """Start the supervisor as a process of its own session."""
+    log = logs.opened(settings.log / "supervisor.log")
+    try:
+        return subprocess.Popen(
+            (sys.executable, "-m", processes.SUPERVISOR), env=dict(settings.environment), cwd="/",
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+    finally:
+        os.close(log)
+
+
+def until_ready(app: App, supervisor: subprocess.Popen[bytes] | None) -> list[instances.Row]:
+    """Wait until every service answers that it is ready; `unavailable` with the reasons if that fails."""
+    wanted = tuple(processes.PROGRAMS)
+    shown = [""]
+
+    def enough(rows: Sequence[instances.Row]) -> bool:
+        absent = instances.missing(rows, wanted)
+        told = " ".join(f"{name}:{'wait' if name in absent else 'ready'}" for name in wanted)
+        if told != shown[0]:
+            shown[0] = told
+            app.note(f"  {told}")
+        return not absent
+
+    def alive() -> None:
+        if supervisor is not None and supervisor.poll() is not None:
+            raise _failed(app.settings, f"the supervisor ended with exit code {supervisor.returncode}")
+
+    rows = instances.wait(app, enough, app.timeout or READY_S, alive=alive)
+    absent = instances.missing(rows, wanted)
+    if absent:
+        raise _failed(app.settings, f"not ready in time: {', '.join(absent)}", absent)
+    return rows
+
+
+def _failed(settings: Settings, reason: str, names: Sequence[str] = ("supervisor",)) -> ManorError:
+    """Return why the start failed, with the last lines of the logs concerned."""
+    told = [f"{name}: {line}" for name in names for line in logs.tail(settings.log / f"{name}.log", 5)]
+    problems = tuple(Problem(path="log", reason=line) for line in told)
+    hint = f"logs are in {settings.log}; `manor down` stops what was started"
+    return ManorError(Kind.UNAVAILABLE, reason, problems=problems, hint=hint, delivered=False)
+
+
+def summary(settings: Settings, rows: Sequence[instances.Row]) -> list[str]:
+    """Return the lines that say where things are."""
+    services = "  ".join(f"{row['name']} {row['pid']}" for row in rows)
+    return [
+        f"manor is up: node {settings.bus.node}, hypervisor {adapter(settings)}",
+        f"  state     {settings.directory}",
+        f"  bus       {settings.bus.endpoint}",
+        f"  keys      {settings.keys} (you are {settings.principal})",
+        f"  logs      {settings.log}",
+        f"  services  {services}",
+        "next: manor apply -f FILE; manor list; manor down",
+    ]
+
+
+def moment() -> str:
+    """Return the present time for log lines."""
+    return time.strftime("%H:%M:%S")
