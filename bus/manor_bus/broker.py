@@ -284,7 +284,7 @@ class Broker:
         """Close every socket; remove the ipc path."""
         self._router.disable_monitor()
         self._router.close(0)
-        self._context.destroy(0)
+        self._context.term()  # the two threads see it and close what is theirs
         for ours in self._fds.values():
             os.close(ours)
         self._fds.clear()
