@@ -1,0 +1,68 @@
+"""The pages are true: links lead somewhere, bytes decode to what is written beside them, commands run."""
+
+import json
+import re
+from pathlib import Path
+
+import msgpack
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+FENCE = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def name(page):
+    return str(page.relative_to(ROOT))
+
+
+def text(page):
+    return page.read_text(encoding="utf-8")
+
+
+def prose(page):
+    """A page without its code."""
+    return re.sub(r"`[^`\n]+`", "", FENCE.sub("", text(page)))
+
+
+def anchors(page):
+    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", text(page)), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_link_leads_somewhere(page):
+    for target in re.findall(r"\]\(([^)]+)\)", prose(page)):
+        file, _, anchor = target.partition("#")
+        found = (page.parent / file).resolve() if file else page
+        assert found.exists(), target
+        if anchor:
+            assert anchor in anchors(found), target
+
+
+def test_the_map_of_the_docs_names_every_page():
+    docs = ROOT / "docs"
+    named = set(re.findall(r"\]\(([^)#]+)\)", text(docs / "README.md")))
+    there = {str(file.relative_to(docs)) for file in docs.rglob("*") if file.is_file()}
+    decisions = {one for one in there if one.startswith("decisions/")}
+    assert there - decisions - {"README.md"} <= named
+    assert "decisions" in named or not decisions
+
+
+def byte_examples():
+    """Pairs of a hex block and the JSON block after it, of the wire page."""
+    blocks = FENCE.findall(text(ROOT / "docs" / "wire.md"))
+    return [
+        pytest.param(shown, blocks[at + 1][2], id=f"example {at}")
+        for at, (language, _, shown) in enumerate(blocks)
+        if language == "hex"
+    ]
+
+
+@pytest.mark.parametrize(("shown", "meaning"), byte_examples())
+def test_every_byte_on_the_wire_page_means_what_is_written_below_it(shown, meaning):
+    assert msgpack.unpackb(bytes.fromhex(shown)) == json.loads(meaning)
+
+
+def test_the_wire_page_has_its_byte_examples():
+    assert len(byte_examples()) >= 5
