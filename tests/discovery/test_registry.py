@@ -104,7 +104,7 @@ def test_a_fact_ends_when_its_registrant_was_silent_for_its_time_limit() -> None
 def test_one_renewal_keeps_all_facts_of_a_registrant() -> None:
     held = registry()
     say(held, LIFECYCLE, domain("a"), domain("b"), ttl_ms=2000)
-    held.renew(LIFECYCLE, "e1", 2, 1.5)
+    held.renew(LIFECYCLE, held.epoch_of(LIFECYCLE), 2, 1.5)
     assert held.tick(3.0) == []
     assert len(held.tick(3.5)) == 2
 
@@ -118,13 +118,39 @@ def test_a_fact_with_a_longer_limit_outlives_its_neighbour() -> None:
     assert summary(held.tick(5.0)) == [("Gone", "provider.long")]
 
 
-@pytest.mark.parametrize(("epoch", "count"), [("e0", 1), ("e1", 2), ("e1", 0)])
-def test_a_renewal_that_does_not_match_what_is_held_is_stale(epoch: str, count: int) -> None:
+@pytest.mark.parametrize(("epoch", "count"), [("e0", 1), ("", 2)])
+def test_a_renewal_of_more_than_what_is_held_is_stale(epoch: str, count: int) -> None:
     held = registry()
     say(held, LIFECYCLE, domain())
     with pytest.raises(ManorError) as refusal:
-        held.renew(LIFECYCLE, epoch, count, 1.0)
+        held.renew(LIFECYCLE, epoch or held.epoch_of(LIFECYCLE), count, 1.0)
     assert refusal.value.kind is Kind.STALE
+
+
+def test_each_of_a_registrants_lists_may_renew_with_its_own_count() -> None:
+    held = registry()
+    say(held, LIFECYCLE, domain("a"), ttl_ms=2000)
+    say(held, LIFECYCLE, NodeStatus(name="n1"), ttl_ms=2000)
+    held.renew(LIFECYCLE, held.epoch_of(LIFECYCLE), 1, 1.5)
+    assert held.tick(3.4) == []
+
+
+def test_after_the_end_of_its_session_each_list_is_asked_for_again() -> None:
+    held = registry()
+    say(held, LIFECYCLE, domain("a"))
+    before = held.epoch_of(LIFECYCLE)
+    held.session_ended(LIFECYCLE, "", 1.0)
+    say(held, LIFECYCLE, domain("a"), domain("b"))
+    with pytest.raises(ManorError) as refusal:
+        held.renew(LIFECYCLE, before, 1, 1.0)
+    assert refusal.value.kind is Kind.STALE
+
+
+def test_a_fact_that_another_holds_does_not_make_renewals_stale() -> None:
+    held = registry()
+    say(held, LIFECYCLE, domain("a", incarnation=2), domain("b"))
+    say(held, ELSEWHERE, domain("a", node="n2"), domain("c", node="n2"))
+    held.renew(ELSEWHERE, held.epoch_of(ELSEWHERE), 2, 1.0)
 
 
 def test_a_renewal_of_an_unknown_registrant_is_stale() -> None:
@@ -149,16 +175,6 @@ def test_the_end_of_a_session_marks_unbound_facts_stale_until_their_limit() -> N
     assert marked.entry.stale
     assert held.tick(19.9) == []
     assert summary(held.tick(20.0)) == [("Gone", "domain.web")]
-
-
-def test_a_stale_fact_is_fresh_again_when_its_registrant_renews() -> None:
-    held = registry()
-    say(held, LIFECYCLE, domain(), bound=False)
-    held.session_ended(LIFECYCLE, "", 1.0)
-    (back,) = held.renew(LIFECYCLE, "e1", 1, 2.0)
-    assert isinstance(back, Published)
-    assert not back.entry.stale
-    assert held.renew(LIFECYCLE, "e1", 1, 3.0) == []
 
 
 def test_a_stale_fact_is_fresh_again_when_it_is_registered_again() -> None:
@@ -350,7 +366,7 @@ class RegistryModel(RuleBasedStateMachine):
     def renews(self, by: str, count: int) -> None:
         refused = None
         try:
-            self.apply(self.held.renew(by, "e1", count, self.now))
+            self.held.renew(by, self.held.epoch_of(by), count, self.now)
         except ManorError as refusal:
             refused = refusal.kind
         assert refused in (None, Kind.STALE)

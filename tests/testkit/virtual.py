@@ -18,6 +18,7 @@ from manor_bus.switch import Switch
 from manor_bus.transport import Listener
 
 T = TypeVar("T")
+TICK_S = 1e-9  # between frames of one connection: the loop does not keep the order of equal times
 
 
 class VirtualSelector(selectors.DefaultSelector):  # type: ignore[valid-type,misc]
@@ -89,13 +90,13 @@ class VirtualLink:
         """Carry a frame to the broker."""
         if not self.conn or self.network.frozen:
             return
-        conn, at = self.conn, max(self._last_up, self.network.arrival())
+        conn, at = self.conn, max(self._last_up + TICK_S, self.network.arrival())
         self._last_up = at
         self.network.loop.call_at(at, self.network.arrive, conn, self.label, frame)
 
     def deliver(self, conn: bytes, frame: bytes) -> None:
         """Carry a frame from the broker."""
-        at = max(self._last_down, self.network.arrival())
+        at = max(self._last_down + TICK_S, self.network.arrival())
         self._last_down = at
         self.network.loop.call_at(at, self._received, conn, frame)
 

@@ -4,6 +4,8 @@ The rules:
 - A fact is (kind, name). It counts until its registrant was silent for the fact's time limit, withdraws it,
   or, when it is bound, until the registrant's bus session ends.
 - A renewal keeps all facts of a registrant; one whose facts we do not all hold is told `stale`: it sends all.
+  A registrant may keep several lists (the library's and its own), so a renewal's count is a lower bound,
+  and the epoch it quotes is that of its account, which changes when its session ended.
 - Nothing older replaces something newer: see `_is_stale`.
 - After our own start we are settling until registrants have had one period to come back, and a little longer
   while they are still sending.
@@ -78,12 +80,16 @@ class Held:
 
 @dataclass(slots=True)
 class Account:
-    """What we know of one registrant. `order` grows with each new one: a higher one came later."""
+    """What we know of one registrant. `order` grows with each new one: a higher one came later.
+
+    `epoch` is what it quotes in renewals. `refused`: keys it believes registered while others hold them.
+    """
 
     order: int
+    epoch: str
     renewed: float
     keys: set[Key] = field(default_factory=set)
-    present: bool = True
+    refused: set[Key] = field(default_factory=set)
     shortest_ms: int = TTL_MS_MAX
 
 
@@ -183,6 +189,7 @@ class Registry:
         self._held: dict[Key, Held] = {}
         self._accounts: dict[str, Account] = {}
         self._order = 0
+        self._epochs = 0
 
     @property
     def settling(self) -> bool:
@@ -212,7 +219,7 @@ class Registry:
             raise ManorError(Kind.NO_CAPACITY, message, hint="Withdraw facts that are no longer true.")
         self._heard = now
         account = self._account(by, now)
-        account.renewed, account.present = now, True
+        account.renewed = now
         actions: list[Action] = []
         stale: list[FactReference] = []
         for registration, size in batch:
@@ -220,22 +227,25 @@ class Registry:
             held = self._held.get(key)
             if held is not None and self._is_stale(registrant, account, registration.fact, held):
                 stale.append(FactReference(kind=key[0], name=key[1]))
+                if held.by != by:
+                    account.refused.add(key)
                 continue
             actions += self._hold(key, by, account, registration, size, now, wall)
         return actions, tuple(stale)
 
-    def renew(self, by: str, epoch: str, count: int, now: float) -> list[Action]:
-        """Keep all facts of a registrant; `stale` when we do not hold exactly that many of it."""
+    def renew(self, by: str, epoch: str, count: int, now: float) -> None:
+        """Keep all facts of a registrant; `stale` when we do not know at least that many of it."""
         account = self._accounts.get(by)
-        if epoch != self.epoch or account is None or len(account.keys) != count:
-            known = len(account.keys) if account else 0
+        known = len(account.keys | account.refused) if account else 0
+        if account is None or epoch != account.epoch or known < count:
             message = f"discovery {self.epoch} knows {known} facts of {by}, not {count} of {epoch}"
             raise ManorError(Kind.STALE, message, hint="Register all facts again.")
         account.renewed = now
-        if account.present:
-            return []
-        account.present = True
-        return [self._revive(key, now) for key in sorted(account.keys) if self._held[key].stale]
+
+    def epoch_of(self, by: str) -> str:
+        """Return the epoch that a registrant quotes in its renewals."""
+        account = self._accounts.get(by)
+        return account.epoch if account else self.epoch
 
     def withdraw(self, by: str, references: Iterable[FactReference], reason: str, now: float) -> list[Action]:
         """End facts of a registrant; what is not its own is left alone."""
@@ -248,7 +258,7 @@ class Registry:
         account = self._accounts.get(by)
         if account is None:
             return []
-        account.present = False
+        account.epoch = self._next_epoch()
         why = f"the session of {by} ended: {reason}" if reason else f"the session of {by} ended"
         actions: list[Action] = []
         for key in sorted(account.keys):
@@ -286,8 +296,13 @@ class Registry:
         account = self._accounts.get(by)
         if account is None:
             self._order += 1
-            account = self._accounts[by] = Account(order=self._order, renewed=now)
+            account = Account(order=self._order, epoch=self._next_epoch(), renewed=now)
+            self._accounts[by] = account
         return account
+
+    def _next_epoch(self) -> str:
+        self._epochs += 1
+        return f"{self.epoch}.{self._epochs}"
 
     def _is_stale(self, registrant: Registrant, account: Account, fact: AnyFact, held: Held) -> bool:
         """Say whether `fact` must not replace what we hold.
@@ -320,6 +335,7 @@ class Registry:
             if held.by == by:
                 since = held.since
         account.keys.add(key)
+        account.refused.discard(key)
         account.shortest_ms = min(account.shortest_ms, registration.ttl_ms)
         self._held[key] = fresh = Held(
             fact=registration.fact,
@@ -331,11 +347,6 @@ class Registry:
             size=size,
         )
         return [] if same else [Published(subject_of(key), self._entry(fresh, now))]
-
-    def _revive(self, key: Key, now: float) -> Action:
-        held = self._held[key]
-        held.stale = False
-        return Published(subject_of(key), self._entry(held, now), "its registrant is back")
 
     def _end(self, key: Key, reason: str, now: float) -> Action:
         held = self._held.pop(key)

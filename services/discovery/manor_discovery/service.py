@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from manor_bus import codec
+from manor_bus.messages import Message
 from manor_bus.messages.bus import PeerChanged
 from manor_bus.messages.discovery import (
     Entry,
@@ -27,7 +28,7 @@ from manor_bus.messages.discovery import (
     Renew,
     Withdraw,
 )
-from manor_bus.peer import Change, Context, Peer
+from manor_bus.peer import Answer, Change, Context, Peer
 from manor_bus.service import Room
 from manor_discovery.registry import Action, Published, Registry
 from manor_discovery.selectors import matches, parse
@@ -56,18 +57,18 @@ class Discovery:
         sized = [(r, len(codec.encode(r.fact))) for r in request.registrations]
         actions, stale = self._registry.register(context.caller, sized, self._clock(), self._wall())
         self._publish(actions)
-        return self._registered(stale)
+        return self._registered(context, stale)
 
     async def renew(self, request: Renew, context: Context) -> Registered:
         """Keep the caller's facts alive."""
-        self._publish(self._registry.renew(context.caller, request.epoch, request.count, self._clock()))
-        return self._registered()
+        self._registry.renew(context.caller, request.epoch, request.count, self._clock())
+        return self._registered(context)
 
     async def withdraw(self, request: Withdraw, context: Context) -> Registered:
         """End facts of the caller."""
         actions = self._registry.withdraw(context.caller, request.references, request.reason, self._clock())
         self._publish(actions)
-        return self._registered()
+        return self._registered(context)
 
     async def find(self, request: Find, context: Context) -> Found:
         """Answer with the facts that match, in parts."""
@@ -106,9 +107,9 @@ class Discovery:
                 held = False
                 self._peer.state.release()
 
-    def _registered(self, stale: tuple[FactReference, ...] = ()) -> Registered:
-        registry = self._registry
-        return Registered(epoch=registry.epoch, period_ms=registry.period_ms, stale=stale)
+    def _registered(self, context: Context, stale: tuple[FactReference, ...] = ()) -> Registered:
+        epoch = self._registry.epoch_of(context.caller)
+        return Registered(epoch=epoch, period_ms=self._registry.period_ms, stale=stale)
 
     def _publish(self, actions: Iterable[Action]) -> None:
         for action in actions:
@@ -130,7 +131,7 @@ async def open_room(peer: Peer, settings: Settings, wall: Callable[[], float] = 
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
-    answers = {
+    answers: dict[type[Message], Answer] = {
         Register: discovery.register,
         Renew: discovery.renew,
         Withdraw: discovery.withdraw,
