@@ -22,16 +22,16 @@ check: ## Format, lint, types, import rules, house rules, generated pages
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -q tests/test_house.py tests/bus/test_catalogue.py
+	$(BIN)/pytest -q tests/test_house.py tests/test_docs.py
 	node tests/node/asyncapi.js docs/asyncapi.yaml
 
 bench: ## Measure beside others and print the ratios
 	@deploy/setup bench
 	$(BIN)/python -m benchmarks
 
-docs: ## Write the generated pages docs/messages.md and docs/asyncapi.yaml anew
+docs: ## Make the pages that are made from the code anew
 	@deploy/setup check
-	$(BIN)/python -m manor_bus.catalogue docs
+	$(BIN)/python docs/generate.py
 
 lock: ## Pin requirements/*.in anew, with hashes and without hosts
 	@python3 -m venv .cache/lock

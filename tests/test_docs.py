@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 from pathlib import Path
 
 import msgpack
@@ -47,6 +48,16 @@ def test_the_map_of_the_docs_names_every_page():
     decisions = {one for one in there if one.startswith("decisions/")}
     assert there - decisions - {"README.md"} <= named
     assert "decisions" in named or not decisions
+
+
+def generator():
+    """docs/generate.py, which is no module of a room."""
+    return runpy.run_path(str(ROOT / "docs" / "generate.py"))
+
+
+@pytest.mark.parametrize("page", ["messages.md", "asyncapi.yaml", "lifecycle.md", "devices.md"])
+def test_what_is_made_from_the_code_is_up_to_date(page):
+    assert generator()["pages"]()[page] == text(ROOT / "docs" / page), "run `make docs`"
 
 
 def byte_examples():

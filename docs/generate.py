@@ -1,0 +1,125 @@
+"""Makes what can be made from the code: the message pages, and the tables and diagrams of the two machines.
+
+`make docs` runs it; tests/test_docs.py compares the pages with what the present code would make. A
+hand-written page marks the part that is made with `<!-- made from the code: NAME -->` and `<!-- end -->`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from manor_bus import catalogue
+from manor_devices import machine as devices
+from manor_lifecycle import machine as lifecycle
+
+DOCS = Path(__file__).parent
+MARKED = re.compile(r"(<!-- made from the code: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+MANY = 3  # states that are left the same way, beyond which a diagram only confuses
+
+Edge = tuple[str, str, str]  # from, label, to
+
+
+def diagram(edges: Iterable[Edge], usual: str) -> str:
+    """Draw a state diagram; what leaves many states alike is drawn from the usual one only."""
+    edges = list(edges)
+    ways = Counter((label, target) for _, label, target in edges)
+    labels: dict[tuple[str, str], list[str]] = {}
+    for source, label, target in edges:
+        if ways[label, target] <= MANY or source == usual:
+            labels.setdefault((source, target), []).append(label)
+    lines = (f"    {source} --> {target}: {', '.join(found)}" for (source, target), found in labels.items())
+    return "\n".join(["```mermaid", "stateDiagram-v2", *lines, "```", ""])
+
+
+def table(head: str, rows: Iterable[Iterable[str]]) -> str:
+    """Write a table; `head` holds the column names, separated by bars."""
+    columns = head.count("|") + 1
+    lines = (f"| {' | '.join(cells)} |" for cells in rows)
+    return "\n".join([f"| {head} |", "|---" * columns + "|", *lines, ""])
+
+
+def lifecycle_diagram() -> str:
+    """Draw the states of a domain, without what a restart of the service finds."""
+    rows = (row for row in lifecycle.TABLE.values() if row.source is not row.target and row.rule != "L17")
+    return diagram(((row.source.value, row.trigger.value, row.target.value) for row in rows), "RUNNING")
+
+
+def lifecycle_table() -> str:
+    """List every row of the domain machine."""
+    rows = (
+        (row.rule, row.source.value, f"`{row.trigger.value}`", outcome(row), row.plan)
+        for row in lifecycle.TABLE.values()
+    )
+    return table("rule | in state | on | goes to | plan", rows)
+
+
+def outcome(row: lifecycle.Row) -> str:
+    """Say where a row of the domain machine leads."""
+    if row.already:
+        return "is so already"
+    return "stays" if row.source is row.target else row.target.value
+
+
+def connection_edges() -> Iterator[Edge]:
+    """List the transitions of the connection machine that change the state."""
+    for (source, trigger), rows in devices.TABLE.items():
+        for row in rows:
+            if row.target not in (None, source):
+                yield source.value, trigger.value, row.target.value
+
+
+def devices_diagram() -> str:
+    """Draw the states of a connection."""
+    return diagram(dict.fromkeys(connection_edges()), "CONNECTED")
+
+
+def devices_table() -> str:
+    """List every row of the connection machine; the first row whose condition holds is taken."""
+    rows = (
+        (row.rule, source.value, f"`{trigger.value}`", condition(row), target(row, source))
+        for (source, trigger), found in devices.TABLE.items()
+        for row in found
+    )
+    return table("rule | in state | on | if | goes to", rows)
+
+
+def condition(row: devices.Row) -> str:
+    """Give a row's condition in the words of its docstring."""
+    words = "" if row.guard is None else (row.guard.__doc__ or "")
+    return words.rstrip(".").lower()
+
+
+def target(row: devices.Row, source: devices.S) -> str:
+    """Say where a row of the connection machine leads."""
+    if row.target is None:
+        return "is so already"
+    return "stays" if row.target is source else row.target.value
+
+
+PARTS = {
+    "lifecycle_diagram": lifecycle_diagram,
+    "lifecycle_table": lifecycle_table,
+    "devices_diagram": devices_diagram,
+    "devices_table": devices_table,
+}
+
+
+def filled(page: str) -> str:
+    """Return a hand-written page with its marked parts made anew."""
+    return MARKED.sub(lambda found: found[1] + PARTS[found[2]]() + found[3], page)
+
+
+def pages() -> dict[str, str]:
+    """Return every page that is made, or partly made, by its name."""
+    marked = {
+        name: filled((DOCS / name).read_text(encoding="utf-8")) for name in ("lifecycle.md", "devices.md")
+    }
+    return {**catalogue.pages(), **marked}
+
+
+if __name__ == "__main__":
+    for name, text in pages().items():
+        (DOCS / name).write_text(text, encoding="utf-8")
