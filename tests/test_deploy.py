@@ -1,0 +1,116 @@
+"""What brings Manor onto a machine: the set-up script and the systemd units."""
+
+import configparser
+import os
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+UNITS = sorted((ROOT / "deploy" / "systemd").iterdir())
+ROOMS = ("config", "discovery", "lifecycle", "devices")
+
+
+def setup(folder, *arguments, **environment):
+    return subprocess.run(
+        ["bash", "deploy/setup", *arguments],
+        cwd=folder,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """As much of a clone as the set-up looks at."""
+    for part in ("deploy/setup", "requirements", "bus/pyproject.toml", "cli/pyproject.toml"):
+        source, target = ROOT / part, tmp_path / part
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
+    return tmp_path
+
+
+def edit(file, old, new):
+    text = file.read_text(encoding="utf-8")
+    assert old in text
+    file.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def test_set_up_that_is_done_already_does_nothing():
+    stamps = {file: file.stat().st_mtime_ns for file in (ROOT / ".venv").glob("stamp-*")}
+    if not stamps:
+        pytest.skip("this environment was not made by deploy/setup")
+    assert setup(ROOT, "check").stderr == ""
+    assert {file: file.stat().st_mtime_ns for file in (ROOT / ".venv").glob("stamp-*")} == stamps
+
+
+def test_set_up_without_a_known_target_says_how_it_is_used(clone):
+    outcome = setup(clone, "everything")
+    assert outcome.returncode == 1
+    assert "deploy/setup run|check|test|bench" in outcome.stderr
+
+
+def test_set_up_on_another_distribution_lists_what_is_missing(clone):
+    edit(clone / "deploy/setup", "command -v apt-get", "command -v no-such-apt-get")
+    edit(clone / "deploy/setup", "qemu-img ", "no-such-qemu-img ")
+    outcome = setup(clone, "run")
+    assert outcome.returncode == 1
+    assert "qemu-utils" in outcome.stderr
+    assert not (clone / ".venv").exists()
+
+
+def test_set_up_without_rights_prints_the_command_to_run(clone):
+    edit(clone / "deploy/setup", 'if [ "$(id -u)" != 0 ]', "if true")
+    edit(clone / "deploy/setup", "sudo -n true", "false")
+    edit(clone / "deploy/setup", "qemu-img ", "no-such-qemu-img ")
+    outcome = setup(clone, "run")
+    assert outcome.returncode == 1
+    assert "sudo apt-get install --no-install-recommends qemu-utils" in outcome.stderr
+
+
+def test_set_up_names_the_python_it_needs_when_there_is_none(clone):
+    edit(clone / "deploy/setup", "command -v apt-get", "command -v no-such-apt-get")
+    edit(clone / "deploy/setup", 'need_packages "$GUEST_PACKAGES"\n', "\n")
+    outcome = setup(clone, "run", PYTHON="no-such-python")
+    assert outcome.returncode == 1
+    assert "python3-venv" in outcome.stderr
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
+def test_a_unit_is_well_formed_and_starts_what_a_room_installs(unit):
+    parsed = configparser.ConfigParser(interpolation=None, strict=False)
+    parsed.optionxform = str  # type: ignore[assignment,method-assign]
+    parsed.read_string(unit.read_text(encoding="utf-8"))
+    assert {"Unit", "Install"} <= set(parsed.sections())
+    if unit.suffix == ".service":
+        program = parsed["Service"]["ExecStart"].removeprefix("/opt/manor/bin/")
+        scripts = {
+            script
+            for manifest in (*ROOT.glob("bus/pyproject.toml"), *ROOT.glob("services/*/pyproject.toml"))
+            for script in tomllib.loads(manifest.read_text(encoding="utf-8"))["project"]["scripts"]
+        }
+        assert {program.replace("%i", room) for room in ROOMS} <= scripts
+
+
+def test_the_target_wants_the_broker_and_every_service():
+    wanted = (ROOT / "deploy/systemd/manor.target").read_text(encoding="utf-8")
+    assert all(f"manor@{room}.service" in wanted for room in ROOMS)
+    assert "manor-bus.service" in wanted
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed here")
+def test_systemd_accepts_the_units(tmp_path):
+    for unit in UNITS:
+        text = unit.read_text(encoding="utf-8").replace("/opt/manor/bin/manor-%i", "/bin/true")
+        (tmp_path / unit.name).write_text(text.replace("/opt/manor/bin/manor-bus", "/bin/true"))
+    units = [tmp_path / "manor@config.service", tmp_path / "manor-bus.service", tmp_path / "manor.target"]
+    outcome = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", *units], capture_output=True, text=True, check=False
+    )
+    assert outcome.returncode == 0, outcome.stderr
