@@ -1,0 +1,111 @@
+"""The durable record of who owns a domain and how its runs went: `owner/domain/<uuid>` in config. Pure.
+
+A record never expires. It is written by compare-and-set only, at each start at the latest, so two nodes can
+never run one domain, and counters of the loop guard survive a kill of this service.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from manor_bus.errors import Kind, ManorError
+from manor_bus.messages import Message
+from manor_bus.messages.config import Compare, KeyValue, Put, Remove, Txn
+from manor_bus.messages.documents import Domain
+
+PREFIX: Final = "owner/domain/"
+
+
+class OwnerRecord(Message, frozen=True, kw_only=True):
+    """Who owns a domain. `token` grows with each change of the owner, `incarnation` with each run.
+
+    `stopped`: somebody ended it on purpose, so the run policy `always` waits for a start. `crashes` and
+    `reboots` count runs in succession that were short. `failed`: why an operator must look. `saved`: the path
+    of the saved state, if any. `revision` is that of the document the present run was started with.
+    """
+
+    node: str
+    token: int = 1
+    incarnation: int = 0
+    stopped: bool = False
+    crashes: int = 0
+    reboots: int = 0
+    failed: str = ""
+    saved: str = ""
+    hypervisor: str = ""
+    uid: int = 0
+    revision: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A record with the store revision that the next compare-and-set must quote; 0 = not stored yet."""
+
+    record: OwnerRecord
+    revision: int = 0
+
+
+def key(uuid: str) -> str:
+    """Return the key of a domain's record."""
+    return PREFIX + uuid
+
+
+def encode(record: OwnerRecord) -> bytes:
+    """Return the stored form."""
+    return msgspec.json.encode(record)
+
+
+def decode(entry: KeyValue) -> tuple[str, Held]:
+    """Return (uuid, record) of a stored entry; one that cannot be read is a `conflict`, never guessed."""
+    try:
+        record = msgspec.json.decode(entry.value, type=OwnerRecord)
+    except msgspec.MsgspecError as error:
+        message = f"the ownership record {entry.key} cannot be read: {error}"
+        raise ManorError(
+            Kind.CONFLICT, message, hint="Restore config from a backup, or remove the key."
+        ) from None
+    return entry.key.removeprefix(PREFIX), Held(record, entry.revision)
+
+
+def is_mine(document: Domain | None, held: Held | None, node: str) -> bool:
+    """Say whether this node is responsible: it owns the record, or nobody does and it may."""
+    if held is not None and held.revision:
+        return held.record.node == node
+    return document is not None and document.spec.placement.node in ("", node)
+
+
+def txn(writes: Mapping[str, tuple[int, OwnerRecord | None]]) -> Txn:
+    """Return one transaction for several domains: uuid -> (expected revision, record or None to remove)."""
+    return Txn(
+        compares=tuple(Compare(key=key(uuid), revision=revision) for uuid, (revision, _) in writes.items()),
+        puts=tuple(
+            Put(key=key(uuid), value=encode(record)) for uuid, (_, record) in writes.items() if record
+        ),
+        removes=tuple(Remove(key=key(uuid)) for uuid, (_, record) in writes.items() if not record),
+    )
+
+
+def moved(
+    writes: Mapping[str, tuple[int, OwnerRecord | None]], found: Iterable[KeyValue]
+) -> dict[str, Held | None]:
+    """Return the domains of a refused transaction whose record is not as expected, with what is there."""
+    present = dict(decode(entry) for entry in found)
+    return {
+        uuid: present.get(uuid)
+        for uuid, (revision, _) in writes.items()
+        if (present[uuid].revision if uuid in present else 0) != revision
+    }
+
+
+def free_uid(used: Iterable[int], first: int, last: int) -> int:
+    """Return the lowest unused number of a range; `no_capacity` when there is none."""
+    taken = set(used)
+    for uid in range(first, last + 1):
+        if uid not in taken:
+            return uid
+    message = f"all unprivileged users {first} to {last} are in use by domains"
+    raise ManorError(Kind.NO_CAPACITY, message, hint="Widen MANOR_LIFECYCLE_UIDS, or delete domains.")
