@@ -1,0 +1,10 @@
+"""The config service: what the system shall be, kept durably, in revisions.
+
+documents  shapes rules relations references   one document: from a raw mapping to a typed, checked one
+catalog  selectors  diff                       the present documents and questions about them
+edits                                          what an Apply, Delete, Rollback or Rename writes
+revision                                       transactions, guards, history
+engines/                                       where it is kept: memory, sqlite
+service  settings  uploads                     the shell
+reference                                      generates docs/documents.md
+"""

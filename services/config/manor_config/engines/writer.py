@@ -1,0 +1,136 @@
+"""The one thread that writes: transactions that wait are committed together, then acknowledged.
+
+After an I/O error nothing is acknowledged any more: what a failed fsync left behind is unknown to everybody,
+so the process must start anew and look.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Final
+
+from manor_bus.errors import Kind, ManorError, unavailable
+from manor_config.engines import tables
+from manor_config.revision import Transaction
+
+BATCH_MAX: Final = 64  # jobs between two looks at the queue; so many transactions share one COMMIT
+WAITING_MAX: Final = 4_096  # jobs in the queue; the bus admits far fewer
+IDLE_S: Final = 20.0  # quiet for so long: the write-ahead log is folded into the file
+
+Work = Callable[[sqlite3.Connection], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A transaction, or other work on the connection."""
+
+    what: Transaction | Work
+    future: asyncio.Future[Any]
+
+
+def trouble(error: Exception) -> ManorError:
+    """Return what a caller is told about an error of the file or the machine."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_FULL:
+        hint = "Free space where the config service keeps its files; reading goes on meanwhile."
+        return ManorError(Kind.NO_CAPACITY, "the disk is full: nothing was written", hint=hint)
+    hint = "The config service starts anew and looks at what is on the disk; ask again with the same key."
+    return unavailable(f"the store failed: {error}", delivered=None, hint=hint)
+
+
+class Writer:
+    """Owns the writing connection. `failed` is set once nothing is acknowledged any more."""
+
+    def __init__(self, connection: sqlite3.Connection, advanced: Callable[[int], None]) -> None:
+        self.failed = asyncio.Event()
+        self._broken: Exception | None = None
+        self._loop = asyncio.get_running_loop()
+        self._connection = connection
+        self._advanced = advanced  # told the store's revision, in the loop, before the callers are answered
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        # A daemon: when the interpreter ends without `close`, that is a crash like any other.
+        self._thread = threading.Thread(target=self._run, name="config-writer", daemon=True)
+        self._thread.start()
+
+    async def ask(self, what: Transaction | Work) -> Any:
+        """Do it in the thread; the order of asking is kept. A cancelled caller's job is done all the same."""
+        if self._broken is not None:
+            raise trouble(self._broken)
+        if self._jobs.qsize() >= WAITING_MAX:
+            hint = "The disk is slower than the requests; ask again later."
+            raise ManorError(Kind.NO_CAPACITY, f"{WAITING_MAX} transactions are waiting", hint=hint)
+        job = _Job(what, self._loop.create_future())
+        self._jobs.put(job)
+        return await asyncio.shield(job.future)
+
+    def fail(self, error: Exception) -> None:
+        """Acknowledge nothing any more; the reader found the file damaged, or the writer did."""
+        self._broken = error
+        self._loop.call_soon_threadsafe(self.failed.set)
+
+    async def close(self) -> None:
+        """Finish what was asked for and close the connection."""
+        self._jobs.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    def _run(self) -> None:
+        more = True
+        try:
+            while more:
+                jobs, more = self._gather()
+                for _, group in groupby(jobs, key=lambda job: isinstance(job.what, Transaction)):
+                    self._settle(together := list(group), self._results(together))
+        except Exception as bug:
+            self.fail(bug)
+            raise
+        finally:
+            self._connection.close()
+
+    def _gather(self) -> tuple[list[_Job], bool]:
+        """Return the waiting jobs, at least one unless it is the end, and whether more may come."""
+        try:
+            job = self._jobs.get(timeout=IDLE_S)
+        except queue.Empty:
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            job = self._jobs.get()
+        jobs = []
+        while job is not None:
+            jobs.append(job)
+            if len(jobs) == BATCH_MAX or self._jobs.empty():
+                return jobs, True
+            job = self._jobs.get()
+        return jobs, False
+
+    def _results(self, jobs: list[_Job]) -> list[Any]:
+        """Do jobs of one sort; return a result or a ManorError for each."""
+        if self._broken is not None:
+            return [trouble(self._broken) for _ in jobs]
+        try:
+            transactions = [job.what for job in jobs if isinstance(job.what, Transaction)]
+            if transactions:
+                return list(tables.commit(self._connection, transactions))
+            return [job.what(self._connection) for job in jobs if not isinstance(job.what, Transaction)]
+        except (sqlite3.Error, tables.Damaged) as error:
+            if trouble(error).kind is Kind.UNAVAILABLE:
+                self.fail(error)
+            return [trouble(error) for _ in jobs]
+
+    def _settle(self, jobs: list[_Job], results: list[Any]) -> None:
+        revision = 0 if self._broken else tables.meta(self._connection).revision
+        self._loop.call_soon_threadsafe(self._tell, revision, jobs, results)
+
+    def _tell(self, revision: int, jobs: list[_Job], results: list[Any]) -> None:
+        self._advanced(revision)
+        for job, result in zip(jobs, results, strict=True):
+            if job.future.cancelled():
+                continue
+            if isinstance(result, ManorError):
+                job.future.set_exception(result)
+            else:
+                job.future.set_result(result)
