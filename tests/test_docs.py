@@ -3,10 +3,14 @@
 import json
 import re
 import runpy
+import subprocess
 from pathlib import Path
 
+import click
 import msgpack
 import pytest
+
+from manor_cli import main as manor_main
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
@@ -48,6 +52,68 @@ def test_the_map_of_the_docs_names_every_page():
     decisions = {one for one in there if one.startswith("decisions/")}
     assert there - decisions - {"README.md"} <= named
     assert "decisions" in named or not decisions
+
+
+def commands(kind):
+    """Shell blocks of all pages, by what stands behind `sh`: nothing, `demo` or `dry`."""
+    return [
+        pytest.param(block, id=f"{name(page)}:{at}")
+        for page in PAGES
+        for at, (language, mode, block) in enumerate(FENCE.findall(text(page)))
+        if language == "sh" and mode.strip() == kind
+    ]
+
+
+def run(script, timeout):
+    outcome = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=timeout,
+    )
+    assert outcome.returncode == 0, outcome.stdout[-5000:]
+    return outcome.stdout
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("script", commands(""))
+def test_every_command_on_a_page_works(script):
+    run(
+        f'trap \'test -z "${{MANOR_DIR-}}" || {{ manor down; rm -r "$MANOR_DIR"; }} >&2\' EXIT\n{script}', 300
+    )
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize("script", commands("demo"))
+def test_the_demo_runs_as_the_page_says(script):
+    assert "All of it happened as told" in run(script, 600)
+
+
+@pytest.mark.parametrize("script", commands("dry"))
+def test_what_a_page_says_to_make_can_be_made(script):
+    assert run(script.replace("make ", "make -n "), 60)
+
+
+def test_the_front_page_shows_the_demo_and_the_tests():
+    front = text(ROOT / "README.md")
+    assert "make demo" in front
+    assert "make test" in front
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_command_a_page_names_exists(page):
+    for spelled in re.findall(r"(?:`|^)manor ((?:[a-z-]+ ?)+)", text(page), re.MULTILINE):
+        command: click.Command = manor_main.manor
+        for word in spelled.split():
+            if not isinstance(command, click.Group):
+                break
+            found = command.get_command(click.Context(command), word)
+            assert found is not None, f"manor {spelled}"
+            command = found
 
 
 def generator():
