@@ -150,3 +150,10 @@ def tell(pid: int, number: signal.Signals) -> bool:
     finally:
         os.close(descriptor)
     return True
+
+
+def holds_open(pid: int, path: str) -> bool:
+    """Whether a process has a file open."""
+    with suppress(OSError):
+        return any(os.readlink(entry) == path for entry in (PROC / str(pid) / "fd").iterdir())
+    return False

@@ -15,12 +15,21 @@ from manor_cli.settings import Settings
 
 if TYPE_CHECKING:
     from manor_bus.call import Client
+    from manor_bus.peer import Peer
 
 POLL_S: Final = 0.02
 
 
 def connect(settings: Settings, budget: float) -> Client:
     """Return a client of the bus; `unavailable` with what to do when there is none."""
+    wait(settings, budget)
+    from manor_bus.call import Client
+
+    return Client(settings.bus)
+
+
+def wait(settings: Settings, budget: float) -> None:
+    """Wait for a broker that is being restarted; refuse at once where nothing runs."""
     if not settings.bus.broker_key_file.exists():
         raise unavailable(
             f"{settings.directory} has no keys", delivered=False, hint="manor init, then manor up --detach"
@@ -30,9 +39,6 @@ def connect(settings: Settings, budget: float) -> Client:
         if time.monotonic() > deadline or not _supervised(settings):
             raise unreachable(settings.bus.endpoint)
         time.sleep(POLL_S)
-    from manor_bus.call import Client
-
-    return Client(settings.bus)
 
 
 def unreachable(endpoint: str) -> ManorError:
@@ -63,3 +69,13 @@ def _supervised(settings: Settings) -> bool:
     from manor_cli import processes
 
     return processes.supervisor(settings.run) != 0
+
+
+async def attached(settings: Settings, budget: float) -> Peer:
+    """Return an asyncio peer of the bus, for what must listen and speak at the same time."""
+    wait(settings, budget)
+    from manor_bus.service import connect as connect_peer
+
+    peer = connect_peer(settings.bus)
+    await peer.ready(budget)
+    return peer

@@ -1,0 +1,140 @@
+"""`manor device`: devices of a domain. What is attached is written in its document; the rest follows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import click
+import msgspec
+
+from manor_bus.errors import ManorError, Problem, bad_request, conflict, not_found
+from manor_bus.messages import config
+from manor_bus.messages.devices import DeviceList, DevicesListed
+from manor_bus.messages.documents import Channel, Disk, Domain, Nic, Pci, Usb
+from manor_cli import changes, follow, settle, views
+from manor_cli.app import App
+from manor_cli.output import output_option, show
+
+SECTIONS: Final = {"disk": "disks", "nic": "nics", "channel": "channels", "pci": "pci", "usb": "usb"}
+TYPES: Final[dict[str, Any]] = {"disk": Disk, "nic": Nic, "channel": Channel, "pci": Pci, "usb": Usb}
+
+
+@click.group()
+def device() -> None:
+    """Attach, detach and list the devices of domains, also while they run.
+
+    \b
+    Example:
+      manor device attach web disk id=more volume=web-more
+    """
+
+
+@device.command("list")
+@click.argument("domain", required=False, default="")
+@output_option
+@click.pass_obj
+def list_(app: App, domain: str, output: str) -> None:
+    """List connections between devices and their back ends; of one DOMAIN if named.
+
+    \b
+    Example:
+      manor device list web -o wide
+    """
+    listed = app.call(DeviceList(domain=domain), DevicesListed)
+    show(app, views.DEVICES, [views.device_row(one) for one in listed.devices], output)
+
+
+@device.command()
+@click.argument("domain")
+@click.argument("type_", metavar="TYPE", type=click.Choice(list(SECTIONS)))
+@click.argument("settings", metavar="KEY=VALUE...", nargs=-1, required=True)
+@click.option("--reason", default="", help="Why; kept in the history.")
+@follow.wait_option
+@output_option
+@click.pass_obj
+def attach(
+    app: App, domain: str, type_: str, settings: Sequence[str], reason: str, wait: bool, output: str
+) -> None:
+    """Attach a device: KEY=VALUE as in the document's spec, `id` at least.
+
+    \b
+    Example:
+      manor device attach web disk id=more source=/srv/more.qcow2 format=qcow2
+      manor device attach web nic id=lan network=lan
+    """
+    wanted = described(type_, settings)
+    document = app.call(config.Get(kind="Domain", name=domain), config.Got).document
+    assert isinstance(document, Domain)
+    if wanted.id in _ids(document):
+        raise conflict(
+            f"domain {domain} has a device {wanted.id} already", hint=f"manor device list {domain}"
+        )
+    present = getattr(document.spec, SECTIONS[type_])
+    _write(app, document, {SECTIONS[type_]: (*present, wanted)}, reason, wait=wait, form=output)
+
+
+@device.command()
+@click.argument("domain")
+@click.argument("device_id", metavar="ID")
+@click.option("--reason", default="", help="Why; kept in the history.")
+@follow.wait_option
+@output_option
+@click.pass_obj
+def detach(app: App, domain: str, device_id: str, reason: str, wait: bool, output: str) -> None:
+    """Detach a device. A guest that refuses to let go keeps it; the refusal is told.
+
+    \b
+    Example:
+      manor device detach web more
+    """
+    document = app.call(config.Get(kind="Domain", name=domain), config.Got).document
+    assert isinstance(document, Domain)
+    for section in SECTIONS.values():
+        present = getattr(document.spec, section)
+        kept = tuple(one for one in present if one.id != device_id)
+        if len(kept) != len(present):
+            _write(app, document, {section: kept}, reason, wait=wait, form=output)
+            return
+    known = ", ".join(_ids(document)) or "it has none"
+    raise not_found(f"domain {domain} has no device {device_id}", hint=f"its devices: {known}")
+
+
+def described(type_: str, settings: Sequence[str]) -> Any:
+    """Return the device that KEY=VALUE words describe; every word is checked against the document's type."""
+    found: dict[str, Any] = {}
+    for word in settings:
+        key, equals, value = word.partition("=")
+        if not equals or key not in TYPES[type_].__struct_fields__:
+            allowed = ", ".join(TYPES[type_].__struct_fields__)
+            problem = Problem(path=key, value=word, reason="not KEY=VALUE of this type", allowed=allowed)
+            raise bad_request(f"{word!r} does not describe a {type_}", problem)
+        found[key] = value.split(",") if key == "ip" else value
+    try:
+        return msgspec.convert(found, TYPES[type_], strict=False)
+    except msgspec.ValidationError as error:
+        reason, _, path = str(error).partition(" - at `$.")
+        problem = Problem(path=path.rstrip("`"), reason=reason)
+        raise bad_request(f"this does not describe a {type_}", problem) from None
+
+
+def _ids(document: Domain) -> list[str]:
+    return [one.id for section in SECTIONS.values() for one in getattr(document.spec, section)]
+
+
+def _write(
+    app: App, document: Domain, changed: dict[str, Any], reason: str, *, wait: bool, form: str
+) -> None:
+    """Write the document back if nobody else has changed it meanwhile, and wait until it is so."""
+    spec = msgspec.structs.replace(document.spec, **changed)
+    content = msgspec.to_builtins(msgspec.structs.replace(document, spec=spec))
+    try:
+        applied = app.call(
+            config.Apply(documents=(content,), reason=reason), config.Applied, key=follow.new_id()
+        )
+    except ManorError as error:
+        error.hint = error.hint or "somebody changed the document meanwhile: repeat the command"
+        raise
+    changes.told(app, applied, form)
+    if wait:
+        settle.wait(app, applied.changes)

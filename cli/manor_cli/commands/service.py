@@ -1,0 +1,163 @@
+"""`manor service`: the processes behind the bus."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import click
+
+from manor_bus.errors import Kind, ManorError, bad_request, not_found
+from manor_bus.messages import Done
+from manor_bus.messages.node import Drain
+from manor_cli import control, instances, logs, processes, views
+from manor_cli.app import App
+from manor_cli.instances import Row
+from manor_cli.output import output_option, show
+from manor_cli.render import clean
+
+READY_S: Final = 30.0
+name_argument = click.argument("name", type=click.Choice(list(processes.PROGRAMS)))
+
+
+@click.group()
+def service() -> None:
+    """List, restart, drain and replace the services of this machine.
+
+    \b
+    Example:
+      manor service list
+    """
+
+
+@service.command("list")
+@output_option
+@click.pass_obj
+def list_(app: App, output: str) -> None:
+    """List the instances that are attached to the bus, and the broker.
+
+    \b
+    Example:
+      manor service list -o json
+    """
+    show(app, views.SERVICES, instances.instances(app), output)
+
+
+@service.command()
+@name_argument
+@click.pass_obj
+def restart(app: App, name: str) -> None:
+    """Restart a service: it finishes what it does, ends, and is started again. Guests do not notice.
+
+    \b
+    Example:
+      manor service restart lifecycle
+    """
+    before = {row["instance"] for row in instances.instances(app)}
+    control.ask(app.settings.run, "restart", service=name)
+    row = _until(app, name, lambda one: one["instance"] not in before)
+    app.out(f"{name} is ready again as {row['instance']} (pid {row['pid']})")
+
+
+@service.command()
+@click.argument("name")
+@click.option("--deadline", type=click.FloatRange(0, 600), default=10.0, show_default=True, help="Seconds.")
+@click.pass_obj
+def drain(app: App, name: str, deadline: float) -> None:
+    """Let an instance (NAME, or NAME.INSTANCE) finish what it does, take nothing new, and end.
+
+    Its supervisor then starts it again; `replace` does so without a gap.
+
+    \b
+    Example:
+      manor service drain lifecycle
+    """
+    wanted, _, instance = name.partition(".")
+    found = [
+        row
+        for row in instances.instances(app)
+        if row["name"] == wanted and row["instance"].startswith(instance) and row["name"] != "bus"
+    ]
+    if len(found) != 1:
+        known = ", ".join(f"{row['name']}.{row['instance']}" for row in found) or "none"
+        raise not_found(f"{name} does not name one instance (found: {known})", hint="manor service list")
+    _drain(app, found[0], deadline)
+    app.out(f"{wanted}.{found[0]['instance']} drains")
+
+
+@service.command()
+@name_argument
+@click.pass_obj
+def replace(app: App, name: str) -> None:
+    """Replace a service without a gap: start a second instance, then drain the first.
+
+    \b
+    Example:
+      manor service replace lifecycle
+    """
+    if name == "bus":
+        raise bad_request(
+            "there is one broker on a node", hint="manor service restart bus: peers wait for it"
+        )
+    old = [row for row in instances.instances(app) if row["name"] == name]
+    started = control.ask(app.settings.run, "second", service=name)
+    _until_waiting(app, name, int(started["pid"]))
+    for pid in started["before"]:
+        control.ask(app.settings.run, "release", service=name, pid=pid)
+    for row in old:
+        _drain(app, row, 10.0)
+    row = _until(app, name, lambda one: one["pid"] == started["pid"])
+    app.out(f"{name} is {row['instance']} now (pid {row['pid']})")
+
+
+@service.command("logs")
+@click.argument("name", type=click.Choice([*processes.PROGRAMS, "supervisor"]))
+@click.option("-f", "--follow", is_flag=True, help="Go on as it grows.")
+@click.option(
+    "-n", "--lines", default=50, show_default=True, type=click.IntRange(0, 100_000), help="At most."
+)
+@click.pass_obj
+def logs_(app: App, name: str, follow: bool, lines: int) -> None:
+    """Print the end of a service's log.
+
+    \b
+    Example:
+      manor service logs lifecycle -f
+    """
+    path: Path = app.settings.log / f"{name}.log"
+    for line in logs.tail(path, lines):
+        app.out(clean(line))
+    if follow:
+        for line in logs.follow(path):
+            app.out(clean(line))
+
+
+def _drain(app: App, row: Row, deadline: float) -> None:
+    at = f"{row['node']}/{row['instance']}"
+    app.call(Drain(deadline_ms=int(deadline * 1000)), Done, at=at)
+
+
+def _until(app: App, name: str, wanted: Callable[[Row], bool]) -> Row:
+    """Wait until an instance of the service is ready that is as wanted."""
+
+    def found(rows: list[Row]) -> list[Row]:
+        return [row for row in rows if row["name"] == name and row["ready"] and wanted(row)]
+
+    rows = instances.wait(app, lambda rows: bool(found(rows)), app.timeout or READY_S, alive=lambda: None)
+    if not found(rows):
+        raise ManorError(Kind.TIMEOUT, f"{name} is not ready again", hint=f"manor service logs {name}")
+    return found(rows)[0]
+
+
+def _until_waiting(app: App, name: str, pid: int) -> None:
+    """Wait until the second instance stands at the lock of the room, ready to take over."""
+    lock = str(app.settings.directory / name / "lock")
+    deadline = time.monotonic() + (app.timeout or READY_S)
+    while not processes.holds_open(pid, lock):
+        if time.monotonic() > deadline or processes.look(pid) is None:
+            control.ask(app.settings.run, "end", service=name, pid=pid)
+            message = f"the second instance of {name} did not come up; the first goes on"
+            raise ManorError(Kind.UNAVAILABLE, message, hint=f"manor service logs {name}", delivered=False)
+        time.sleep(instances.POLL_S)

@@ -1,0 +1,91 @@
+"""`manor config`: backup and restore of all documents."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import click
+
+from manor_bus.errors import Kind, ManorError
+from manor_bus.messages.config import Backup, BackupChunk, BackupDone, Restore, Restored
+from manor_cli import follow
+from manor_cli.app import App
+
+CHUNK_BYTES: int = 524_288
+
+
+@click.group()
+def config() -> None:
+    """Back up and restore the store of documents.
+
+    \b
+    Example:
+      manor config backup manor.db
+    """
+
+
+@config.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.pass_obj
+def backup(app: App, file: Path) -> None:
+    """Write a consistent copy of the store to FILE, while it is in use.
+
+    \b
+    Example:
+      manor config backup manor-$(date +%F).db
+    """
+    digest, size = hashlib.sha256(), 0
+    partial = file.with_name(f".{file.name}.part")
+    try:
+        with partial.open("wb") as written:
+
+            def take(chunk: BackupChunk) -> None:
+                nonlocal size
+                written.write(chunk.content)
+                digest.update(chunk.content)
+                size += len(chunk.content)
+
+            done = app.call(Backup(), BackupDone, timeout=app.patience, on_part=take)
+            written.flush()
+            os.fsync(written.fileno())
+        if (done.size, done.sha256) != (size, digest.hexdigest()):
+            message = f"the copy arrived incomplete: {size} of {done.size} bytes"
+            raise ManorError(Kind.INTERNAL, message, hint="repeat the command")
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
+    app.out(f"{file}: revision {done.revision}, {size} bytes, sha256 {done.sha256}")
+
+
+@config.command()
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def restore(app: App, file: Path, yes: bool) -> None:
+    """Replace all documents by those of a backup. Running domains are brought in line with them.
+
+    \b
+    Example:
+      manor config restore manor.db --yes
+    """
+    if not yes:
+        click.confirm(f"Replace all documents of {app.settings.directory} by {file}?", abort=True, err=True)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    size, upload, offset = file.stat().st_size, follow.new_id(), 0
+    with file.open("rb") as read:
+        while True:
+            content = read.read(CHUNK_BYTES)
+            last = offset + len(content) >= size
+            done = app.call(
+                Restore(
+                    upload=upload, offset=offset, content=content, last=last, sha256=digest if last else ""
+                ),
+                Restored,
+                timeout=app.patience,
+            )
+            offset += len(content)
+            if last:
+                break
+    app.out(f"restored {done.size} bytes; the store is at revision {done.revision}")

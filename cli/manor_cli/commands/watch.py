@@ -1,0 +1,79 @@
+"""`manor watch`: follow what changes."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from manor_bus import codec
+from manor_bus.envelope import Envelope
+from manor_bus.messages.bus import RingListed, RingRead
+from manor_bus.view import Synced
+from manor_cli import events
+from manor_cli.app import App
+from manor_cli.render import as_json
+
+
+@click.command()
+@click.argument("pattern", default="domain.*")
+@click.option("-o", "--output", type=click.Choice(["line", "json"]), default="line", show_default=True)
+@click.option("--once", is_flag=True, help="Print what is there now and end.")
+@click.option("--changes-only", is_flag=True, help="Not what is there now, only what changes.")
+@click.option(
+    "--since", type=int, help="Begin with the past events after this number (0: all that are kept)."
+)
+@click.option("-n", "--count", type=click.IntRange(min=1), help="End after so many events.")
+@click.pass_obj
+def watch(
+    app: App, pattern: str, output: str, once: bool, changes_only: bool, since: int | None, count: int | None
+) -> None:
+    """Follow every object under PATTERN: first as it is now, then each new value.
+
+    Patterns: domain.web, domain.* (one word), device.> (one or more). The global --timeout ends it.
+    With -o json each line is one JSON object with CloudEvents names; "data" is null when the object is gone.
+
+    \b
+    Example:
+      manor watch
+      manor watch 'operation.*' -o json
+      manor --timeout 60 watch 'device.>' --changes-only
+    """
+    left = count or 0
+    if since is not None:
+        _past(app, pattern, since, output)
+    snapshot = not changes_only and since is None
+    for change in app.client.watch(pattern, policy="gap", snapshot=snapshot, timeout=app.timeout):
+        if isinstance(change, Synced):
+            if once:
+                return
+            continue
+        now = time.time()
+        app.out(
+            as_json(events.cloud(change, now), indent=0)
+            if output == "json"
+            else _line(events.line(change), now)
+        )
+        left -= 1
+        if left == 0:
+            return
+
+
+def _past(app: App, pattern: str, since: int, output: str) -> None:
+    """Print the events that the broker still keeps."""
+    while True:
+        listed = app.call(RingRead(pattern=pattern, since=since), RingListed)
+        for event in listed.events:
+            wire = codec.decode(event.envelope, Envelope)
+            if output == "json":
+                told = {**events.cloud_of(event.sender, wire, event.at), "n": event.n}
+                app.out(as_json(told, indent=0))
+            else:
+                app.out(_line(events.line_of(event.sender, wire), event.at))
+        if not listed.events:
+            return
+        since = listed.events[-1].n
+
+
+def _line(text: str, now: float) -> str:
+    return f"{time.strftime('%H:%M:%S', time.localtime(now))} {text}"

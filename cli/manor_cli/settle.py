@@ -1,0 +1,110 @@
+"""Wait until what was applied is what is: the level-triggered counterpart of following an operation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+from manor_bus.errors import Kind, ManorError
+from manor_bus.messages.config import Change
+from manor_bus.messages.devices import VolumeStatus
+from manor_bus.messages.discovery import DomainFact, FactChanged
+from manor_bus.messages.lifecycle import (
+    ENDED,
+    DomainStatus,
+    Operation,
+    OperationList,
+    OperationShow,
+    OperationsListed,
+    OperationState,
+)
+from manor_bus.view import Synced
+from manor_cli import follow
+from manor_cli.app import App
+from manor_cli.render import clean
+
+FOLLOWED_MAX: Final = 8  # more domains than this are waited for, but not shown step by step
+Judge = Callable[[Any], bool]
+
+
+def wait(app: App, changes: Iterable[Change]) -> None:
+    """Wait until every changed domain and volume has taken its revision in and rests; fail if that failed."""
+    changed = [change for change in changes if change.action in ("created", "changed")]
+    began = time.time()
+    volumes = {change.name: change.revision for change in changed if change.kind == "Volume"}
+    domains = {change.name: change.revision for change in changed if change.kind == "Domain"}
+    for name, status in _until(app, "volume", volumes, _volume_rests).items():
+        if status.state == "failed":
+            raise ManorError(Kind.INTERNAL, f"volume {name}: {status.reason}", hint="manor volume list")
+    judge = _following(app) if len(domains) <= FOLLOWED_MAX else _rests
+    for name, status in _until(app, "domain", domains, judge).items():
+        app.out(told(status))
+        if len(domains) <= FOLLOWED_MAX:
+            _check(app, name, began)
+
+
+def told(status: DomainStatus) -> str:
+    """Say where a domain stands."""
+    pending = f", {len(status.pending)} changes wait for its next start" if status.pending else ""
+    reason = f" ({status.reason})" if status.reason else ""
+    return f"domain/{clean(status.name)} is {status.state.value}{clean(reason)}{pending}"
+
+
+def _until(app: App, kind: str, wanted: Mapping[str, int], rests: Judge) -> dict[str, Any]:
+    """Watch objects until each has reached its revision and rests; returns their last values."""
+    left, found = dict(wanted), {}
+    if not left:
+        return {}
+    pattern = f"{kind}.{next(iter(left))}" if len(left) == 1 else f"{kind}.*"
+    for change in app.client.watch(pattern, timeout=app.patience):
+        if isinstance(change, Synced) or change.value is None:
+            continue
+        status = _status(change.value)
+        if status.revision >= left.get(status.name, status.revision + 1) and rests(status):
+            found[status.name] = status
+            del left[status.name]
+        if not left:
+            return found
+    raise ManorError(
+        Kind.TIMEOUT,
+        f"the change is stored, but not done yet for {kind} {', '.join(sorted(left)[:5])}",
+        hint="watch it with `manor watch`, see `manor ops list --active`, or do not wait: --no-wait",
+    )
+
+
+def _status(value: Any) -> Any:
+    """Return the status inside an event."""
+    fact = value.entry.fact if isinstance(value, FactChanged) else None
+    return fact.status if isinstance(fact, DomainFact) else value
+
+
+def _rests(status: DomainStatus) -> bool:
+    return not status.operation
+
+
+def _volume_rests(status: VolumeStatus) -> bool:
+    return status.state in ("ready", "failed")
+
+
+def _following(app: App) -> Judge:
+    """Return a judge that follows the operation of a domain that does not rest."""
+    seen: set[str] = set()
+
+    def judge(status: DomainStatus) -> bool:
+        if status.operation and status.operation not in seen:
+            seen.add(status.operation)
+            operation = app.call(OperationShow(id=status.operation), Operation)
+            if operation.state not in ENDED:
+                follow.follow(app, operation)
+        return not status.operation
+
+    return judge
+
+
+def _check(app: App, name: str, began: float) -> None:
+    """Raise what the domain's last operation failed with, if it came from our change."""
+    listed = app.call(OperationList(target=name, limit=1), OperationsListed).operations
+    for operation in listed:
+        if operation.state is OperationState.FAILED and operation.ended >= began:
+            follow.check(operation)
