@@ -193,6 +193,19 @@ class DomainRename(Message, frozen=True, kw_only=True):
     reason: str = ""
 
 
+class DomainUnplug(Message, frozen=True, kw_only=True):
+    """Detach a device that the document no longer has, again or by `force` (the guest is not asked).
+
+    The usual way is to change the document; this is for a device that the guest did not let go. Refused with
+    `denied_state` while the document still has the device.
+    """
+
+    name: str
+    device: str
+    force: bool = False
+    reason: str = ""
+
+
 class DomainDelete(Message, frozen=True, kw_only=True):
     """Delete the domain's document; refused while it is alive or SUSPENDED unless `force`."""
 
@@ -331,6 +344,7 @@ _VERBS: Final = (
     ("restore", DomainRestore),
     ("discard", DomainDiscard),
     ("rename", DomainRename),
+    ("unplug", DomainUnplug),
     ("delete", DomainDelete),
     ("nmi", DomainNmi),
     ("clear", DomainClear),
