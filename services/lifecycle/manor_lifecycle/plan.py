@@ -46,6 +46,7 @@ class Act(StrEnum):
     REMOVE_SAVED = "remove the saved state"
     PLUG = "plug"
     BEGIN_DETACH = "begin to detach"
+    FORCE_DETACH = "detach by force"
     UNPLUG = "unplug"
     FORCE_UNPLUG = "unplug by force"
     SET_MEMORY = "change the memory"
@@ -306,7 +307,8 @@ def _unplug(arguments: Arguments, observed: Observed) -> tuple[Step, ...]:
 def _detach(device: str, *, force: bool) -> tuple[Step, ...]:
     unplug = Step(Act.FORCE_UNPLUG if force else Act.UNPLUG, device, weight=4, timeout_s=UNPLUG_TIMEOUT_S)
     release = Step(Act.RELEASE, device, timeout_s=30, cancellable=False, optional=True)
-    return (Step(Act.BEGIN_DETACH, device, optional=force), unplug, release)
+    begin = Step(Act.FORCE_DETACH if force else Act.BEGIN_DETACH, device, optional=force)
+    return (begin, unplug, release)
 
 
 def _attach(device: str) -> tuple[Step, ...]:

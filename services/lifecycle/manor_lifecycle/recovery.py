@@ -43,8 +43,8 @@ class Recovered:
     """Where to begin. In this order: `undo`, then close the operation with `error` or begin it again, then
     treat `ended` by policy.
 
-    `state` is that of the machine; `incarnation` that of the run it is about; `leftover` is the incarnation of
-    an older run of ours to be destroyed. `diverged` says what nobody expected.
+    `state` is that of the machine; `incarnation` that of the run it is about; `leftover` is the incarnation
+    of an older run of ours to be destroyed. `diverged` says what nobody expected.
     """
 
     state: State
@@ -134,7 +134,8 @@ def _undo_bring_up(seen: Witnesses, found: Open, saved: bool) -> tuple[Act, ...]
         return ()
     if survivable and found.turned is None and not (found.begun.kind == "restore" and saved):
         return ()
-    back = (Act.KEEP,) if found.begun.kind == "restore" and not saved and not survivable else ()
+    # It is undone only before its guest ran; so the saved state is good, although it was forgotten already.
+    back = (Act.KEEP,) if found.begun.kind == "restore" and not saved and found.turned is not None else ()
     return (Act.DESTROY, Act.RELEASE_ALL, *back)
 
 

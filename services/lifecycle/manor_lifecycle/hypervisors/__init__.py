@@ -33,7 +33,6 @@ from manor_bus.messages.documents import Channel, Disk, DomainSpec, Nic
 
 ENTRY_POINTS: Final = "manor.hypervisors"
 
-DEVICE_TYPES: Final[Mapping[type, str]] = {Disk: "disk", Nic: "nic", Channel: "channel"}
 Device = Disk | Nic | Channel
 
 
