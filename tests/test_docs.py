@@ -55,13 +55,16 @@ def test_the_map_of_the_docs_names_every_page():
 
 
 def commands(kind):
-    """Shell blocks of all pages, by what stands behind `sh`: nothing, `demo` or `dry`."""
-    return [
-        pytest.param(block, id=f"{name(page)}:{at}")
+    """The shell blocks of each page in one script, by what stands behind `sh`: nothing, `demo` or `dry`."""
+    scripts = {
+        name(page): "\n".join(
+            block
+            for language, mode, block in FENCE.findall(text(page))
+            if language == "sh" and mode.strip() == kind
+        )
         for page in PAGES
-        for at, (language, mode, block) in enumerate(FENCE.findall(text(page)))
-        if language == "sh" and mode.strip() == kind
-    ]
+    }
+    return [pytest.param(script, id=page) for page, script in scripts.items() if script]
 
 
 def run(script, timeout):
@@ -106,7 +109,7 @@ def test_the_front_page_shows_the_demo_and_the_tests():
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_every_command_a_page_names_exists(page):
-    for spelled in re.findall(r"(?:`|^)manor ((?:[a-z-]+ ?)+)", text(page), re.MULTILINE):
+    for spelled in re.findall(r"(?:`|^)manor ((?:[a-z][a-z-]* ?)+)", text(page), re.MULTILINE):
         command: click.Command = manor_main.manor
         for word in spelled.split():
             if not isinstance(command, click.Group):
