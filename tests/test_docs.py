@@ -1,6 +1,7 @@
 """The pages are true: links lead somewhere, bytes decode to what is written beside them, commands run."""
 
 import json
+import os
 import re
 import runpy
 import subprocess
@@ -94,6 +95,17 @@ def test_every_command_on_a_page_works(script):
 @pytest.mark.parametrize("script", commands("demo"))
 def test_the_demo_runs_as_the_page_says(script):
     assert "All of it happened as told" in run(script, 600)
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("script", commands("install"))
+def test_the_install_lines_make_a_folder_in_which_every_program_starts(script, tmp_path):
+    run(script.replace("/opt/manor", str(tmp_path / "manor")), 300)
+    bin_ = tmp_path / "manor" / "bin"
+    assert run(f"{bin_}/manor version", 60)
+    for program in ("bus", "config", "discovery", "lifecycle", "devices"):
+        assert os.access(bin_ / f"manor-{program}", os.X_OK)
+    run(f"cd / && {bin_}/python -c 'import manor_bus.service, manor_lifecycle, manor_devices'", 60)
 
 
 @pytest.mark.parametrize("script", commands("dry"))
