@@ -22,7 +22,7 @@ check: ## Format, lint, types, import rules, house rules, generated pages
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -q tests/test_house.py tests/test_docs.py
+	$(BIN)/pytest -q -m "not system and not qemu" tests/test_house.py tests/test_docs.py
 	node tests/node/asyncapi.js docs/asyncapi.yaml
 
 bench: ## Measure beside others and print the ratios
