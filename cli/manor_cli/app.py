@@ -150,7 +150,7 @@ class App:
 
     def out(self, text: str) -> None:
         """Print a line of the answer."""
-        click.echo(text)
+        click.echo(text, color=self.terminal or None)
 
     def note(self, text: str) -> None:
         """Print a line beside the answer: progress, advice."""

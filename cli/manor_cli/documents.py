@@ -7,6 +7,7 @@ would grow into a million copies is refused with its line instead of being guess
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -20,6 +21,7 @@ DOCUMENTS_MAX: Final = 50_000
 ELEMENTS_MAX: Final = 20_000  # of one document, aliases counted as often as they are used
 DEPTH_MAX: Final = 12
 _LOADER: Final[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_LOOKS_LIKE_JSON: Final = re.compile(r'\s*[{\[]\s*(["{\[\]}]|$)')
 _PLAIN: Final = {
     "tag:yaml.org,2002:str": "text",
     "tag:yaml.org,2002:int": "a number",
@@ -56,21 +58,12 @@ class Parsed:
         return f"{self.source}:{self.lines.get(path, self.line)}"
 
 
-@dataclass
-class _Walk:
-    """The state of reading one YAML document."""
-
-    source: str
-    left: int = ELEMENTS_MAX
-    lines: dict[str, int] = field(default_factory=dict)
-
-
 def parse(text: str, source: str) -> tuple[Parsed, ...]:
     """Read all documents of a text; empty ones are skipped. Raises `bad_request` with file and line."""
     if len(text) > TEXT_BYTES_MAX:
         raise _refuse(source, 1, f"larger than {TEXT_BYTES_MAX // 1_048_576} MiB", "split the file")
     found: list[Parsed] = []
-    reader = _json if text.lstrip()[:1] in ("{", "[") else _yaml
+    reader = _json if _LOOKS_LIKE_JSON.match(text) else _yaml
     for parsed in reader(text, source):
         found.append(parsed)
         if len(found) > DOCUMENTS_MAX:
@@ -147,70 +140,106 @@ def _bound(content: Any, source: str, line: int) -> None:
 # -- YAML ----------------------------------------------------------------------------------------------------
 
 
+@dataclass
+class _Reading:
+    """The state of reading one YAML document from its events; `anchors` are values and their sizes."""
+
+    loader: Any
+    source: str
+    left: int = ELEMENTS_MAX
+    lines: dict[str, int] = field(default_factory=dict)
+    anchors: dict[str, tuple[Any, int]] = field(default_factory=dict)
+
+
 def _yaml(text: str, source: str) -> Iterator[Parsed]:
     """Read a stream of YAML documents."""
-    loader = _LOADER(text)
     try:
-        while loader.check_node():
-            node = loader.get_node()
-            walk = _Walk(source)
-            content = _value(loader, node, walk, "", DEPTH_MAX)
+        loader = _LOADER(text)
+        while not isinstance(event := loader.get_event(), yaml.StreamEndEvent):
+            if not isinstance(event, yaml.DocumentStartEvent):
+                continue
+            first, reading = loader.get_event(), _Reading(loader, source)
+            content = _value(reading, first, "", DEPTH_MAX)
             if content is not None:
-                yield _document(content, source, node.start_mark.line + 1, walk.lines)
+                yield _document(content, source, first.start_mark.line + 1, reading.lines)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         reason = f"not YAML: {error.problem or error.context}"
         raise _refuse(source, mark.line + 1 if mark else 1, reason) from None
-    except (yaml.YAMLError, RecursionError) as error:
-        raise _refuse(source, 1, f"not YAML: {str(error) or 'nested too deeply'}") from None
-    finally:
-        loader.dispose()
+    except yaml.YAMLError as error:
+        raise _refuse(source, 1, f"not YAML: {error}") from None
 
 
-def _value(loader: Any, node: yaml.Node, walk: _Walk, path: str, depth: int) -> Any:
-    """Turn one node into plain values, noting the line of each path."""
-    line = node.start_mark.line + 1
-    walk.lines.setdefault(path, line)
-    walk.left -= 1
-    if walk.left < 0:
-        raise _refuse(walk.source, line, f"more than {ELEMENTS_MAX} elements in one document")
-    if depth < 0:
-        raise _refuse(walk.source, line, f"nested deeper than {DEPTH_MAX} levels")
-    if isinstance(node, yaml.MappingNode):
-        return _mapping(loader, node, walk, path, depth)
-    if isinstance(node, yaml.SequenceNode):
-        return [
-            _value(loader, item, walk, f"{path}[{index}]", depth - 1) for index, item in enumerate(node.value)
-        ]
-    if node.tag not in _PLAIN:
-        reason = f"{node.value!r} would be read as a {node.tag.rpartition(':')[2]}"
-        raise _refuse(walk.source, line, reason, "put it in quotes")
-    return _scalar(loader, node, walk.source, line)
-
-
-def _scalar(loader: Any, node: yaml.Node, source: str, line: int) -> Any:
-    try:
-        value = loader.construct_object(node)
-    except ValueError:
-        raise _refuse(source, line, f"{node.value!r} is not {_PLAIN[node.tag]}") from None
-    if isinstance(value, float) and not -1e300 < value < 1e300:
-        raise _refuse(source, line, f"{node.value!r} is not a finite number", "put it in quotes")
-    if isinstance(value, int) and not -(2**63) <= value < 2**64:
-        raise _refuse(source, line, f"{node.value!r} is too large a number", "put it in quotes")
+def _value(reading: _Reading, event: Any, path: str, depth: int) -> Any:
+    """Turn the events of one node into plain values, noting the line of each path."""
+    line, before = event.start_mark.line + 1, reading.left
+    reading.lines.setdefault(path, line)
+    if isinstance(event, yaml.AliasEvent):
+        value, size = _aliased(reading, event, line)
+        reading.left -= size
+    else:
+        reading.left -= 1
+        value = _node(reading, event, path, depth, line)
+        if event.anchor is not None:
+            reading.anchors[event.anchor] = (value, before - reading.left)
+    if reading.left < 0:
+        raise _refuse(reading.source, line, f"more than {ELEMENTS_MAX} elements in one document")
     return value
 
 
-def _mapping(loader: Any, node: yaml.MappingNode, walk: _Walk, path: str, depth: int) -> dict[str, Any]:
-    """Turn a mapping node into a dict; keys are texts and stand once."""
+def _node(reading: _Reading, event: Any, path: str, depth: int, line: int) -> Any:
+    if isinstance(event, yaml.ScalarEvent):
+        return _scalar(reading, event, line)
+    if depth == 0:
+        raise _refuse(reading.source, line, f"nested deeper than {DEPTH_MAX} levels")
+    if isinstance(event, yaml.MappingStartEvent):
+        return _mapping(reading, path, depth)
+    found: list[Any] = []
+    while not isinstance(item := reading.loader.get_event(), yaml.SequenceEndEvent):
+        found.append(_value(reading, item, f"{path}[{len(found)}]", depth - 1))
+    return found
+
+
+def _aliased(reading: _Reading, event: Any, line: int) -> tuple[Any, int]:
+    """Return what an alias stands for; everything in it counts again."""
+    if event.anchor not in reading.anchors:
+        raise _refuse(reading.source, line, f"the alias *{event.anchor} stands for nothing before it")
+    return reading.anchors[event.anchor]
+
+
+def _scalar(reading: _Reading, event: Any, line: int) -> Any:
+    """Read a scalar as YAML 1.1 does, and refuse what would surprise."""
+    tag = event.tag if event.tag not in (None, "!") else _tag(reading, event)
+    if tag not in _PLAIN:
+        reason = f"{event.value!r} would be read as a {tag.rpartition(':')[2]}"
+        raise _refuse(reading.source, line, reason, "put it in quotes")
+    try:
+        value = reading.loader.construct_object(yaml.ScalarNode(tag, event.value))
+    except ValueError:
+        raise _refuse(reading.source, line, f"{event.value!r} is not {_PLAIN[tag]}") from None
+    if isinstance(value, float) and not -1e300 < value < 1e300:
+        raise _refuse(reading.source, line, f"{event.value!r} is not a finite number", "put it in quotes")
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        raise _refuse(reading.source, line, f"{event.value!r} is too large a number", "put it in quotes")
+    return value
+
+
+def _tag(reading: _Reading, event: Any) -> str:
+    return str(reading.loader.resolve(yaml.ScalarNode, event.value, event.implicit))
+
+
+def _mapping(reading: _Reading, path: str, depth: int) -> dict[str, Any]:
+    """Read a mapping up to its end; keys are texts and stand once."""
     found: dict[str, Any] = {}
-    for key, value in node.value:
+    while not isinstance(key := reading.loader.get_event(), yaml.MappingEndEvent):
         line = key.start_mark.line + 1
-        if key.tag != "tag:yaml.org,2002:str":
-            written = key.value if isinstance(key.value, str) else "a structure"
-            raise _refuse(walk.source, line, f"the key {written!r} is not text", "put it in quotes")
+        scalar = isinstance(key, yaml.ScalarEvent)
+        if not scalar or (key.tag or _tag(reading, key)) != "tag:yaml.org,2002:str":
+            written = key.value if scalar else "a structure"
+            raise _refuse(reading.source, line, f"the key {written!r} is not text", "put it in quotes")
         if key.value in found:
-            raise _refuse(walk.source, line, f"the key {key.value!r} stands twice in one mapping")
+            raise _refuse(reading.source, line, f"the key {key.value!r} stands twice in one mapping")
         under = f"{path}.{key.value}" if path else key.value
-        walk.lines[under] = line
-        found[key.value] = _value(loader, value, walk, under, depth - 1)
+        reading.lines[under] = line
+        found[key.value] = _value(reading, reading.loader.get_event(), under, depth - 1)
     return found

@@ -73,8 +73,8 @@ class Supervisor:
 
     # -- children --------------------------------------------------------------------------------------------
 
-    def start(self, adopted: Mapping[str, int]) -> None:
-        """Begin to keep all programs running; `adopted` are pids of those that run already."""
+    def _start(self, adopted: Mapping[str, int]) -> None:
+        """Begin to keep all programs running."""
         for name in self._programs:
             key = self._new(name)
             if name in adopted:
@@ -218,14 +218,18 @@ class Supervisor:
 
     # -- the run ---------------------------------------------------------------------------------------------
 
-    async def serve(self) -> None:
-        """Answer wishes and rotate logs until told to stop, then stop everything, wave by wave."""
+    async def serve(self, adopted: Mapping[str, int]) -> None:
+        """Keep all programs running until told to stop, then stop everything, wave by wave.
+
+        `adopted` are pids of programs that run already, by name.
+        """
         socket = self._run / "supervisor.sock"
         socket.unlink(missing_ok=True)
         server = await asyncio.start_unix_server(self._answer, socket, limit=REQUEST_BYTES_MAX)
         socket.chmod(0o600)
         rotation = asyncio.create_task(self._rotate())
         try:
+            self._start(adopted)
             await self.stopping.wait()
             for wave in sorted({program.wave for program in self._programs.values()}, reverse=True):
                 await self._stop({name for name, program in self._programs.items() if program.wave == wave})
@@ -324,8 +328,7 @@ async def supervise(settings: Settings, report: Report) -> None:
         supervisor = Supervisor(fleet(settings), settings.run, settings.log, report)
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, supervisor.stopping.set)
-        supervisor.start(adopt(settings))
-        await supervisor.serve()
+        await supervisor.serve(adopt(settings))
 
 
 def main() -> int:

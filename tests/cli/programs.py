@@ -1,0 +1,30 @@
+"""Small real processes to supervise, find and end."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+SLEEP = "import time\nwhile True: time.sleep(60)"
+DEAF = (
+    "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('deaf', flush=True)\n" + SLEEP
+)
+
+
+def module(folder: Path, name: str, text: str = SLEEP) -> Path:
+    """Write a module that `python -m` can run from a folder."""
+    (folder / f"{name}.py").write_text(text)
+    return folder
+
+
+def environment(folder: Path, **more: str) -> dict[str, str]:
+    """Return an environment in which modules of a folder are found first."""
+    return {"PATH": os.environ["PATH"], "PYTHONPATH": str(folder), "MANOR_DIR": str(folder), **more}
+
+
+def start(*arguments: str, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start a Python process; the caller ends it."""
+    return subprocess.Popen([sys.executable, *arguments], env=dict(env), stdout=subprocess.PIPE)

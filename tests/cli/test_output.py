@@ -1,0 +1,51 @@
+import yaml
+
+from manor_bus.messages.lifecycle import State
+from tests.cli.fake import discovery, domain, run
+
+TWO = (domain("web"), domain("a\x1b[31m", State.FAILED, reason="it\nbroke"))
+
+
+def test_a_table_without_a_terminal_is_plain_text():
+    ran = run("list", client=discovery(*TWO))
+    lines = ran.out.splitlines()
+    assert lines[0].split() == [
+        "NAME",
+        "STATE",
+        "GEN",
+        "NODE",
+        "HYPERVISOR",
+        "CPUS",
+        "MEMORY",
+        "UPTIME",
+        "PENDING",
+    ]
+    assert lines[1].startswith("a\\x1b[31m")
+    assert "\x1b" not in ran.out
+    assert len(lines) == 3
+
+
+def test_a_table_on_a_terminal_has_the_same_words():
+    ran = run("list", client=discovery(*TWO), tty=True, environment={"NO_COLOR": "1", "COLUMNS": "200"})
+    assert "RUNNING" in ran.out
+    assert "\x1b" not in ran.out
+
+
+def test_names_may_hold_what_would_be_mark_up():
+    ran = run("list", client=discovery(domain("[red]x[/red]")), tty=True)
+    assert "[red]x[/red]" in ran.out
+
+
+def test_every_form_says_the_same():
+    client = discovery(domain())
+    assert run("list", "-o", "json", client=client).json[0]["name"] == "web"
+    assert yaml.safe_load(run("list", "-o", "yaml", client=client).out)[0]["name"] == "web"
+    assert run("list", "-o", "name", client=client).out == "domain/web\n"
+    assert "uuid-of-web" in run("list", "-o", "wide", client=client).out
+
+
+def test_nothing_is_an_empty_list_for_programs_and_a_word_for_people():
+    assert run("list", "-o", "json", client=discovery()).json == []
+    ran = run("list", client=discovery())
+    assert ran.out == ""
+    assert "manor apply" in ran.err

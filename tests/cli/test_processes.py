@@ -1,0 +1,95 @@
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from manor_cli import processes
+from tests.cli import programs
+
+
+@pytest.fixture
+def started():
+    """Start processes that are ended with the test."""
+    with contextlib.ExitStack() as stack:
+
+        def start(*arguments, env):
+            process = programs.start(*arguments, env=env)
+            stack.callback(
+                lambda: (process.kill(), process.wait(), process.stdout and process.stdout.close())
+            )
+            return process
+
+        yield start
+
+
+def test_a_service_is_known_by_its_module_and_its_state_directory(tmp_path, started):
+    programs.module(tmp_path, "manor_config")
+    mine = started("-m", "manor_config", env=programs.environment(tmp_path))
+    started("-m", "manor_config", env=programs.environment(tmp_path, MANOR_DIR="/other"))
+    found = processes.services(tmp_path)
+    assert {name: [one.pid for one in ones] for name, ones in found.items()} == {"config": [mine.pid]}
+
+
+def test_guests_are_qemu_programs_with_our_files(tmp_path):
+    def wait_for_input(name, *arguments):
+        command = [name, "-c", "read", *arguments]
+        return subprocess.Popen(command, executable="/bin/bash", stdin=subprocess.PIPE)
+
+    ours = wait_for_input("/usr/bin/qemu-system-x86_64", f"{tmp_path}/web/qmp.sock")
+    others = [wait_for_input("/usr/bin/qemu-img", "/srv/x"), wait_for_input("tail", f"{tmp_path}/log")]
+    try:
+        assert processes.guests(tmp_path) == [ours.pid]
+        assert processes.guests(tmp_path.parent / "elsewhere") == []
+    finally:
+        for process in (ours, *others):
+            process.communicate()
+
+
+def test_a_process_that_listens_ends_by_itself(tmp_path, started):
+    process = started("-c", programs.SLEEP, env=programs.environment(tmp_path))
+    assert processes.end([process.pid], grace=10.0) == []
+    assert process.wait() == -signal.SIGTERM
+
+
+def test_a_deaf_process_is_killed(tmp_path, started):
+    process = started("-c", programs.DEAF, env=programs.environment(tmp_path))
+    assert process.stdout.readline() == b"deaf\n"
+    assert processes.end([process.pid], grace=0.0) == []
+    assert process.wait() == -signal.SIGKILL
+
+
+def test_waiting_tells_who_has_not_ended(tmp_path, started):
+    process = started("-c", programs.SLEEP, env=programs.environment(tmp_path))
+    assert processes.gone([process.pid], timeout=0.0) == [process.pid]
+
+
+def test_a_process_that_is_gone_needs_nothing():
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    assert not processes.tell(process.pid, signal.SIGTERM)
+    assert processes.end([process.pid], grace=1.0) == []
+    assert processes.look(process.pid) is None
+
+
+def test_the_supervisor_is_who_holds_the_lock(tmp_path):
+    import fcntl
+
+    assert processes.supervisor(tmp_path) == 0
+    with (tmp_path / "supervisor.lock").open("w") as lock:
+        lock.write("4711\n")
+        lock.flush()
+        assert processes.supervisor(tmp_path) == 0
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert processes.supervisor(tmp_path) == 4711
+    assert processes.supervisor(tmp_path) == 0
+
+
+def test_open_files_of_a_process_are_seen(tmp_path):
+    path = tmp_path / "lock"
+    with path.open("w"):
+        assert processes.holds_open(os.getpid(), str(path))
+    assert not processes.holds_open(os.getpid(), str(path))
+    assert not processes.holds_open(2**22 + 1, str(path))

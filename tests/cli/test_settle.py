@@ -1,0 +1,107 @@
+import pytest
+
+from manor_bus.errors import ErrorBody, Kind, ManorError
+from manor_bus.messages.config import Change
+from manor_bus.messages.devices import VolumeStatus
+from manor_bus.messages.discovery import FactChanged
+from manor_bus.messages.lifecycle import (
+    OperationFollow,
+    OperationList,
+    OperationShow,
+    OperationsListed,
+    OperationState,
+    PendingChange,
+    State,
+)
+from manor_bus.view import Change as News
+from manor_bus.view import Synced
+from manor_cli import settle
+from manor_cli.app import App
+from tests.cli.fake import FakeClient, domain, fact, operation
+
+LATER = 4_000_000_000.0
+
+
+def changed(kind, name, revision, action="changed"):
+    return Change(kind=kind, name=name, uuid="u", action=action, revision=revision)
+
+
+def news(status):
+    return News(f"domain.{status.name}", FactChanged(entry=fact(status)))
+
+
+def wait(changes, events, operations=(), followed=None):
+    answers = {
+        OperationList: OperationsListed(operations=tuple(operations)),
+        OperationShow: operation(OperationState.RUNNING, id="op-9"),
+        OperationFollow: followed or operation(id="op-9"),
+    }
+    client = FakeClient(answers, changes=[Synced(), *events])
+    settle.wait(App(connect=lambda _: client, environment={"MANOR_DIR": "/nowhere"}, tty=False), changes)
+    return client
+
+
+def test_it_waits_until_the_domain_has_taken_the_revision_in_and_rests(capsys):
+    events = [news(domain(revision=4)), news(domain(revision=5, operation="op-9")), news(domain(revision=5))]
+    client = wait([changed("Domain", "web", 5)], events)
+    assert client.patterns == [("domain.web", True)]
+    assert capsys.readouterr().out == "domain/web is RUNNING\n"
+
+
+def test_the_operation_that_brings_the_change_is_followed_once():
+    busy = news(domain(revision=5, operation="op-9"))
+    client = wait([changed("Domain", "web", 5)], [busy, busy, news(domain(revision=5))])
+    assert [type(one) for one in client.asked] == [OperationShow, OperationFollow, OperationList]
+
+
+def test_a_change_whose_operation_failed_is_an_error():
+    failed = operation(
+        OperationState.FAILED, ended=LATER, error=ErrorBody(kind=Kind.NO_CAPACITY, message="full")
+    )
+    with pytest.raises(ManorError, match="full"):
+        wait([changed("Domain", "web", 5)], [news(domain(revision=5, state=State.DEFINED))], [failed])
+
+
+def test_an_old_failure_is_no_error_of_this_change():
+    failed = operation(
+        OperationState.FAILED, ended=1.0, error=ErrorBody(kind=Kind.NO_CAPACITY, message="full")
+    )
+    wait([changed("Domain", "web", 5)], [news(domain(revision=5))], [failed])
+
+
+def test_what_waits_for_the_next_start_is_told(capsys):
+    pending = (PendingChange(path="spec.machine", old="a", new="b"),)
+    wait([changed("Domain", "web", 5)], [news(domain(revision=5, pending=pending, reason="why"))])
+    assert "RUNNING (why), 1 changes wait for its next start" in capsys.readouterr().out
+
+
+def test_several_domains_are_waited_for_with_one_watch():
+    events = [news(domain("b", revision=5)), news(domain("c")), news(domain("a", revision=6))]
+    client = wait([changed("Domain", "a", 5), changed("Domain", "b", 5)], events)
+    assert client.patterns == [("domain.*", True)]
+
+
+def test_volumes_come_before_the_domains_that_use_them():
+    volume = News("volume.root", VolumeStatus(name="root", uuid="u", state="ready", revision=5))
+    client = wait(
+        [changed("Domain", "web", 5), changed("Volume", "root", 5)], [volume, news(domain(revision=5))]
+    )
+    assert [pattern for pattern, _ in client.patterns] == ["volume.root", "domain.web"]
+
+
+def test_a_volume_that_cannot_be_made_is_an_error():
+    failed = VolumeStatus(name="root", uuid="u", state="failed", revision=5, reason="no space")
+    with pytest.raises(ManorError, match="no space"):
+        wait([changed("Volume", "root", 5)], [News("volume.root", failed)])
+
+
+def test_what_did_not_change_is_not_waited_for():
+    client = wait([changed("Domain", "web", 5, "unchanged"), changed("Network", "lan", 5)], [])
+    assert client.patterns == []
+
+
+def test_when_the_time_is_over_it_says_that_the_change_is_stored():
+    with pytest.raises(ManorError) as caught:
+        wait([changed("Domain", "web", 5)], [news(domain(revision=4)), News("domain.web", None)])
+    assert caught.value.kind is Kind.TIMEOUT
+    assert "stored" in caught.value.message
