@@ -8,10 +8,11 @@ from typing import Any, Final
 import click
 import msgspec
 
-from manor_bus.errors import ManorError, Problem, bad_request, conflict, not_found
+from manor_bus.errors import ManorError, Problem, bad_request, conflict
 from manor_bus.messages import config
 from manor_bus.messages.devices import DeviceList, DevicesListed
 from manor_bus.messages.documents import Channel, Disk, Domain, Nic, Pci, Usb
+from manor_bus.messages.lifecycle import DomainUnplug
 from manor_cli import changes, follow, settle, views
 from manor_cli.app import App
 from manor_cli.output import output_option, show
@@ -77,16 +78,18 @@ def attach(
 @device.command()
 @click.argument("domain")
 @click.argument("device_id", metavar="ID")
+@click.option("--force", is_flag=True, help="The guest is not asked.")
 @click.option("--reason", default="", help="Why; kept in the history.")
 @follow.wait_option
 @output_option
 @click.pass_obj
-def detach(app: App, domain: str, device_id: str, reason: str, wait: bool, output: str) -> None:
-    """Detach a device. A guest that refuses to let go keeps it; the refusal is told.
+def detach(app: App, domain: str, device_id: str, force: bool, reason: str, wait: bool, output: str) -> None:
+    """Detach a device. A guest that refuses to let go keeps it, and is asked again by repeating the command.
 
     \b
     Example:
       manor device detach web more
+      manor device detach web more --force
     """
     document = app.call(config.Get(kind="Domain", name=domain), config.Got).document
     assert isinstance(document, Domain)
@@ -94,10 +97,11 @@ def detach(app: App, domain: str, device_id: str, reason: str, wait: bool, outpu
         present = getattr(document.spec, section)
         kept = tuple(one for one in present if one.id != device_id)
         if len(kept) != len(present):
-            _write(app, document, {section: kept}, reason, wait=wait, form=output)
-            return
-    known = ", ".join(_ids(document)) or "it has none"
-    raise not_found(f"domain {domain} has no device {device_id}", hint=f"its devices: {known}")
+            _write(app, document, {section: kept}, reason, wait=wait and not force, form=output)
+            if not force:
+                return
+    again = DomainUnplug(name=domain, device=device_id, force=force, reason=reason)
+    follow.post(app, again, wait=wait, form=output)
 
 
 def described(type_: str, settings: Sequence[str]) -> Any:

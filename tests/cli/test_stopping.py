@@ -1,0 +1,101 @@
+import subprocess
+
+from manor_bus.errors import Kind, ManorError
+from manor_bus.messages.discovery import Find, Found, FoundPart
+from manor_bus.messages.lifecycle import DomainDestroy, DomainShutdown, State
+from manor_cli import processes, stopping
+from manor_cli.app import App
+from tests.cli import programs
+from tests.cli.fake import FakeClient, domain, fact, operation
+
+
+class Guests(FakeClient):
+    """A bus whose domains stop when they are told to; a deaf one only when it is destroyed."""
+
+    def __init__(self, *statuses, deaf=()):
+        super().__init__({DomainShutdown: self.shutdown, DomainDestroy: self.destroy, Find: Found(count=0)})
+        self.statuses, self.deaf = list(statuses), deaf
+
+    def call(self, request, reply, **more):
+        self.parts = {Find: [FoundPart(entries=tuple(fact(status) for status in self.statuses))]}
+        return super().call(request, reply, **more)
+
+    def shutdown(self, request):
+        if request.name not in self.deaf:
+            self.destroy(request)
+        return operation(kind="shutdown")
+
+    def destroy(self, request):
+        self.statuses = [
+            domain(one.name, State.DEFINED) if one.name == request.name else one for one in self.statuses
+        ]
+        return operation(kind="destroy")
+
+
+def app(client, folder="/nowhere"):
+    environment = {"MANOR_DIR": str(folder), "MANOR_NODE": "n1"}
+    return App(connect=lambda _: client, environment=environment, tty=False)
+
+
+def asked(client, kind):
+    return [one.name for one in client.asked if isinstance(one, kind)]
+
+
+def test_every_running_guest_is_asked_and_nobody_is_destroyed():
+    client = Guests(domain("a"), domain("b", State.PAUSED), domain("c", State.DEFINED))
+    stopping.halt_guests(app(client), 5.0)
+    assert asked(client, DomainShutdown) == ["a", "b"]
+    assert asked(client, DomainDestroy) == []
+
+
+def test_a_deaf_guest_is_destroyed_when_the_deadline_has_passed(monkeypatch, capsys):
+    ticks = iter(range(0, 10_000, 4))
+    monkeypatch.setattr(stopping.time, "sleep", lambda _: None)
+    monkeypatch.setattr(stopping.time, "monotonic", lambda: float(next(ticks)))
+    client = Guests(domain("a"), domain("b"), deaf=("b",))
+    stopping.halt_guests(app(client), 5.0)
+    assert asked(client, DomainDestroy) == ["b"]
+    assert "destroying b" in capsys.readouterr().err
+
+
+def test_guests_of_other_nodes_are_left_alone():
+    client = Guests(domain("a", node="n2"))
+    stopping.halt_guests(app(client), 5.0)
+    assert asked(client, DomainShutdown) == []
+
+
+def test_a_bus_without_discovery_is_told_and_not_fatal(capsys):
+    stopping.halt_guests(app(FakeClient({Find: ManorError(Kind.UNAVAILABLE, "nobody serves it")})), 5.0)
+    assert "nobody serves it" in capsys.readouterr().err
+
+
+def test_services_are_ended_even_without_a_supervisor(tmp_path):
+    for name in ("manor_bus", "manor_config"):
+        programs.module(tmp_path, name)
+    children = [
+        programs.start("-m", name, env=programs.environment(tmp_path))
+        for name in ("manor_bus", "manor_config")
+    ]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.pid").write_text("1\n")
+    try:
+        assert stopping.stop_services(app(None, tmp_path)) == []
+        assert [child.wait() for child in children] == [-15, -15]
+        assert list((tmp_path / "run").iterdir()) == []
+    finally:
+        for child in children:
+            child.kill()
+            child.stdout.close()
+
+
+def test_guests_that_nobody_answers_for_are_ended(tmp_path):
+    guest = subprocess.Popen(
+        ["qemu-system-x86_64", "-c", "read", f"{tmp_path}/x"], executable="/bin/bash", stdin=subprocess.PIPE
+    )
+    try:
+        assert stopping.end_guests(app(None, tmp_path)) == []
+        assert guest.wait() == -15
+        assert processes.guests(tmp_path) == []
+    finally:
+        guest.kill()
+        guest.stdin.close()
