@@ -41,7 +41,8 @@ def test_pages_of_changes_join_to_everything_and_split_no_revision(
     everything = [
         entry(number, sub, value=bytes(value)) for number, size in enumerate(sizes, 1) for sub in range(size)
     ]
-    since, joined = 0, []
+    since = 0
+    joined: list[Entry] = []
     while True:
         feed = rev.whole_revisions((e for e in everything if e.revision > since), since, 99, limit)
         joined += feed.entries
@@ -103,7 +104,7 @@ def test_keys_are_parts_joined_by_slashes(key: str) -> None:
         (Transaction(writes=tuple(Write(f"k{n}", b"") for n in range(2000))), "writes", "too many"),
         (Transaction(writes=(Write("k", bytes(262_145)),)), "k", "262145 bytes"),
         (
-            Transaction(writes=tuple(Write(f"k{n}", bytes(250_000)) for n in range(3))),
+            Transaction(writes=tuple(Write(f"k{n}", bytes(250_000)) for n in range(4))),
             "writes",
             "bytes are too many",
         ),

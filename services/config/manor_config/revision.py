@@ -18,8 +18,9 @@ KEY_BYTES_MAX: Final = 256
 VALUE_BYTES_MAX: Final = 256 * 1024  # of one key
 GUARDS_MAX: Final = 1_024
 WRITES_MAX: Final = 1_024
-TRANSACTION_BYTES_MAX: Final = 640 * 1024  # a page of changes holds whole revisions and must fit a frame
-PAGE_BYTES_MAX: Final = 768 * 1024
+PAGE_BYTES_MAX: Final = 960 * 1024  # fits a frame of 1 MiB
+TRANSACTION_BYTES_MAX: Final = PAGE_BYTES_MAX  # a page of changes holds whole revisions
+ROW_BYTES: Final = 64  # of a row or entry on the wire, beside its key and value
 PAGE_ROWS_MAX: Final = 5_000
 
 _KEY: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@+-]*(?:/[A-Za-z0-9_.:@+-]+)*")
@@ -155,7 +156,7 @@ def whole_revisions(entries: Iterable[Entry], since: int, latest: int, limit: in
     for entry in entries:
         if page and entry.revision != page[-1].revision:
             whole = len(page)
-        size += len(entry.key) + len(entry.value or b"")
+        size += size_of(entry.key, entry.value)
         if whole and (len(page) >= limit or size > PAGE_BYTES_MAX):
             return Feed(tuple(page[:whole]), page[whole - 1].revision, True)
         page.append(entry)
@@ -167,11 +168,16 @@ def page_of(rows: Iterable[Row], revision: int, limit: int) -> Page:
     page: list[Row] = []
     size = 0
     for row in rows:
-        size += len(row.key) + len(row.value)
+        size += size_of(row.key, row.value)
         if page and (len(page) >= limit or size > PAGE_BYTES_MAX):
             return Page(tuple(page), revision, True)
         page.append(row)
     return Page(tuple(page), revision, False)
+
+
+def size_of(key: str, value: bytes | None) -> int:
+    """Return how many bytes a key takes in a page."""
+    return ROW_BYTES + len(key) + len(value or b"")
 
 
 def kept(entries: Sequence[Entry]) -> tuple[Entry, ...]:
@@ -251,7 +257,7 @@ def _write_problems(writes: tuple[Write, ...]) -> Iterable[Problem]:
             yield Problem(
                 path=write.key[:80], reason=f"{len(write.value)} bytes are too many", allowed=allowed
             )
-    size = sum(len(write.key) + len(write.value or b"") for write in writes)
+    size = sum(size_of(write.key, write.value) for write in writes)
     if size > TRANSACTION_BYTES_MAX:
         allowed = f"{TRANSACTION_BYTES_MAX} bytes in one transaction"
         yield Problem(path="writes", reason=f"{size} bytes are too many", allowed=allowed)

@@ -386,7 +386,7 @@ async def test_a_backup_restores_everything_and_watchers_must_read_again(
             "stays": Row("stays", b"3", 3, 1, 3),
             "op": Row("op", b"", 4, 4, 1),
         }
-        assert await engine.restored() == "upload-1"
+        assert await engine.restored() == ("upload-1", 6)
         assert await engine.compacted() == 1
         assert (await engine.recall("op")) == Outcome(True, 4, repeated=True, note=b"by me")
         assert [known.entry.value for known in await engine.past("k", 9)] == [None, b"2", b"1"]

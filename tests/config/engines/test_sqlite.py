@@ -160,7 +160,7 @@ async def test_a_damaged_store_is_made_anew_from_a_backup(tmp_path: Path) -> Non
     engine = open_sqlite(place)
     assert not place.marker.exists()
     assert (await engine.range("")).rows == (Row("k", b"1", 1, 1, 1),)
-    assert await engine.restored() == "upload"
+    assert await engine.restored() == ("upload", 2)
     await engine.close()
 
 

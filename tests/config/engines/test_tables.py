@@ -9,6 +9,7 @@ from pathlib import Path
 import apsw
 import pytest
 
+from manor_bus.errors import Kind, ManorError
 from manor_config.engines import tables
 from manor_config.engines.sqlite import connect
 from manor_config.revision import Transaction, Write
@@ -66,8 +67,9 @@ def test_the_check_names_what_is_damaged(
 
 def test_a_store_of_a_newer_version_is_not_called_damaged(connection: sqlite3.Connection) -> None:
     connection.execute(f"PRAGMA user_version={tables.FORMAT + 1}")
-    with pytest.raises(tables.Unreadable, match="format 2"):
+    with pytest.raises(ManorError, match="format 2") as refusal:
         tables.check(connection)
+    assert refusal.value.kind is Kind.DENIED_STATE
 
 
 def test_what_fails_in_the_middle_of_a_commit_leaves_nothing(connection: sqlite3.Connection) -> None:

@@ -6,6 +6,7 @@ live in here: owner records never expire, who is dead is judged by observers.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,11 @@ class Engine(Protocol):
     @property
     def revision(self) -> int:
         """The revision of the last acknowledged transaction."""
+        ...
+
+    @property
+    def failed(self) -> asyncio.Event:
+        """Set once the storage failed: nothing is acknowledged any more, the process must start anew."""
         ...
 
     async def txn(self, transaction: Transaction) -> Outcome:
@@ -81,8 +87,8 @@ class Engine(Protocol):
         """
         ...
 
-    async def restored(self) -> str:
-        """Return the name of the last restore, or an empty string."""
+    async def restored(self) -> tuple[str, int]:
+        """Return the name of the last restore and the revision it made; empty and 0 when there was none."""
         ...
 
     async def close(self) -> None:

@@ -33,6 +33,7 @@ class MemoryEngine:
     def __init__(self) -> None:
         self._clear()
         self._moved = asyncio.Event()
+        self.failed = asyncio.Event()
 
     def _clear(self) -> None:
         self._meta = tables.Meta(revision=0, compacted=0, feed=0, restored="")
@@ -181,9 +182,9 @@ class MemoryEngine:
         self._advance(revision)
         return revision
 
-    async def restored(self) -> str:
+    async def restored(self) -> tuple[str, int]:
         """See Engine."""
-        return self._meta.restored
+        return self._meta.restored, self._meta.feed
 
     async def close(self) -> None:
         """See Engine."""

@@ -49,7 +49,7 @@ def connect(path: Path, *, mode: str = "rwc") -> sqlite3.Connection:
 
 
 def open_checked(path: Path) -> sqlite3.Connection:
-    """Open the store for writing and check all of it. Raises Damaged, Unreadable, sqlite3.Error."""
+    """Open the store for writing and check all of it. Raises Damaged or ManorError."""
     connection = connect(path)
     try:
         tables.check(connection)
@@ -59,7 +59,7 @@ def open_checked(path: Path) -> sqlite3.Connection:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             raise tables.Damaged(str(error)) from error
-        raise
+        raise trouble(error) from error
     except BaseException:
         connection.close()
         raise
@@ -98,7 +98,7 @@ class SqliteEngine:
 
     @property
     def failed(self) -> asyncio.Event:
-        """Set once the file failed: nothing is acknowledged any more, the process must start anew."""
+        """See Engine."""
         return self._writer.failed
 
     def _advanced(self, revision: int) -> None:
@@ -206,9 +206,10 @@ class SqliteEngine:
         restored: int = await self._writer.ask(lambda writer: _replace(writer, path, upload))
         return restored
 
-    async def restored(self) -> str:
+    async def restored(self) -> tuple[str, int]:
         """See Engine."""
-        return (await self._read(tables.meta)).restored
+        meta = await self._read(tables.meta)
+        return meta.restored, meta.feed
 
     async def close(self) -> None:
         """See Engine."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
+from manor_bus.errors import denied_state
 from manor_config.revision import Entry, Outcome, Row, Transaction, decide, prefix_end
 
 T = TypeVar("T")
@@ -81,10 +82,6 @@ class Damaged(Exception):
     """The file is not what was written. The reason names what was found."""
 
 
-class Unreadable(Exception):
-    """The file is sound but not for this version."""
-
-
 @dataclass(frozen=True, slots=True)
 class Meta:
     """Counters of the store. Changes are told from `feed` on (the last restore); history from `compacted`."""
@@ -127,15 +124,18 @@ def with_transaction(connection: Connection, body: Callable[[], T]) -> T:
 
 
 def check(connection: Connection) -> None:
-    """Raise Damaged or Unreadable unless the whole file is sound: pages, checksums, counters."""
+    """Raise Damaged unless the whole file is sound: pages, checksums, counters.
+
+    A sound file of another version is `denied_state`.
+    """
     application = connection.execute("PRAGMA application_id").fetchone()[0]
     if application != APPLICATION_ID:
         reason = f"not a store of Manor (application id {application:#x})"
         raise Damaged(reason)
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version != FORMAT:
-        reason = f"the store has format {version}, this version reads format {FORMAT}"
-        raise Unreadable(reason)
+        message = f"the store has format {version}, this version reads format {FORMAT}"
+        raise denied_state(message, hint="Start the version of Manor that wrote it.")
     findings = [str(row[0]) for row in connection.execute("PRAGMA quick_check(5)")]
     if findings != ["ok"]:
         raise Damaged("; ".join(findings))

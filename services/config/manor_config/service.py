@@ -1,0 +1,381 @@
+"""The config service on the bus: one coroutine per message."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import tempfile
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from msgspec.structs import replace
+
+from manor_bus.errors import ManorError, Problem, bad_request, denied_state, not_found
+from manor_bus.messages import Message
+from manor_bus.messages import config as m
+from manor_bus.messages.documents import AnyDocument, Metadata
+from manor_bus.peer import Answer, Context, Peer
+from manor_bus.service import Room
+from manor_config import edits, notes
+from manor_config.catalog import absent, check_kind
+from manor_config.documents import PREFIX, Parsed, key_of, loaded
+from manor_config.engines import Engine, tables
+from manor_config.engines.memory import MemoryEngine
+from manor_config.engines.place import Place
+from manor_config.engines.sqlite import check_copy, create, open_engine
+from manor_config.history import entries_of
+from manor_config.references import Ref
+from manor_config.revision import (
+    PAGE_ROWS_MAX,
+    Guard,
+    Row,
+    Transaction,
+    Write,
+    check_prefix,
+    check_transaction,
+    compactable,
+)
+from manor_config.selectors import parse
+from manor_config.settings import Settings
+from manor_config.store import Store
+from manor_config.uploads import Upload, pieces
+
+OWNS: Final = ("config.>",)
+WAIT_MS_MAX: Final = 60_000
+HISTORY_MAX: Final = 500
+LIST_MAX: Final = 2_000
+REPLY_MARGIN_S: Final = 0.25  # an answer is on its way before the caller's budget ends
+COMPACT_EVERY_S: Final = 60.0
+HISTORY_AGE_S: Final = 3_600.0  # history and op ids live at least so long
+log = logging.getLogger(__name__)
+
+
+class Config:
+    """The answers. Without a store (`damage` says why) only a restore is served."""
+
+    def __init__(
+        self, peer: Peer, settings: Settings, now: Callable[[], float], new_uuid: Callable[[], str]
+    ) -> None:
+        self._peer, self._settings, self._now, self._new_uuid = peer, settings, now, new_uuid
+        self._clock = asyncio.get_running_loop().time
+        self._upload = Upload(settings.directory / "restore.part")
+        self._store: Store | None = None
+        self._damage = ""
+        self.opened = asyncio.Event()
+
+    async def open(self) -> None:
+        """Open the store; the documents are shown once they are complete."""
+        self._peer.state.hold()
+        try:
+            engine = self._engine()
+        except tables.Damaged as damage:
+            self._damage = str(damage)
+            log.critical("%s", damage)
+            return
+        store = Store(engine, self._peer.state, self._now)
+        await store.load()
+        self._store = store
+        self._peer.state.release()
+        self.opened.set()
+
+    def _engine(self) -> Engine:
+        if self._settings.engine == "memory":
+            return MemoryEngine()
+        return open_engine(Place(self._settings.directory))
+
+    @property
+    def store(self) -> Store:
+        """The open store; `denied_state` says what happened to it and what is possible now."""
+        if self._store is None:
+            hint = "Running domains are not touched. `manor config restore FILE` brings a backup back."
+            raise denied_state(self._damage, hint=hint)
+        return self._store
+
+    async def apply(self, request: m.Apply, context: Context) -> m.Applied:
+        """Create or change documents."""
+        store = self.store
+        parsed = edits.read(request.documents)
+
+        def decide(stamp: edits.Stamp) -> edits.Edit:
+            return edits.apply(store.catalog, parsed, stamp, self._new_uuid)
+
+        return await self._edit(request, context, request.reason, decide, dry_run=request.dry_run)
+
+    async def delete(self, request: m.Delete, context: Context) -> m.Applied:
+        """Delete documents."""
+        store = self.store
+        refs = [_ref(one.kind, one.name) for one in request.references]
+
+        def decide(stamp: edits.Stamp) -> edits.Edit:
+            return edits.delete(store.catalog, refs, request.revision)
+
+        return await self._edit(request, context, request.reason, decide, dry_run=request.dry_run)
+
+    async def rename(self, request: m.Rename, context: Context) -> m.Applied:
+        """Rename a document."""
+        store = self.store
+        ref = _ref(request.kind, request.name)
+
+        def decide(stamp: edits.Stamp) -> edits.Edit:
+            return edits.rename(store.catalog, ref, request.new_name, request.revision, stamp)
+
+        return await self._edit(request, context, request.reason, decide)
+
+    async def rollback(self, request: m.Rollback, context: Context) -> m.Applied:
+        """Write a past state of a document as a new revision."""
+        store = self.store
+        ref = _ref(request.kind, request.name)
+        past = await self._as_of(store, ref, request.revision)
+
+        def decide(stamp: edits.Stamp) -> edits.Edit:
+            said = past.metadata
+            identity = "" if store.catalog.find(ref) else said.uuid
+            metadata = Metadata(
+                name=ref.name, uuid=identity, labels=said.labels, annotations=said.annotations
+            )
+            wanted = Parsed(replace(past, metadata=metadata), None)
+            return edits.apply(store.catalog, [wanted], stamp, self._new_uuid)
+
+        reason = request.reason or f"rolled back to revision {request.revision}"
+        return await self._edit(request, context, reason, decide)
+
+    async def _edit(
+        self,
+        request: Message,
+        context: Context,
+        reason: str,
+        decide: Callable[[edits.Stamp], edits.Edit],
+        *,
+        dry_run: bool = False,
+    ) -> m.Applied:
+        if dry_run:
+            edit = decide(edits.Stamp(context.label, self._now(), reason))
+            return edits.told(edit.changes, self.store.engine.revision, done=False)
+        return await self.store.edit(request, context, reason, decide)
+
+    async def get(self, request: m.Get, context: Context) -> m.Got:
+        """Answer with one document."""
+        store, ref = self.store, _ref(request.kind, request.name)
+        if request.revision is None:
+            return m.Got(document=store.catalog.get(ref), revision=store.engine.revision)
+        document = await self._as_of(store, ref, request.revision)
+        return m.Got(document=document, revision=store.engine.revision)
+
+    async def _as_of(self, store: Store, ref: Ref, revision: int) -> AnyDocument:
+        entry = await store.engine.at(key_of(ref), revision)
+        if entry is None:
+            raise (
+                absent(ref) if store.catalog.find(ref) is None else _not_then(ref, revision, "created later")
+            )
+        if entry.value is None:
+            raise _not_then(ref, revision, f"deleted at revision {entry.revision}")
+        return loaded(entry.value, entry.revision)
+
+    async def list(self, request: m.List, context: Context) -> m.Listed:
+        """Answer with a page of documents."""
+        store = self.store
+        if request.kind:
+            check_kind(request.kind)
+        limit = _limit(request.limit, LIST_MAX)
+        documents, more = store.catalog.page(request.kind, parse(request.selector), request.after, limit)
+        return m.Listed(documents=tuple(documents), revision=store.engine.revision, more=more)
+
+    async def history(self, request: m.History, context: Context) -> m.HistoryListed:
+        """Answer with the past of a document."""
+        engine, ref = self.store.engine, _ref(request.kind, request.name)
+        limit = _limit(request.limit, HISTORY_MAX)
+        past = await engine.past(key_of(ref), limit + 1)
+        if not past:
+            raise absent(ref)
+        return m.HistoryListed(entries=entries_of(past, limit), compacted=await engine.compacted())
+
+    async def changes(self, request: m.Changes, context: Context) -> m.ChangesListed:
+        """Answer with what changed, waiting for it if wanted."""
+        engine = self.store.engine
+        check_prefix(request.prefix)
+        limit = _limit(request.limit, PAGE_ROWS_MAX)
+        wait_s = min(max(request.wait_ms, 0), WAIT_MS_MAX) / 1000
+        until = min(self._clock() + wait_s, context.deadline - REPLY_MARGIN_S)
+        since = request.since
+        while True:
+            feed = await engine.changes(request.prefix, since, limit)
+            since = feed.revision
+            left = until - self._clock()
+            if feed.entries or left <= 0:
+                break
+            if not feed.more:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(engine.moved(since), left)
+        entries = (m.KeyChange(key=e.key, revision=e.revision, value=e.value) for e in feed.entries)
+        return m.ChangesListed(changes=tuple(entries), revision=since)
+
+    async def txn(self, request: m.Txn, context: Context) -> m.TxnDone:
+        """Do a guarded transaction on keys that are no documents."""
+        guards = tuple(Guard(one.key, one.revision, one.value) for one in request.compares)
+        writes = (*(Write(one.key, one.value) for one in request.puts),)
+        writes += tuple(Write(one.key, None) for one in request.removes)
+        at, asked = self._now(), notes.digest(request)
+        note = notes.encode(notes.Note(by=context.label, at=at, digest=asked))
+        op_id = notes.op_id(context.label, request, context.key)
+        transaction = Transaction(guards, writes, op_id, note, at)
+        check_transaction(transaction)
+        _no_documents(writes)
+        outcome = await self.store.engine.txn(transaction)
+        if outcome.repeated:
+            notes.repeated(outcome, request)
+        return m.TxnDone(
+            succeeded=outcome.succeeded, revision=outcome.revision, found=tuple(map(_wire, outcome.found))
+        )
+
+    async def range(self, request: m.Range, context: Context) -> m.Ranged:
+        """Answer with a page of keys."""
+        check_prefix(request.prefix, request.after)
+        limit = _limit(request.limit, PAGE_ROWS_MAX)
+        page = await self.store.engine.range(request.prefix, after=request.after, limit=limit)
+        return m.Ranged(entries=tuple(map(_wire, page.rows)), revision=page.revision, more=page.more)
+
+    async def backup(self, request: m.Backup, context: Context) -> m.BackupDone:
+        """Answer with a copy of the store, in parts."""
+        engine, digest, size = self.store.engine, hashlib.sha256(), 0
+        with tempfile.TemporaryDirectory(prefix="backup-", dir=self._settings.directory) as folder:
+            copy = Path(folder) / "config.db"
+            revision = await engine.backup(copy)
+            for piece in pieces(copy):
+                digest.update(piece)
+                size += len(piece)
+                await context.part(m.BackupChunk(content=piece))
+        return m.BackupDone(size=size, sha256=digest.hexdigest(), revision=revision)
+
+    async def restore(self, request: m.Restore, context: Context) -> m.Restored:
+        """Take a piece of a backup; the last one replaces the store."""
+        if self._store is not None:
+            last, made = await self._store.engine.restored()
+            if last == request.upload:
+                size = request.offset + len(request.content)
+                return m.Restored(size=size, revision=made if request.last else None)
+        self._upload.add(request)
+        size = self._upload.size
+        if not request.last:
+            return m.Restored(size=size)
+        try:
+            await asyncio.to_thread(self._upload.check, request.sha256)
+            await asyncio.to_thread(check_copy, self._upload.path)
+            revision = await self._replace(request.upload)
+        except tables.Damaged as error:
+            problem = Problem(path="content", reason=str(error)[:400])
+            raise bad_request("this is not a sound backup", problem, hint="Nothing was changed.") from error
+        finally:
+            self._upload.drop()
+        log.warning("the store was restored by %s; it is at revision %d", context.label, revision)
+        return m.Restored(size=size, revision=revision)
+
+    async def _replace(self, upload: str) -> int:
+        if self._store is not None:
+            return await self._store.restore(self._upload.path, upload)
+        place = Place(self._settings.directory)
+        revision = await asyncio.to_thread(create, place, self._upload.path, upload)
+        await self.open()
+        return revision
+
+    async def compact(self) -> None:
+        """Forget old history, for ever."""
+        await self.opened.wait()
+        samples: deque[tuple[float, int]] = deque()
+        done = 0
+        while True:
+            engine, now = self.store.engine, self._clock()
+            samples.append((now, engine.revision))
+            while len(samples) > 1 and samples[1][0] <= now - HISTORY_AGE_S:
+                samples.popleft()
+            upto = compactable(samples, now, HISTORY_AGE_S, engine.revision, self.store.keep())
+            if upto > done:
+                try:
+                    await engine.compact(upto)
+                except ManorError as error:  # a full disk: history is forgotten later
+                    log.warning("history was not compacted: %s", error)
+                else:
+                    done = upto
+            await asyncio.sleep(COMPACT_EVERY_S)
+
+    async def end_with_storage(self) -> None:
+        """End the process when the storage failed; the next one looks at what is on the disk."""
+        await self.opened.wait()
+        await self.store.engine.failed.wait()
+        log.critical("the store failed; config ends so that its next process looks at the disk anew")
+        raise SystemExit(1)
+
+    async def close(self) -> None:
+        """Close the store."""
+        self._upload.drop()
+        if self._store is not None:
+            await self._store.engine.close()
+
+
+def _ref(kind: str, name: str) -> Ref:
+    check_kind(kind)
+    return Ref(kind, name)
+
+
+def _not_then(ref: Ref, revision: int, why: str) -> ManorError:
+    hint = f"`manor history {ref.kind.lower()} {ref.name}` shows its revisions."
+    return not_found(f"{ref} did not exist at revision {revision}: {why}", hint=hint)
+
+
+def _limit(limit: int, most: int) -> int:
+    if limit < 1:
+        problem = Problem(path="limit", reason="asks for nothing", value=str(limit), allowed=f"1 to {most}")
+        raise bad_request("the limit is refused", problem)
+    return min(limit, most)
+
+
+def _no_documents(writes: tuple[Write, ...]) -> None:
+    for write in writes:
+        if write.key.startswith(PREFIX):
+            problem = Problem(
+                path="key", reason="is a document", value=write.key, allowed=f"keys outside {PREFIX}"
+            )
+            raise bad_request("documents change through Apply, which checks them", problem)
+
+
+def _wire(row: Row) -> m.KeyValue:
+    return m.KeyValue(key=row.key, value=row.value, revision=row.revision, created=row.created)
+
+
+async def open_room(
+    peer: Peer,
+    settings: Settings,
+    now: Callable[[], float] = time.time,
+    new_uuid: Callable[[], str] = lambda: str(uuid.uuid4()),
+) -> Room:
+    """Open the service on a connected peer."""
+    config = Config(peer, settings, now, new_uuid)
+    await config.open()
+    tasks = [asyncio.create_task(work) for work in (config.compact(), config.end_with_storage())]
+
+    async def close() -> None:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await config.close()
+
+    answers: dict[type[Message], Answer] = {
+        m.Apply: config.apply,
+        m.Get: config.get,
+        m.List: config.list,
+        m.Delete: config.delete,
+        m.History: config.history,
+        m.Rollback: config.rollback,
+        m.Rename: config.rename,
+        m.Changes: config.changes,
+        m.Txn: config.txn,
+        m.Range: config.range,
+        m.Backup: config.backup,
+        m.Restore: config.restore,
+    }
+    return Room(answers=answers, owns=OWNS, close=close)
