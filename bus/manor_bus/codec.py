@@ -7,6 +7,7 @@ types, keys that are not strings, too many elements. Source: design page "The bu
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import lru_cache
 from typing import Any, Final, TypeVar
 
@@ -19,10 +20,21 @@ T = TypeVar("T")
 FRAME_BYTES_MAX: Final = 1_048_576 + 1_024  # data of 1 MiB and an envelope around it
 DEPTH_MAX: Final = 16  # the deepest message of ours, a snapshot of domain facts, needs 10
 ELEMENTS_MAX: Final = 200_000
+QUICK_BYTES_MAX: Final = 16_384
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _as_map: Final = msgspec.msgpack.Decoder(dict[str, msgspec.Raw]).decode
 _as_list: Final = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
+_as_any_map: Final = msgspec.msgpack.Decoder(dict[str, Any]).decode
+_as_any_list: Final = msgspec.msgpack.Decoder(list[Any]).decode
+_SCALARS: Final = frozenset((str, bytes, int, float, bool, type(None)))
+_MAPS: Final = frozenset((*range(0x80, 0x90), 0xDE, 0xDF))
+_CONTAINERS: Final = _MAPS | frozenset((*range(0x90, 0xA0), 0xDC, 0xDD))
+_EXTENSIONS: Final = frozenset((0xC1, 0xC7, 0xC8, 0xC9, 0xD4, 0xD5, 0xD6, 0xD7, 0xD8))
+_NESTED: Final = _CONTAINERS | _EXTENSIONS
+_TWICE: Final = "a key stands twice in one map"
+_DEEP: Final = f"nested deeper than {DEPTH_MAX}"
+_MANY: Final = f"more than {ELEMENTS_MAX} elements"
 NIL: Final = msgspec.Raw(b"\xc0")
 
 
@@ -58,44 +70,60 @@ def _refused(error: msgspec.ValidationError) -> Exception:
     return bad_request(f"the body is invalid: {reason}", problem)
 
 
-def check(untrusted: bytes | msgspec.Raw) -> None:
-    """Walk the structure of one encoded value; raise Malformed with the reason when it breaks a rule."""
+def check(untrusted: bytes | msgspec.Raw, depth: int = DEPTH_MAX, left: int = ELEMENTS_MAX) -> int:
+    """Walk the structure of one encoded value; raise Malformed with the reason when it breaks a rule.
+
+    Returns how many of the `left` elements may still follow.
+    """
     try:
-        _walk(untrusted, DEPTH_MAX, ELEMENTS_MAX)
+        return _walk(untrusted, depth, left)
     except (msgspec.MsgspecError, ValueError, RecursionError, OverflowError) as error:
         reason = str(error) if isinstance(error, msgspec.MsgspecError) else type(error).__name__
         raise Malformed(reason) from None
 
 
+def fields(untrusted: bytes) -> dict[str, msgspec.Raw]:
+    """Return the values of one encoded map, undecoded; raise Malformed when a key stands twice."""
+    try:
+        children = _as_map(untrusted)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise Malformed(str(error)) from None
+    if len(children) != _announced(memoryview(untrusted)):
+        raise Malformed(_TWICE)
+    return children
+
+
+def _announced(view: memoryview) -> int:
+    """Return how many elements an array or map says it has."""
+    first = view[0]
+    if first < 0xA0:
+        return first & 0x0F
+    return int.from_bytes(view[1:3] if first in (0xDC, 0xDE) else view[1:5])
+
+
 def _walk(value: bytes | msgspec.Raw, depth: int, left: int) -> int:
-    """Return how many elements may still follow."""
     view = memoryview(value)
     first = view[0] if len(view) else 0xC1
-    if 0x80 <= first <= 0x8F or first in (0xDE, 0xDF):
-        children = _as_map(value)
-        announced = first & 0x0F if first <= 0x8F else int.from_bytes(view[1 : 3 if first == 0xDE else 5])
-        if len(children) != announced:
-            raise Malformed("a key stands twice in one map")
-        return _descend(children.values(), depth, left)
-    if 0x90 <= first <= 0x9F or first in (0xDC, 0xDD):
-        return _descend(_as_list(value), depth, left)
     if first in _EXTENSIONS:
         raise Malformed("extension types are not used here")
-    return left
+    if first not in _CONTAINERS:
+        return left
+    count = _announced(view)
+    if depth == 0 or count > left:
+        raise Malformed(_DEEP if depth == 0 else _MANY)
+    is_map = first in _MAPS
+    if len(view) <= QUICK_BYTES_MAX:
+        flat = _as_any_map(value).values() if is_map else _as_any_list(value)
+        if len(flat) != count:
+            raise Malformed(_TWICE)
+        if _SCALARS.issuperset(map(type, flat)):  # most maps and arrays
+            return left - count
+    return _descend(_as_map(value).values() if is_map else _as_list(value), count, depth, left - count)
 
 
-_EXTENSIONS: Final = frozenset((0xC1, 0xC7, 0xC8, 0xC9, 0xD4, 0xD5, 0xD6, 0xD7, 0xD8))
-_NESTED: Final = frozenset((*range(0x80, 0xA0), *range(0xDC, 0xE0))) | _EXTENSIONS
-
-
-def _descend(children: Any, depth: int, left: int) -> int:
-    if depth == 0:
-        reason = f"nested deeper than {DEPTH_MAX}"
-        raise Malformed(reason)
-    left -= len(children)
-    if left < 0:
-        reason = f"more than {ELEMENTS_MAX} elements"
-        raise Malformed(reason)
+def _descend(children: Collection[msgspec.Raw], count: int, depth: int, left: int) -> int:
+    if len(children) != count:
+        raise Malformed(_TWICE)
     for child in children:
         if memoryview(child)[0] in _NESTED:
             left = _walk(child, depth - 1, left)

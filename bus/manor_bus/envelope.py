@@ -48,6 +48,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     subject: str = ""
     time: float = 0.0  # seconds since 1970
     timeout: int = 0  # remaining budget in ms
+    deadline: int = 0  # the same as ms of the monotonic clock, if the broker shares the sender's (boot_id)
     idempotencykey: str = ""
     re: str = ""
     last: bool = False
@@ -61,16 +62,17 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     data: msgspec.Raw = codec.NIL
 
 
-class Route(msgspec.Struct, frozen=True):
-    """The part of an envelope the broker reads."""
+_FLAT: Final = frozenset(Envelope.__struct_fields__) - {"data", "err"}  # scalars: their types were checked
 
-    k: int
-    id: str = ""
-    to: str = ""
-    re: str = ""
-    subject: str = ""
-    timeout: int = 0
-    last: bool = False
+
+def read(untrusted: bytes) -> Envelope:
+    """Decode a peer's frame and check its structure; raises ManorError or codec.Malformed with the reason."""
+    wire = codec.decode(untrusted, Envelope)
+    values = codec.fields(untrusted)
+    left = codec.ELEMENTS_MAX
+    for key in values.keys() - _FLAT:
+        left = codec.check(values[key], codec.DEPTH_MAX - 1, left)
+    return wire
 
 
 class Item(msgspec.Struct, frozen=True, array_like=True):

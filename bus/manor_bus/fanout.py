@@ -7,8 +7,9 @@ what `coalesce` replaces is counted in the frame. Source: design page "The bus",
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final
 
 from manor_bus import envelope
@@ -18,12 +19,14 @@ from manor_bus.subjects import matches
 BATCH_BYTES_MAX: Final = 262_144
 BATCH_ITEMS_MAX: Final = 1_000
 BEHIND_BYTES_MAX: Final = 16_777_216  # what `coalesce` keeps for one subscriber before it declares a gap
+HELD_BYTES_MAX: Final = 536_870_912  # unconsumed and kept for all; beyond it, who holds most is ended
 CACHE_SUBJECTS_MAX: Final = 65_536
 
 Send = tuple[bytes, bytes]  # connection, frame
+MayWatch = Callable[[str, str], bool]  # label, subject
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Subscription:
     """One subscriber of one pattern. Totals are absolute; `acked_*` come from CREDIT."""
 
@@ -43,14 +46,12 @@ class Subscription:
     newest: dict[str, bytes] = field(default_factory=dict)
     behind_bytes: int = 0
     told_slow_at: float = float("-inf")
-    idle_since: float = 0.0
+    sent_since_beat: bool = True
 
-    def credit(self, messages: int, size: int) -> bool:
-        """Take absolute totals; False when they go back or beyond what was sent (a protocol violation)."""
-        if not self.acked_messages <= messages <= self.sent_messages or size > self.sent_bytes:
-            return False
-        self.acked_messages, self.acked_bytes = messages, max(self.acked_bytes, size)
-        return True
+    @property
+    def held(self) -> int:
+        """Bytes on their way to it or kept for it."""
+        return self.sent_bytes - self.acked_bytes + self.behind_bytes
 
     def room(self, count: int, size: int) -> bool:
         """Whether the subscriber is ready for this much; a single item always fits an empty window."""
@@ -61,94 +62,117 @@ class Subscription:
         return within and self.sent_bytes - self.acked_bytes + size <= self.wish.window_bytes
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Stream:
     """What collects for one pattern in this drain cycle, and who wants it."""
 
     pattern: str
     label: str
+    tap: bool = False
     items: list[tuple[str, bytes]] = field(default_factory=list)
     size: int = 0
     subscriptions: list[Subscription] = field(default_factory=list)
-    tap: bool = False
 
 
 class Fanout:
-    """All subscriptions of one broker."""
+    """All subscriptions of one broker. `may_watch` is asked again for every subject that is delivered."""
 
-    def __init__(self) -> None:
+    def __init__(self, may_watch: MayWatch) -> None:
+        self._may_watch = may_watch
         self._streams: dict[tuple[str, str, bool], Stream] = {}
         self._by_subject: dict[str, tuple[Stream, ...]] = {}
-        self._dirty: dict[int, Stream] = {}
-        self.taps = 0
+        self._dirty: dict[Stream, None] = {}
+        self.taps: tuple[Stream, ...] = ()
         self.kicked: list[bytes] = []  # connections whose policy says so
         self.slow: list[Subscription] = []  # those that just fell behind
         self.dropped = 0
+        self.held = 0
 
-    def subscribe(self, conn: bytes, address: str, label: str, pattern: str, wish: Subscribe) -> Subscription:
+    def subscribe(
+        self, conn: bytes, address: str, label: str, pattern: str, wish: Subscribe, out: list[Send]
+    ) -> Subscription:
         """Make a subscription live from the next event on."""
         key = (pattern, label, wish.tap)
         stream = self._streams.get(key)
         if stream is None:
-            stream = self._streams[key] = Stream(pattern, label, tap=wish.tap)
-            self._by_subject.clear()
+            stream = self._streams[key] = Stream(pattern, label, wish.tap)
+            self._streams_changed()
         else:
-            self._flush_stream(stream, [])  # what came before is not for the new one
+            self._flush_stream(stream, out)  # what came before is not for the new one
         made = Subscription(conn, address, wish.sid, stream, wish)
         stream.subscriptions.append(made)
-        self.taps += wish.tap
         return made
 
-    def unsubscribe(self, subscription: Subscription) -> None:
+    def unsubscribe(self, gone: Subscription) -> None:
         """End a subscription."""
-        stream = subscription.stream
-        stream.subscriptions.remove(subscription)
-        self.taps -= stream.tap
+        stream = gone.stream
+        stream.subscriptions.remove(gone)
+        self.held -= gone.held
         if not stream.subscriptions:
             del self._streams[stream.pattern, stream.label, stream.tap]
-            self._dirty.pop(id(stream), None)
-            self._by_subject.clear()
+            self._dirty.pop(stream, None)
+            self._streams_changed()
 
-    def publish(self, subject: str, packed: bytes, out: list[Send]) -> None:
-        """Add one item (`[from, envelope]`, packed) to every stream whose pattern matches."""
-        streams = self._by_subject.get(subject)
-        if streams is None:
-            if len(self._by_subject) >= CACHE_SUBJECTS_MAX:
-                self._by_subject.clear()
-            streams = tuple(s for s in self._streams.values() if not s.tap and matches(s.pattern, subject))
-            self._by_subject[subject] = streams
-        for stream in streams:
-            self._add(stream, subject, packed, out)
+    def _streams_changed(self) -> None:
+        self.taps = tuple(stream for stream in self._streams.values() if stream.tap)
+        self._by_subject.clear()
 
-    def tapped(self, subject: str, packed: bytes, out: list[Send]) -> None:
-        """Add a call or reply to the streams of taps."""
-        for stream in list(self._streams.values()):
-            if stream.tap and (not subject or matches(stream.pattern, subject) or stream.pattern == ">"):
-                self._add(stream, subject or "reply", packed, out)
-
-    def announce(self, stream: Stream, subject: str, packed: bytes, out: list[Send]) -> None:
-        """Add one item to one stream."""
-        self._add(stream, subject, packed, out)
+    def forget_decisions(self) -> None:
+        """Ask the policy again for every subject."""
+        self._by_subject.clear()
 
     def streams(self) -> Iterator[Stream]:
         """All streams."""
         return iter(self._streams.values())
 
-    def _add(self, stream: Stream, subject: str, packed: bytes, out: list[Send]) -> None:
+    # --- events in ------------------------------------------------------------------------------------
+
+    def publish(self, subject: str, packed: bytes, out: list[Send]) -> None:
+        """Add one item (`[from, envelope]`, packed) to every stream whose pattern matches."""
+        streams = self._by_subject.get(subject)
+        if streams is None:
+            streams = self._match(subject)
+        for stream in streams:
+            self.announce(stream, subject, packed, out)
+
+    def _match(self, subject: str) -> tuple[Stream, ...]:
+        if len(self._by_subject) >= CACHE_SUBJECTS_MAX:
+            self._by_subject.clear()
+        streams = tuple(
+            stream
+            for stream in self._streams.values()
+            if not stream.tap and matches(stream.pattern, subject) and self._may_watch(stream.label, subject)
+        )
+        self._by_subject[subject] = streams
+        return streams
+
+    def tapped(self, subject: str, packed: bytes, out: list[Send]) -> None:
+        """Add a call or reply to the streams of taps."""
+        for stream in self.taps:
+            if matches(stream.pattern, subject):
+                self.announce(stream, subject, packed, out)
+
+    def announce(self, stream: Stream, subject: str, packed: bytes, out: list[Send]) -> None:
+        """Add one item to one stream."""
         if stream.items and (
             stream.size + len(packed) > BATCH_BYTES_MAX or len(stream.items) >= BATCH_ITEMS_MAX
         ):
             self._flush_stream(stream, out)
         stream.items.append((subject, packed))
         stream.size += len(packed)
-        self._dirty[id(stream)] = stream
+        self._dirty[stream] = None
+
+    # --- frames out -----------------------------------------------------------------------------------
 
     def flush(self, out: list[Send]) -> None:
         """Send what collected: the end of a drain cycle."""
         if self._dirty:
-            for stream in self._dirty.values():
+            for stream in self._dirty:
                 self._flush_stream(stream, out)
             self._dirty.clear()
+            if self.held > HELD_BYTES_MAX:
+                every = (one for stream in self._streams.values() for one in stream.subscriptions)
+                self.kicked.append(max(every, key=lambda one: one.held).conn)
 
     def _flush_stream(self, stream: Stream, out: list[Send]) -> None:
         items, size = stream.items, stream.size
@@ -169,7 +193,13 @@ class Fanout:
         to.next += count
         to.sent_messages += count
         to.sent_bytes += size
-        to.idle_since = float("inf")
+        to.sent_since_beat = True
+        self.held += size
+
+    def _send_packed(self, to: Subscription, fitting: list[bytes], out: list[Send]) -> None:
+        if fitting:
+            tail = envelope.array_header(len(fitting)) + b"".join(fitting)
+            self._send(to, len(fitting), sum(map(len, fitting)), tail, out)
 
     def _behind(self, late: Subscription, items: list[tuple[str, bytes]], out: list[Send]) -> None:
         """More came than the subscriber is ready for: send what fits, then do as its policy says."""
@@ -180,18 +210,16 @@ class Fanout:
             if late.behind_bytes > BEHIND_BYTES_MAX:
                 self._drop(late, len(late.newest))
                 late.newest.clear()
-                late.behind_bytes = 0
+                self._kept(late, -late.behind_bytes)
+            lost = len(late.newest)
         else:
-            fitting = [packed for _, packed in items[: self._fit(late, items)]]
-            if fitting:
-                tail = envelope.array_header(len(fitting)) + b"".join(fitting)
-                self._send(late, len(fitting), sum(map(len, fitting)), tail, out)
-            lost = len(items) - len(fitting)
+            fits = self._fit(late, items)
+            self._send_packed(late, [packed for _, packed in items[:fits]], out)
+            lost = len(items) - fits
+            self._drop(late, lost)
             if lost and late.wish.policy == "kick":
                 self.kicked.append(late.conn)
-            if lost:
-                self._drop(late, lost)
-        if late.newest or late.wish.policy != "coalesce":
+        if lost:
             self.slow.append(late)
 
     def _drop(self, late: Subscription, count: int) -> None:
@@ -199,41 +227,59 @@ class Fanout:
         late.dropped += count
         self.dropped += count
 
+    def _kept(self, late: Subscription, size: int) -> None:
+        late.behind_bytes += size
+        self.held += size
+
     def _keep_newest(self, late: Subscription, subject: str, packed: bytes) -> None:
         before = late.newest.pop(subject, None)
         if before is not None:
-            late.behind_bytes -= len(before)
+            self._kept(late, -len(before))
             late.coalesced += 1
             late.superseded += 1
         late.newest[subject] = packed
-        late.behind_bytes += len(packed)
+        self._kept(late, len(packed))
 
     @staticmethod
     def _fit(late: Subscription, items: list[tuple[str, bytes]]) -> int:
+        """Return how many of the items fit its window and one frame."""
         count = size = 0
         for _, packed in items:
             size += len(packed)
-            if not late.room(count + 1, size):
+            if not late.room(count + 1, size) or (count and size > BATCH_BYTES_MAX):
                 break
             count += 1
         return count
 
+    # --- credit and time ------------------------------------------------------------------------------
+
+    def credit(self, of: Subscription, messages: int, size: int, out: list[Send]) -> bool:
+        """Take absolute totals; False when they go back or beyond what was sent (a protocol violation)."""
+        if not (
+            of.acked_messages <= messages <= of.sent_messages and of.acked_bytes <= size <= of.sent_bytes
+        ):
+            return False
+        self.held -= size - of.acked_bytes
+        of.acked_messages, of.acked_bytes = messages, size
+        self.drain(of, out)
+        return True
+
     def drain(self, late: Subscription, out: list[Send]) -> None:
         """Send what a coalescing subscriber has room for again."""
-        items = list(late.newest.items())[:BATCH_ITEMS_MAX]
-        fitting = items[: self._fit(late, items)]
-        if fitting:
-            for subject, packed in fitting:
-                del late.newest[subject]
-                late.behind_bytes -= len(packed)
-            tail = envelope.array_header(len(fitting)) + b"".join([packed for _, packed in fitting])
-            self._send(late, len(fitting), sum(len(packed) for _, packed in fitting), tail, out)
+        while late.newest:
+            first = list(islice(late.newest.items(), BATCH_ITEMS_MAX))
+            fits = self._fit(late, first)
+            if not fits:
+                return
+            fitting = [late.newest.pop(subject) for subject, _ in first[:fits]]
+            self._kept(late, -sum(map(len, fitting)))
+            self._send_packed(late, fitting, out)
 
-    def heartbeat(self, now: float, out: list[Send]) -> None:
+    def heartbeat(self, out: list[Send]) -> None:
         """Tell idle subscribers the number that comes next, so that a lost tail is noticed."""
         for stream in self._streams.values():
             for one in stream.subscriptions:
-                if one.idle_since == float("inf"):
-                    one.idle_since = now  # something was sent since the last beat
-                else:
+                self.drain(one, out)
+                if not one.sent_since_beat:
                     out.append((one.conn, envelope.batch(one.sid, one.next, b"\x90")))
+                one.sent_since_beat = False

@@ -6,6 +6,7 @@ replaces `decide` behind the same signature. Verbs: serve, publish, call, watch,
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
@@ -20,6 +21,8 @@ PUBLISHES: Final = MappingProxyType(
         "devices": ("device.>", "backend.*", "volume.*"),
     }
 )
+OPERATORS_ONLY: Final = ("bus.kick", "bus.reload")
+DECISIONS_MAX: Final = 65_536
 _RESERVED: Final = frozenset(("bus", "srv", "operator", *PUBLISHES))
 
 
@@ -50,6 +53,8 @@ def decide(label: str, verb: str, subject: str) -> Decision:
 
 
 def _service(name: str, verb: str, subject: str) -> Decision:
+    if verb == "call" and subject in OPERATORS_ONLY:
+        return Decision(False, "only operators may end sessions")
     if verb in ("call", "watch"):
         return Decision(True, "services may call and watch everything")
     if verb == "serve" and matches(f"{name}.>", subject) and name not in ("bus", "srv"):
@@ -58,3 +63,29 @@ def _service(name: str, verb: str, subject: str) -> Decision:
     if verb == "publish" and any(matches(pattern, subject) for pattern in own):
         return Decision(True, "a service may publish its own subjects")
     return _DENIED
+
+
+Decide = Callable[[str, str, str], Decision]
+
+
+class Decisions:
+    """What was decided before, until the policy changes."""
+
+    def __init__(self, decide: Decide) -> None:
+        self._decide = decide
+        self._known: dict[tuple[str, str, str], Decision] = {}
+
+    def __call__(self, label: str, verb: str, subject: str) -> Decision:
+        """Decide, or remember."""
+        key = (label, verb, subject)
+        decision = self._known.get(key)
+        if decision is None:
+            if len(self._known) >= DECISIONS_MAX:
+                self._known.clear()
+            decision = self._known[key] = self._decide(label, verb, subject)
+        return decision
+
+    def replace(self, decide: Decide) -> None:
+        """Decide by another policy from now on."""
+        self._decide = decide
+        self._known.clear()

@@ -7,17 +7,22 @@ drains. Each instance has a window of calls in flight, then a bounded queue whil
 from __future__ import annotations
 
 import heapq
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from manor_bus.errors import Kind, ManorError, conflict
 from manor_bus.fanout import Subscription
 from manor_bus.messages.bus import Hello, Limits
 from manor_bus.subjects import matches
 
 ROUTES_MAX: Final = 65_536
+INSTANCES_MAX: Final = 65_536
 WAITS_MAX: Final = 64  # services one peer may wait to hear of
+PEERS_MAX: Final = 512  # sessions of one principal
+ENDED_MAX: Final = 4_096  # ended calls that may still wait for their budget among the deadlines
+QUEUED_BYTES_MAX: Final = 8_388_608  # of calls that wait for one instance
 
 
 @dataclass(slots=True, eq=False)
@@ -39,7 +44,8 @@ class Peer:
     draining: bool = False
     subs: dict[int, Subscription] = field(default_factory=dict)
     in_flight: set[Call] = field(default_factory=set)
-    queue: deque[tuple[Call, bytes]] = field(default_factory=deque)
+    queue: OrderedDict[Call, bytes] = field(default_factory=OrderedDict)
+    queued_bytes: int = 0
     made: set[Call] = field(default_factory=set)
     waits: set[str] = field(default_factory=set)
     received: int = 0
@@ -50,6 +56,10 @@ class Peer:
     def calls_pending(self) -> int:
         """How many calls it has made that are under way."""
         return len(self.made)
+
+    def may_take(self, subject: str) -> bool:
+        """Whether new calls of a subject may go to it."""
+        return not self.draining and any(matches(pattern, subject) for pattern in self.serves)
 
 
 @dataclass(slots=True, eq=False)
@@ -75,30 +85,77 @@ class Roster:
         self.by_address: dict[str, Peer] = {}
         self.by_instance: dict[str, Peer] = {}
         self.pending: dict[tuple[str, str], Call] = {}
+        self._principals: dict[str, str] = {}  # instance -> the principal that used it first
+        self._sessions: dict[str, int] = {}  # principal -> how many
         self._deadlines: list[tuple[float, int, Call]] = []
         self._routes: dict[str, tuple[Peer, ...]] = {}
         self._count = 0
 
+    # --- sessions -------------------------------------------------------------------------------------
+
+    def admit(self, label: str, instance: str, conn: bytes) -> None:
+        """Raise when a principal may not greet with this instance; one that it used first stays its own.
+
+        Otherwise it could get the calls that are addressed to another principal's instance.
+        """
+        if self._principals.get(instance, label) != label:
+            raise conflict(
+                f"instance {instance} belongs to another principal", hint="Greet with another one."
+            )
+        if self._sessions.get(label, 0) >= PEERS_MAX and conn not in self.by_conn:
+            raise ManorError(Kind.NO_CAPACITY, f"{label} has {PEERS_MAX} sessions already")
+
     def greet(self, peer: Peer, hello: Hello, serves: tuple[str, ...], owns: tuple[str, ...]) -> list[Peer]:
         """Take a peer in, or take its new wishes; return who was waiting for what it serves."""
         self._count += 1
+        if peer.conn not in self.by_conn:
+            self._sessions[peer.label] = self._sessions.get(peer.label, 0) + 1
         peer.instance, peer.version, peer.pid = hello.instance, hello.version[:64], hello.pid
         peer.group = peer.label
+        if serves != peer.serves:
+            self._routes.clear()
         peer.serves, peer.owns, peer.order = serves, owns, self._count
         self.by_conn[peer.conn] = self.by_address[peer.address] = self.by_instance[peer.instance] = peer
-        self._routes.clear()
+        self._remember(peer)
         woken = []
-        for other in self.by_conn.values():
+        for other in self.by_conn.values() if serves else ():
             served = {s for s in other.waits if any(matches(p, s) for p in serves)}
             if served:
                 other.waits -= served
                 woken.append(other)
         return woken
 
+    def _remember(self, peer: Peer) -> None:
+        self._principals[peer.instance] = peer.label
+        if len(self._principals) > INSTANCES_MAX:
+            absent = next(i for i in self._principals if i not in self.by_instance)
+            del self._principals[absent]
+
+    def remove(self, peer: Peer) -> tuple[list[Call], list[Call]]:
+        """Forget a peer; return the calls it can no longer answer, and those it made."""
+        for index, key in ((self.by_address, peer.address), (self.by_instance, peer.instance)):
+            if index.get(key) is peer:
+                del index[key]
+        if self.by_conn.pop(peer.conn, None) is not None:
+            self._sessions[peer.label] -= 1
+            if not self._sessions[peer.label]:
+                del self._sessions[peer.label]
+        if peer.serves:
+            self._routes.clear()
+        peer.draining = True
+        lost = [*peer.in_flight, *peer.queue]
+        peer.in_flight.clear()
+        peer.queue.clear()
+        for call in lost:
+            self._forget(call)
+        return lost, [call for call in peer.made if not call.over]
+
     def remember_wait(self, peer: Peer, subject: str) -> None:
         """Note that a peer asked for a subject nobody serves."""
         if len(peer.waits) < WAITS_MAX:
             peer.waits.add(subject)
+
+    # --- calls ----------------------------------------------------------------------------------------
 
     def pick(self, subject: str) -> Peer | None:
         """Choose the instance that gets the next call."""
@@ -118,38 +175,45 @@ class Roster:
         """Note a call; sets `queued` when the callee's window is full, False when its queue is, too."""
         callee = call.callee
         if len(callee.in_flight) >= self._limits.in_flight_per_callee:
-            if len(callee.queue) >= self._limits.queued_per_callee:
+            full = len(callee.queue) >= self._limits.queued_per_callee
+            if full or callee.queued_bytes + len(raw) > QUEUED_BYTES_MAX:
                 return False
             call.queued = True
-            callee.queue.append((call, raw))
+            callee.queue[call] = raw
+            callee.queued_bytes += len(raw)
         else:
             callee.in_flight.add(call)
         call.caller.made.add(call)
         self.pending[call.caller.address, call.id] = call
         self._count += 1
         heapq.heappush(self._deadlines, (call.deadline, self._count, call))
+        if len(self._deadlines) > 2 * len(self.pending) + ENDED_MAX:
+            self._deadlines = [entry for entry in self._deadlines if not entry[2].over]
+            heapq.heapify(self._deadlines)
         return True
 
-    def leave(self, call: Call) -> Iterator[tuple[Call, bytes]]:
+    def leave(self, call: Call, now: float) -> Iterator[tuple[Call, bytes]]:
         """Forget a call; yields the calls that now move from the queue into the window."""
         self._forget(call)
         callee = call.callee
         if call.queued:
-            callee.queue = deque(entry for entry in callee.queue if entry[0] is not call)
+            callee.queued_bytes -= len(callee.queue.pop(call, b""))
             return
         callee.in_flight.discard(call)
         while callee.queue and len(callee.in_flight) < self._limits.in_flight_per_callee:
-            following, raw = callee.queue.popleft()
-            following.queued = False
-            callee.in_flight.add(following)
-            yield following, raw
+            following, raw = callee.queue.popitem(last=False)
+            callee.queued_bytes -= len(raw)
+            if following.deadline > now:  # the others end by their budget, undelivered
+                following.queued = False
+                callee.in_flight.add(following)
+                yield following, raw
 
     def _forget(self, call: Call) -> None:
         call.over = True
         call.caller.made.discard(call)
         self.pending.pop((call.caller.address, call.id), None)
 
-    def overdue(self, now: float) -> Iterable[Call]:
+    def overdue(self, now: float) -> list[Call]:
         """Take out the calls whose budget is over."""
         late = []
         while self._deadlines and (self._deadlines[0][0] <= now or self._deadlines[0][2].over):
@@ -167,26 +231,12 @@ class Roster:
     def drain(self, peer: Peer) -> list[tuple[Call, bytes]]:
         """Send nothing more to a peer; return the calls that were waiting for it."""
         peer.draining = True
-        waiting = list(peer.queue)
+        waiting = list(peer.queue.items())
         peer.queue.clear()
+        peer.queued_bytes = 0
         for call, _ in waiting:
             self._forget(call)
         return waiting
-
-    def remove(self, peer: Peer) -> tuple[list[Call], list[Call]]:
-        """Forget a peer; return the calls it can no longer answer, and those it made."""
-        for index, key in ((self.by_address, peer.address), (self.by_instance, peer.instance)):
-            if index.get(key) is peer:
-                del index[key]
-        self.by_conn.pop(peer.conn, None)
-        self._routes.clear()
-        peer.draining = True
-        lost = [*peer.in_flight, *(call for call, _ in peer.queue)]
-        peer.in_flight.clear()
-        peer.queue.clear()
-        for call in lost:
-            self._forget(call)
-        return lost, [call for call in peer.made if not call.over]
 
 
 def _load(peer: Peer) -> int:
