@@ -15,12 +15,13 @@ ADDRESS_SPACE_MAX: Final = 4 << 30  # an image made to exhaust its reader ends t
 NOBODY: Final = 65_534
 
 
-async def run(argv: Sequence[str], timeout_s: float, *, uid: int = 0) -> str:
+async def run(argv: Sequence[str], timeout_s: float, *, uid: int = 0, limited: bool = True) -> str:
     """Return what the program wrote to its standard output.
 
     `uid` other than 0: run as that user, without groups (the service must be root). Raises `unavailable`
     when the program is not installed, `timeout` (the program is killed), `denied_state` with the last line it
-    wrote to its standard error when it failed. What runs as the service's own user has its memory limited.
+    wrote to its standard error when it failed. What runs as the service's own user has its memory limited
+    unless it is told otherwise.
     """
     try:
         process = await asyncio.create_subprocess_exec(
@@ -38,7 +39,7 @@ async def run(argv: Sequence[str], timeout_s: float, *, uid: int = 0) -> str:
         raise unavailable(
             f"the program {argv[0]} is not installed", delivered=True, hint=f"Install {argv[0]} on this node."
         ) from None
-    if not uid:
+    if limited and not uid:
         _limit(process.pid)
     try:
         async with asyncio.timeout(timeout_s):

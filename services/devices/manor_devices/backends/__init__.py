@@ -40,7 +40,6 @@ class Target:
     provider: str
     path: str = ""  # of an image: a source, or the file behind a volume; always absolute
     format: str = "raw"
-    chain: tuple[str, ...] = ()  # volumes whose files this one shares clusters with
     network: NetworkSpec | None = None
 
 

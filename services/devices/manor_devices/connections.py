@@ -1,0 +1,250 @@
+"""What may be asked about connections, by device: connect, detach, the front end's news, the end of a run.
+
+A run of a domain is fenced by its incarnation: what belongs to an ended or older one is answered `stale`, and
+the first word of a newer one closes what the older left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
+from typing import Final
+
+import msgspec
+
+from manor_bus.errors import Kind, ManorError, denied_state, unavailable
+from manor_bus.messages.devices import Connect, ConnectionState, Descriptor, DeviceKey, DeviceStatus
+from manor_devices.backends import Target
+from manor_devices.connection import Connection, Event, Step, Trigger, Verdict
+from manor_devices.driver import Driver, Slot, key_of
+from manor_devices.machine import SERVED, allowed
+from manor_devices.records import Journal
+
+S = ConnectionState
+T = Trigger
+
+MARGIN_S: Final = 0.25  # before the caller's deadline: our answer has to travel
+CLOSED: Final = frozenset({S.ABSENT, S.FAILED})
+UNDER_WAY: Final = frozenset({S.WAITING, S.REQUESTED, S.PREPARING, S.ORPHANED, S.REFUSED})
+ANSWERED: Final = frozenset(S) - UNDER_WAY
+ENDED_MAX: Final = 20_000  # ended runs that are remembered
+
+Resolve = Callable[[Connect, float], Awaitable[Target]]
+
+
+class Connections:
+    """The connections of this node, by domain and run."""
+
+    def __init__(self, journal: Journal, driver: Driver, resolve: Resolve) -> None:
+        self._journal = journal
+        self._driver = driver
+        self._resolve = resolve
+        self._runs: dict[str, dict[DeviceKey, None]] = {}
+        for slot in driver.slots.values():
+            self._runs.setdefault(slot.connection.request.key.uuid, {})[slot.connection.request.key] = None
+        self._ended = {key.partition("/")[2]: journal.get(key, int) or 0 for key in journal.keys("ended/")}
+
+    # --- calls ----------------------------------------------------------------------------------------
+
+    async def connect(self, request: Connect, deadline: float) -> Descriptor:
+        """Return the descriptor of the prepared back end; a repetition returns the same one."""
+        deadline -= MARGIN_S
+        await self._fence(request.key, deadline)
+        slot = self._slot(request.key)
+        if slot is None or not _same(slot.connection.request, request):
+            slot = await self._take_up(request, slot, deadline)
+        elif slot.connection.request != request:
+            self._driver.replace(slot, replace(slot.connection, request=request))
+        await self._attach(slot, deadline)
+        if not await self._driver.until(slot, ANSWERED, deadline):
+            raise _too_late(slot.connection)
+        return await self._hand_over(slot, slot.connection)
+
+    async def connected(self, key: DeviceKey, generation: int) -> None:
+        """The front end is attached."""
+        await self._tell(key, Event(T.FRONT_CONNECTED, generation=generation), "connected")
+
+    async def detach(self, key: DeviceKey, *, force: bool) -> None:
+        """A detach begins."""
+        slot = self._slot(key)
+        if slot is not None:
+            trigger = T.DETACH_FORCE if force else T.DETACH_SAFE
+            self._check(slot, await self._driver.ask(slot, Event(trigger)), "detach")
+
+    async def refused(self, key: DeviceKey, generation: int, reason: str, *, pending: bool) -> None:
+        """The guest refused to let go."""
+        event = Event(T.FRONT_REFUSED, generation=generation, reason=reason[:500], pending=pending)
+        await self._tell(key, event, "refused")
+
+    async def released(self, key: DeviceKey, generation: int, deadline: float) -> None:
+        """The front end is gone: return when the back end is, too (or is being retried)."""
+        slot = self._slot(key)
+        if slot is not None:
+            event = Event(T.FRONT_RELEASED, generation=generation)
+            self._check(slot, await self._driver.ask(slot, event), "released")
+            await self._driver.until(slot, CLOSED, deadline - MARGIN_S)
+
+    async def domain_gone(self, uuid: str, incarnation: int, deadline: float) -> None:
+        """A run ended: close what it and older ones left, and let nobody connect to it any more."""
+        if incarnation > self._ended.get(uuid, 0):
+            self._end(uuid, incarnation)
+        await self._close_runs(uuid, incarnation, deadline - MARGIN_S)
+        await self._driver.durable()
+
+    def listed(self, domain: str) -> tuple[DeviceStatus, ...]:
+        """List the connections of a domain (name or uuid) or all, sorted by domain and id."""
+        statuses = (slot.connection.status() for slot in self._driver.slots.values())
+        chosen = [
+            status
+            for status in statuses
+            if status.state is not S.ABSENT and domain in ("", status.domain, status.key.uuid)
+        ]
+        return tuple(
+            sorted(chosen, key=lambda status: (status.domain, status.key.id, status.key.incarnation))
+        )
+
+    def newest(self, connection: Connection) -> bool:
+        """Return whether no newer run of the domain has this device: what is published under its name."""
+        key = connection.request.key
+        runs = self._runs.get(key.uuid, {})
+        return not any(other.id == key.id and other.incarnation > key.incarnation for other in runs)
+
+    def forget_if_over(self, connection: Connection) -> None:
+        """Forget a connection of an ended run that holds nothing any more."""
+        key = connection.request.key
+        over = key.incarnation <= self._ended.get(key.uuid, 0)
+        if over and connection.state is S.ABSENT and key_of(key) in self._driver.slots:
+            self._driver.forget(key_of(key))
+            self._runs[key.uuid].pop(key, None)
+            if not self._runs[key.uuid]:
+                del self._runs[key.uuid]
+
+    # --- connecting -----------------------------------------------------------------------------------
+
+    async def _fence(self, key: DeviceKey, deadline: float) -> None:
+        newest = max((other.incarnation for other in self._runs.get(key.uuid, {})), default=0)
+        ended = self._ended.get(key.uuid, 0)
+        if key.incarnation <= ended or key.incarnation < newest:
+            raise ManorError(
+                Kind.STALE,
+                f"incarnation {key.incarnation} of {key.uuid} is over: {max(ended + 1, newest)} is the next",
+                hint="Read the domain's status again.",
+            )
+        if newest and key.incarnation > newest:
+            self._end(key.uuid, newest)
+            await self._close_runs(key.uuid, newest, deadline)
+
+    async def _take_up(self, request: Connect, slot: Slot | None, deadline: float) -> Slot:
+        """Begin a connection, or give one that holds nothing other settings."""
+        target = await self._resolve(request, deadline)
+        if slot is None:
+            slot = self._driver.slot(Connection(request=request, target=target))
+            self._runs.setdefault(request.key.uuid, {})[request.key] = None
+            return slot
+        if slot.connection.state in CLOSED and not slot.connection.leaving:
+            fresh = Connection(request=request, target=target, generation=slot.connection.generation)
+            self._driver.replace(slot, fresh)
+            return slot
+        self._check(slot, await self._driver.ask(slot, Event(T.RECONFIGURE)), "to change its settings")
+        return slot
+
+    async def _attach(self, slot: Slot, deadline: float) -> None:
+        if slot.connection.leaving:
+            await self._driver.until(slot, CLOSED, deadline)
+        if slot.connection.leaving:
+            raise _failure(slot.connection)
+        provider = slot.connection.target.provider
+        module = self._driver.modules.module(provider)
+        if module.state == "failed" and slot.connection.state in CLOSED:
+            raise unavailable(
+                f"back end {provider} cannot be used: {module.reason}",
+                delivered=True,
+                hint=f'When that is repaired: manor call devices.backend.load \'{{"name": "{provider}"}}\'',
+            )
+        if module.classes and slot.connection.request.type not in module.classes:
+            kinds = ", ".join(module.classes)
+            raise denied_state(f"back end {provider} serves {kinds}, not a {slot.connection.request.type}")
+        reason = "" if self._driver.modules.epoch(provider) else f"back end {provider} is {module.state}"
+        event = Event(T.ATTACH, epoch=self._driver.modules.epoch(provider), reason=reason)
+        self._check(slot, await self._driver.ask(slot, event), "attach")
+
+    async def _hand_over(self, slot: Slot, connection: Connection) -> Descriptor:
+        if connection.state not in SERVED or connection.descriptor is None:
+            raise _failure(connection)
+        event = Event(T.FRONT_CONNECTING, generation=connection.generation, epoch=connection.epoch)
+        await self._driver.ask(slot, event)
+        return connection.descriptor
+
+    # --- the rest -------------------------------------------------------------------------------------
+
+    def _slot(self, key: DeviceKey) -> Slot | None:
+        return self._driver.slots.get(key_of(key))
+
+    async def _tell(self, key: DeviceKey, event: Event, what: str) -> None:
+        slot = self._slot(key)
+        if slot is None:
+            raise ManorError(
+                Kind.STALE, f"there is no connection {key.id} of {key.uuid}, incarnation {key.incarnation}"
+            )
+        self._check(slot, await self._driver.ask(slot, event), what)
+
+    def _check(self, slot: Slot, outcome: Step, what: str) -> None:
+        connection = outcome.connection
+        if outcome.verdict is Verdict.STALE:
+            raise ManorError(
+                Kind.STALE,
+                f"{slot.name} is at generation {connection.generation}: what was said is about an older one",
+                hint="Ask devices.device.list, then decide again.",
+            )
+        if outcome.verdict is Verdict.DENIED:
+            now = ", ".join(allowed(connection.state)) or "nothing: wait"
+            raise denied_state(
+                f"{slot.name} is {connection.state.value}: {what} is not possible",
+                hint=f"Possible now: {now}.",
+            )
+
+    def _end(self, uuid: str, incarnation: int) -> None:
+        self._ended.pop(uuid, None)
+        self._ended[uuid] = incarnation
+        self._journal.put(f"ended/{uuid}", incarnation)
+        while len(self._ended) > ENDED_MAX:
+            oldest = next(iter(self._ended))
+            del self._ended[oldest]
+            self._journal.drop(f"ended/{oldest}")
+
+    async def _close_runs(self, uuid: str, incarnation: int, deadline: float) -> None:
+        ending = [key for key in self._runs.get(uuid, {}) if key.incarnation <= incarnation]
+        await asyncio.gather(*(self._close(slot, deadline) for slot in self._slots(ending)))
+        for slot in self._slots(ending):
+            self.forget_if_over(slot.connection)
+
+    async def _close(self, slot: Slot, deadline: float) -> None:
+        await self._driver.ask(slot, Event(T.DOMAIN_GONE, reason="the run of the domain ended"))
+        await self._driver.until(slot, CLOSED, deadline)
+
+    def _slots(self, keys: Iterable[DeviceKey]) -> list[Slot]:
+        return [slot for slot in map(self._slot, keys) if slot is not None]
+
+
+def _same(old: Connect, new: Connect) -> bool:
+    """Return whether only the domain's name differs."""
+    return old == msgspec.structs.replace(new, domain=old.domain)
+
+
+def _too_late(connection: Connection) -> ManorError:
+    key = connection.request.key
+    waiting = connection.state in (S.WAITING, S.ORPHANED)
+    return ManorError(
+        Kind.UNAVAILABLE if waiting else Kind.TIMEOUT,
+        f"{connection.request.domain}/{key.id} is still {connection.state.value}"
+        + (f": {connection.reason}" if connection.reason else ""),
+        hint="It goes on by itself: look with manor device list, or ask again.",
+    )
+
+
+def _failure(connection: Connection) -> ManorError:
+    if connection.error is not None:
+        return ManorError.from_body(connection.error)
+    name = f"{connection.request.domain}/{connection.request.key.id}"
+    return ManorError(Kind.DENIED_STATE, f"{name} is {connection.state.value}: {connection.reason}")

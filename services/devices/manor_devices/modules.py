@@ -1,0 +1,339 @@
+"""Back ends as loadable modules: found by entry point, opened, watched, opened again when they die.
+
+A name is an entry point of the group `manor.backends`, or a Provider document that gives one settings of its
+own. What is loaded, and each epoch, is durable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Final, Protocol
+
+from manor_bus.errors import ManorError, bad_request, denied_state, not_found
+from manor_bus.messages.devices import BackendStatus
+from manor_devices import loading
+from manor_devices.backends import (
+    ENTRY_POINTS,
+    Backend,
+    BackendSettings,
+    Factory,
+    Notice,
+    Observation,
+    Order,
+)
+from manor_devices.bounds import bounded
+from manor_devices.loading import Module, Trigger
+from manor_devices.records import Journal
+
+OBSERVE_S: Final = 60.0
+CLOSE_S: Final = 10.0
+STEADY_S: Final = 60.0
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Installed:
+    """An entry point that is there, and the version of who brought it."""
+
+    version: str
+    load: Callable[[], Factory]
+
+
+def installed() -> dict[str, Installed]:
+    """Find the back ends installed on this node."""
+    found = entry_points(group=ENTRY_POINTS)
+    return {entry.name: Installed(entry.dist.version if entry.dist else "", entry.load) for entry in found}
+
+
+class Listener(Protocol):
+    """Who uses the back ends: the driver of the connections."""
+
+    def known(self, name: str) -> list[Order]:
+        """Return the devices this back end serves or served."""
+
+    def users(self, name: str) -> tuple[str, ...]:
+        """Name the connections (`domain/device`) that use it."""
+
+    def came(self, name: str, observation: Observation, *, found: bool) -> None:
+        """It serves now. `found`: again, after a restart of this service only."""
+
+    def lost(self, name: str, reason: str) -> None:
+        """It serves no more."""
+
+    def noticed(self, name: str, notice: Notice) -> None:
+        """It told about one of its devices."""
+
+    def changed(self, name: str) -> None:
+        """Its status changed."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is durable of one name."""
+
+    backend: str
+    wanted: bool
+    epoch: int
+    values: dict[str, str]
+
+
+class Modules:
+    """All back ends of this node."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        directory: Path,
+        mark: str,
+        found: Mapping[str, Installed],
+        listener: Listener,
+    ) -> None:
+        self._journal = journal
+        self._directory = directory
+        self._mark = mark
+        self._installed = dict(found)
+        self._listener = listener
+        self._modules: dict[str, Module] = {}
+        self._backends: dict[str, Backend] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._early: dict[str, list[Notice]] = {}  # told while opening
+        self._tasks: set[asyncio.Task[None]] = set()
+        for key in journal.keys("module/"):
+            kept = journal.get(key, Kept)
+            if kept is not None:
+                self._add(key.partition("/")[2], kept)
+        for name in self._installed:
+            if name not in self._modules:
+                self._add(name, Kept(backend=name, wanted=True, epoch=0, values={}))
+
+    # --- asking ---------------------------------------------------------------------------------------
+
+    def names(self) -> tuple[str, ...]:
+        """List all names."""
+        return tuple(sorted(self._modules))
+
+    def given(self) -> tuple[str, ...]:
+        """List the names that a Provider document made or set."""
+        mine = (module for module in self._modules.values() if module.values or module.name != module.backend)
+        return tuple(module.name for module in mine)
+
+    def module(self, name: str) -> Module:
+        """Return what is known of a name."""
+        module = self._modules.get(name)
+        if module is None:
+            raise not_found(
+                f"there is no back end {name!r} on this node", hint=f"There are: {', '.join(self.names())}."
+            )
+        return module
+
+    def backend(self, name: str) -> Backend | None:
+        """Return the back end when it serves."""
+        return self._backends.get(name)
+
+    def epoch(self, name: str) -> int:
+        """Return the epoch of a back end that serves, or 0."""
+        module = self._modules.get(name)
+        return module.epoch if module is not None and name in self._backends else 0
+
+    def status(self, name: str) -> BackendStatus:
+        """Return what is published."""
+        module = self.module(name)
+        return BackendStatus(
+            name=name,
+            state=module.state,
+            version=module.version,
+            epoch=module.epoch,
+            classes=module.classes,
+            in_use=len(self._listener.users(name)),
+            reason=module.reason,
+        )
+
+    # --- wishes ---------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """After a start of the service: open what was loaded before."""
+        wanted = [name for name, module in self._modules.items() if module.wanted]
+        await asyncio.gather(*(self._open_again(name) for name in wanted))
+
+    async def load(self, name: str) -> None:
+        """Load a back end, or find it loaded. Raises why it cannot be opened."""
+        self.module(name)
+        async with self._lock(name):
+            await self._load(name, Trigger.OPENED)
+
+    async def unload(self, name: str, *, force: bool = False) -> None:
+        """Unload a back end. In use: refused unless `force`, which orphans its connections."""
+        self.module(name)
+        async with self._lock(name):
+            users = self._listener.users(name)
+            if users and not force and name in self._backends:
+                raise denied_state(
+                    f"back end {name} is in use by {', '.join(users[:20])}",
+                    hint="Detach these devices, or use force: they reconnect when it is loaded again.",
+                )
+            effect = self._step(name, Trigger.UNLOAD_FORCE if force else Trigger.UNLOAD)
+            await self._journal.sync()
+            if effect is loading.Effect.CLOSE:
+                await self._close(name, "the back end was unloaded")
+                self._step(name, Trigger.CLOSED)
+
+    async def configure(self, name: str, backend: str, values: Mapping[str, str]) -> None:
+        """Take a Provider document: a name for an entry point with settings."""
+        if backend not in self._installed:
+            raise bad_request(f"provider {name}: there is no back end {backend!r} on this node")
+        module = self._modules.get(name)
+        if module is not None and (module.backend, dict(module.values)) == (backend, dict(values)):
+            return
+        if module is None:
+            self._add(name, Kept(backend=backend, wanted=True, epoch=0, values=dict(values)))
+        elif name in self._backends and self._listener.users(name):
+            self._set(replace(module, reason="its new settings apply when nothing uses it any more"))
+            return
+        else:
+            await self.unload(name)
+            self._set(replace(self._modules[name], backend=backend, values=dict(values)))
+        await self.load(name)
+
+    async def forget(self, name: str) -> None:
+        """A Provider document is gone. An entry point of that name gets its own settings back."""
+        await self.unload(name)
+        if name in self._installed:
+            await self.configure(name, name, {})
+        else:
+            del self._modules[name]
+            self._journal.drop(f"module/{name}")
+            self._listener.changed(name)
+
+    def renew(self, name: str) -> None:
+        """One of its servers died and will be started again: that is a new epoch."""
+        module = self.module(name)
+        self._set(replace(module, epoch=module.epoch + 1))
+
+    async def close(self) -> None:
+        """Stop watching; what is prepared stays."""
+        for timer in self._timers.values():
+            timer.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for name in list(self._backends):
+            await self._close_quietly(name, self._backends.pop(name))
+
+    # --- doing ----------------------------------------------------------------------------------------
+
+    def _add(self, name: str, kept: Kept) -> None:
+        version = self._installed[kept.backend].version if kept.backend in self._installed else ""
+        self._modules[name] = Module(
+            name, kept.backend, kept.values, wanted=kept.wanted, epoch=kept.epoch, version=version
+        )
+
+    def _set(self, module: Module) -> None:
+        self._modules[module.name] = module
+        kept = Kept(module.backend, module.wanted, module.epoch, dict(module.values))
+        self._journal.put(f"module/{module.name}", kept)
+        self._listener.changed(module.name)
+
+    def _step(self, name: str, trigger: Trigger, reason: str = "") -> loading.Effect | None:
+        outcome = loading.step(self._modules[name], trigger, reason)
+        if outcome is None:
+            return None
+        module, effect = outcome
+        self._set(module)
+        timer = self._timers.pop(name, None)
+        if timer is not None:
+            timer.cancel()
+        loop = asyncio.get_running_loop()
+        retry = loading.retry_s(module)
+        if retry is not None:
+            self._timers[name] = loop.call_later(retry, self._spawn, name)
+        elif module.state == "loaded" and module.deaths:
+            self._timers[name] = loop.call_later(STEADY_S, self._step, name, Trigger.STEADY)
+        return effect
+
+    def _lock(self, name: str) -> asyncio.Lock:
+        return self._locks.setdefault(name, asyncio.Lock())
+
+    def _spawn(self, name: str) -> None:
+        task = asyncio.get_running_loop().create_task(self._open_again(name, Trigger.OPENED))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _open_again(self, name: str, opened: Trigger = Trigger.FOUND) -> None:
+        async with self._lock(name):
+            try:
+                await self._load(name, opened)
+            except ManorError as error:
+                log.warning("back end %s: %s", name, error)
+
+    async def _load(self, name: str, opened: Trigger) -> None:
+        if self._step(name, Trigger.LOAD) is not loading.Effect.OPEN:
+            return
+        self._early.pop(name, None)
+        try:
+            observation = await self._open(name)
+        except ManorError as error:
+            self._step(name, Trigger.OPEN_FAILED, error.message)
+            self._listener.lost(name, error.message)
+            raise
+        self._step(name, opened)
+        await self._journal.sync()
+        self._listener.came(name, observation, found=opened is Trigger.FOUND)
+        for notice in self._early.pop(name, []):
+            self._noticed(name, notice)
+
+    async def _open(self, name: str) -> Observation:
+        module = self._modules[name]
+        entry = self._installed.get(module.backend)
+        if entry is None:
+            raise not_found(f"back end {module.backend!r} is not installed any more")
+        settings = BackendSettings(
+            provider=name,
+            directory=self._directory / name,
+            mark=self._mark,
+            notify=lambda notice: self._noticed(name, notice),
+            values=module.values,
+        )
+        backend = entry.load()(settings)
+        try:
+            observation = await bounded(
+                f"back end {name}", backend.observe(self._listener.known(name)), OBSERVE_S
+            )
+        except ManorError:
+            await self._close_quietly(name, backend)
+            raise
+        self._backends[name] = backend
+        self._modules[name] = replace(self._modules[name], classes=backend.describe().classes)
+        return observation
+
+    def _noticed(self, name: str, notice: Notice) -> None:
+        if self._modules[name].state == "loading":
+            self._early.setdefault(name, []).append(notice)
+            return
+        if name not in self._backends:
+            return
+        if notice.key is not None:
+            self._listener.noticed(name, notice)
+            return
+        backend = self._backends.pop(name)
+        self._step(name, Trigger.DIED, notice.reason)
+        self._listener.lost(name, notice.reason)
+        task = asyncio.get_running_loop().create_task(self._close_quietly(name, backend))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _close(self, name: str, reason: str) -> None:
+        backend = self._backends.pop(name)
+        self._listener.lost(name, reason)
+        await self._close_quietly(name, backend)
+
+    async def _close_quietly(self, name: str, backend: Backend) -> None:
+        try:
+            await bounded(f"back end {name}", backend.close(), CLOSE_S)
+        except ManorError as error:
+            log.warning("back end %s did not close: %s", name, error)

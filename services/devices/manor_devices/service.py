@@ -1,0 +1,304 @@
+"""The devices service: one coroutine per message, and what it publishes.
+
+`device.<domain>.<id>` is the newest run's connection, `backend.<name>` a loadable back end, `volume.<name>` a
+volume; providers, volumes and unexplained leftovers are also registered in discovery.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final, Literal
+
+from manor_bus.messages import Done, Message
+from manor_bus.messages.devices import (
+    BackendList,
+    BackendLoad,
+    BackendsListed,
+    BackendStatus,
+    BackendUnload,
+    Connect,
+    Connected,
+    ConnectionState,
+    Descriptor,
+    Detach,
+    DeviceList,
+    DevicesListed,
+    DomainGone,
+    Refused,
+    Released,
+    VolumeList,
+    VolumesListed,
+)
+from manor_bus.messages.discovery import ProviderStatus, ResourceStatus
+from manor_bus.peer import Answer, Context, Peer
+from manor_bus.registrar import Registrar
+from manor_bus.service import Room
+from manor_devices.backends import Leftover
+from manor_devices.connection import Connection, Event, Trigger
+from manor_devices.connections import Connections
+from manor_devices.documents import Documents
+from manor_devices.driver import Driver, Key, key_of
+from manor_devices.modules import Installed, Modules, installed
+from manor_devices.pools import Pools
+from manor_devices.records import Journal
+from manor_devices.settings import Settings
+from manor_devices.volumes import Record
+
+OWNS: Final = ("device.*.*", "backend.*", "volume.*")
+STATUS_S: Final = 0.1  # changes of a back end's use within this time are published together
+
+PROVIDER_STATES: Final[Mapping[str, Literal["ready", "loading", "failed", "unloading"]]] = {
+    "loaded": "ready",
+    "loading": "loading",
+    "unloading": "unloading",
+    "failed": "failed",
+}
+
+Run = Callable[[Callable[[], None]], Awaitable[None]]
+
+
+class Devices:
+    """The parts of the room, and what each message asks of them."""
+
+    def __init__(
+        self, peer: Peer, settings: Settings, journal: Journal, found: Mapping[str, Installed]
+    ) -> None:
+        self._peer = peer
+        self._node = settings.bus.node
+        self._subjects: dict[Key, str] = {}
+        self._stale_statuses: dict[str, None] = {}
+        self._status_timer: asyncio.TimerHandle | None = None
+        self._ready = False
+        self._registrar = Registrar(peer)
+        self.driver = Driver(journal, self._connection_changed, self._backend_changed, self._leftover)
+        self.modules = Modules(journal, settings.directory, _mark(journal), found, self.driver)
+        self.driver.modules = self.modules
+        self.pools = Pools(
+            journal, settings.volumes, self._users, self._writers, self._was_deleted, self._volume_changed
+        )
+        self.documents = Documents(peer, self._node, self.modules, self.pools)
+        self.connections = Connections(journal, self.driver, self.documents.resolve)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    # --- calls ----------------------------------------------------------------------------------------
+
+    async def connect(self, request: Connect, context: Context) -> Descriptor:
+        """Prepare a back end."""
+        return await self.connections.connect(request, context.deadline)
+
+    async def connected(self, request: Connected, context: Context) -> Done:
+        """A front end is attached."""
+        await self.connections.connected(request.key, request.generation)
+        return Done()
+
+    async def detach(self, request: Detach, context: Context) -> Done:
+        """A detach begins."""
+        await self.connections.detach(request.key, force=request.mode == "force")
+        return Done()
+
+    async def refused(self, request: Refused, context: Context) -> Done:
+        """A guest did not let go."""
+        await self.connections.refused(
+            request.key, request.generation, request.reason, pending=request.pending
+        )
+        return Done()
+
+    async def released(self, request: Released, context: Context) -> Done:
+        """A front end is gone."""
+        await self.connections.released(request.key, request.generation, context.deadline)
+        return Done()
+
+    async def domain_gone(self, request: DomainGone, context: Context) -> Done:
+        """A run ended."""
+        await self.connections.domain_gone(request.uuid, request.incarnation, context.deadline)
+        return Done()
+
+    async def device_list(self, request: DeviceList, context: Context) -> DevicesListed:
+        """List connections."""
+        return DevicesListed(devices=self.connections.listed(request.domain))
+
+    async def backend_list(self, request: BackendList, context: Context) -> BackendsListed:
+        """List back ends."""
+        return BackendsListed(backends=tuple(map(self.modules.status, self.modules.names())))
+
+    async def backend_load(self, request: BackendLoad, context: Context) -> BackendStatus:
+        """Load a back end."""
+        await self.modules.load(request.name)
+        return self.modules.status(request.name)
+
+    async def backend_unload(self, request: BackendUnload, context: Context) -> BackendStatus:
+        """Unload a back end."""
+        await self.modules.unload(request.name, force=request.force)
+        return self.modules.status(request.name)
+
+    async def volume_list(self, request: VolumeList, context: Context) -> VolumesListed:
+        """List volumes."""
+        return VolumesListed(volumes=self.pools.statuses())
+
+    # --- life -----------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Find again what was there, go on with it, and only then let anybody see."""
+        self._peer.state.hold()
+        await self.modules.start()
+        for slot in self.driver.slots.values():
+            provider = slot.connection.target.provider
+            if not self.modules.epoch(provider):
+                lost = Event(Trigger.PROVIDER_LOST, reason=f"back end {provider} is not loaded")
+                self.driver.post(slot, lost)
+            self._connection_changed(slot.connection)
+        self._ready = True
+        self._publish_statuses()
+        self._peer.state.release()
+        self._tasks = self.documents.tasks()
+
+    async def close(self) -> None:
+        """Stop; what guests use stays."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.pools.close()
+        await self.driver.close()
+        await self.modules.close()
+        if self._status_timer is not None:
+            self._status_timer.cancel()
+        await self._registrar.close()
+
+    # --- publishing -----------------------------------------------------------------------------------
+
+    def _connection_changed(self, connection: Connection) -> None:
+        request, key = connection.request, key_of(connection.request.key)
+        before = self._subjects.pop(key, None)
+        subject = f"device.{request.domain}.{request.key.id}"
+        if before not in (None, subject):
+            self._peer.state.drop(before or "")
+        if self.connections.newest(connection):
+            if connection.state is ConnectionState.ABSENT:
+                self._peer.state.drop(subject)
+            else:
+                self._subjects[key] = subject
+                self._peer.state.put(subject, connection.status())
+        self.connections.forget_if_over(connection)
+        if request.disk is not None and request.disk.volume:
+            self.pools.used(request.disk.volume)
+
+    def _backend_changed(self, name: str) -> None:
+        self._stale_statuses[name] = None
+        if self._status_timer is None and self._ready:
+            self._status_timer = asyncio.get_running_loop().call_later(STATUS_S, self._publish_statuses)
+
+    def _publish_statuses(self) -> None:
+        self._status_timer = None
+        names, self._stale_statuses = self._stale_statuses, {}
+        for name in names:
+            fact = f"{self._node}-{name}"
+            if name not in self.modules.names():
+                self._peer.state.drop(f"backend.{name}")
+                self._registrar.drop("provider", fact)
+                continue
+            status, module = self.modules.status(name), self.modules.module(name)
+            self._peer.state.put(f"backend.{name}", status)
+            if status.state == "available":
+                self._registrar.drop("provider", fact, "unloaded")
+            else:
+                self._registrar.put(_provider(fact, self._node, module.backend, status))
+
+    def _volume_changed(self, name: str) -> None:
+        status = self.pools.status(name)
+        if status is None:
+            self._peer.state.drop(f"volume.{name}")
+            self._registrar.drop("resource", name)
+        else:
+            self._peer.state.put(f"volume.{name}", status)
+            self._registrar.put(
+                ResourceStatus(
+                    name=name, node=self._node, type="volume", state=status.state, reason=status.reason
+                )
+            )
+        self.documents.stir()
+
+    def _leftover(self, provider: str, leftover: Leftover) -> None:
+        """List what was found, is not ours, and stands where ours would: it is never touched."""
+        self._registrar.put(
+            ResourceStatus(
+                name=f"{provider}-{leftover.name}",
+                node=self._node,
+                type="leftover",
+                state="STALE",
+                reason=f"no device explains it: {leftover.detail or 'it carries no mark'}",
+            )
+        )
+
+    # --- who uses a volume ----------------------------------------------------------------------------
+
+    def _users(self, volume: str) -> tuple[str, ...]:
+        return tuple(name for name, _ in self.driver.uses.of_volume(volume))
+
+    def _writers(self, volume: str) -> tuple[str, ...]:
+        return tuple(name for name, writes in self.driver.uses.of_volume(volume) if writes)
+
+    async def _was_deleted(self, record: Record) -> bool:
+        return await self.documents.was_deleted(record)
+
+
+def _mark(journal: Journal) -> str:
+    """Return this installation's own random name, made once."""
+    mark = journal.get("mark", str) or secrets.token_hex(6)
+    journal.put("mark", mark)
+    return mark
+
+
+def _provider(name: str, node: str, backend: str, status: BackendStatus) -> ProviderStatus:
+    return ProviderStatus(
+        name=name,
+        backend=backend,
+        node=node,
+        epoch=status.epoch,
+        classes=status.classes,
+        state=PROVIDER_STATES[status.state],
+        reason=status.reason,
+        version=status.version,
+        in_use=status.in_use,
+    )
+
+
+async def open_room(
+    peer: Peer,
+    settings: Settings,
+    found: Mapping[str, Installed] | None = None,
+    run: Run = asyncio.to_thread,
+) -> Room:
+    """Open the service on a connected peer."""
+    _make_passable(settings)
+    journal = Journal(settings.directory / "records", run)
+    devices = Devices(peer, settings, journal, found if found is not None else installed())
+    await devices.start()
+
+    async def close() -> None:
+        await devices.close()
+        await journal.close()
+
+    answers: dict[type[Message], Answer] = {
+        Connect: devices.connect,
+        Connected: devices.connected,
+        Detach: devices.detach,
+        Refused: devices.refused,
+        Released: devices.released,
+        DomainGone: devices.domain_gone,
+        DeviceList: devices.device_list,
+        BackendList: devices.backend_list,
+        BackendLoad: devices.backend_load,
+        BackendUnload: devices.backend_unload,
+        VolumeList: devices.volume_list,
+    }
+    return Room(answers=answers, owns=OWNS, close=close)
+
+
+def _make_passable(settings: Settings) -> None:
+    """Let domains' users pass through to their sockets and images; what lies there is closed by itself."""
+    settings.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if os.geteuid() == 0:
+        os.chmod(settings.directory, 0o711)

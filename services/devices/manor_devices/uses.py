@@ -1,0 +1,80 @@
+"""Who uses what: images (written by one or read by many, unless all share), back ends, volumes. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+
+from manor_bus.messages.devices import ConnectionState
+from manor_devices.backends import Claim
+from manor_devices.connection import Connection
+
+S = ConnectionState
+
+
+def holds(connection: Connection) -> bool:
+    """Return whether a connection keeps its back end, or may still have something of it."""
+    failed = connection.state is S.FAILED and not connection.leaving
+    return connection.state not in (S.ABSENT, S.WAITING) and not failed
+
+
+def name_of(connection: Connection) -> str:
+    """Return `domain/device`."""
+    return f"{connection.request.domain}/{connection.request.key.id}"
+
+
+@dataclass
+class Uses:
+    """What all connections hold, by what is held."""
+
+    _claims: dict[Hashable, tuple[str, tuple[Claim, ...]]] = field(default_factory=dict)
+    _claimants: dict[str, dict[Hashable, None]] = field(default_factory=dict)
+    _users: dict[str, dict[Hashable, str]] = field(default_factory=dict)
+    _volumes: dict[str, dict[Hashable, tuple[str, bool]]] = field(default_factory=dict)
+
+    def hold(self, key: Hashable, connection: Connection) -> bool:
+        """Take a connection as it is now into account; True: its back end is used by more or fewer."""
+        name, disk = name_of(connection), connection.request.disk
+        self.claim(key, name, connection.claims)
+        if disk is not None and disk.volume:
+            self._volumes.setdefault(disk.volume, {})[key] = (name, not disk.readonly)
+            if not holds(connection):
+                del self._volumes[disk.volume][key]
+        users = self._users.setdefault(connection.target.provider, {})
+        before = len(users)
+        users[key] = name
+        if not holds(connection):
+            del users[key]
+        return len(users) != before
+
+    def users(self, provider: str) -> tuple[str, ...]:
+        """Name the connections that use a back end."""
+        return tuple(self._users.get(provider, {}).values())
+
+    def of_volume(self, volume: str) -> tuple[tuple[str, bool], ...]:
+        """Name the connections that use a volume, and whether they write."""
+        return tuple(self._volumes.get(volume, {}).values())
+
+    def claim(self, key: Hashable, name: str, claims: tuple[Claim, ...]) -> None:
+        """Replace the claims of a connection."""
+        _, before = self._claims.pop(key, ("", ()))
+        for claim in before:
+            self._claimants.get(claim.resource, {}).pop(key, None)
+            if not self._claimants.get(claim.resource):
+                self._claimants.pop(claim.resource, None)
+        if claims:
+            self._claims[key] = (name, claims)
+        for claim in claims:
+            self._claimants.setdefault(claim.resource, {})[key] = None
+
+    def clash(self, key: Hashable, wanted: tuple[Claim, ...]) -> str:
+        """Return why a connection cannot have the claims beside those of others, or an empty string."""
+        for mine in wanted:
+            for claimant in self._claimants.get(mine.resource, {}):
+                name, claims = self._claims[claimant]
+                for theirs in claims:
+                    both_share = mine.shareable and theirs.shareable
+                    same = mine.resource == theirs.resource and (mine.write or theirs.write)
+                    if claimant != key and same and not both_share:
+                        return f"{mine.name} is being {'written' if theirs.write else 'read'} by {name}"
+        return ""

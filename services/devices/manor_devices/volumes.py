@@ -1,0 +1,154 @@
+"""What must be done so that a volume's file is as its document says. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from manor_bus.messages.documents import VolumeSpec
+from manor_devices.routes import NAME_CHARS
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A file to start from: another volume's or one of the node's."""
+
+    path: str
+    format: str
+    size_mib: int
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What is durable of a volume, from before its file is made until after it is gone."""
+
+    uuid: str
+    name: str
+    path: str
+    spec: VolumeSpec  # as it was made: format, pool and origin cannot change
+    revision: int = 0  # of the document last taken into account
+    made: bool = False
+    size_mib: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What is observed. `users` are `domain/device`; `clones` are volumes that share its clusters."""
+
+    exists: bool = False
+    users: tuple[str, ...] = ()
+    clones: tuple[str, ...] = ()
+    base: Image | None = None  # the origin, when it can be started from
+    base_missing: str = ""  # why not
+
+
+@dataclass(frozen=True, slots=True)
+class Make:
+    """Create the file: empty, over the base (sharing its clusters), or as a full copy of it."""
+
+    base: Image | None = None
+    copied: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Grow:
+    """Make the file larger."""
+
+    size_mib: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Remove the file, then the record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Remove the record; the file stays."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """Nothing to do. `reason` says what the document asks for and does not get."""
+
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Something else must happen first; it is looked at again when it may have."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """The document asks for what cannot be."""
+
+    reason: str
+
+
+Action = Make | Grow | Delete | Forget | Rest | Wait | Refuse
+
+
+def plan(spec: VolumeSpec | None, record: Record, seen: Seen) -> Action:
+    """Return the next thing to do; `spec` None: the document was deleted."""
+    if spec is None:
+        return _end(record, seen)
+    if not record.made:
+        return _begin(spec, seen)
+    if not seen.exists:
+        return Refuse(f"its file {record.path} is gone")
+    return _change(spec, record, seen)
+
+
+def _end(record: Record, seen: Seen) -> Action:
+    if record.spec.keep or not record.made:
+        return Forget() if record.spec.keep else Delete()
+    if seen.users or seen.clones:
+        return Wait(f"it is deleted when no longer used by {', '.join((*seen.users, *seen.clones))}")
+    return Delete()
+
+
+def _begin(spec: VolumeSpec, seen: Seen) -> Action:
+    refused = _wrong(spec)
+    if refused:
+        return Refuse(refused)
+    if not spec.clone_of and not spec.backing_file:
+        return Make()
+    if seen.base is None:
+        return Wait(seen.base_missing)
+    if seen.base.size_mib > spec.size_mib:
+        return Refuse(f"size_mib must be at least {seen.base.size_mib}, the size of what it starts from")
+    return Make(seen.base, copied=spec.format == "raw")
+
+
+def _wrong(spec: VolumeSpec) -> str:
+    if spec.size_mib < 1:
+        return "size_mib must be 1 or more"
+    if not spec.pool or not NAME_CHARS.issuperset(spec.pool):
+        return f"pool {spec.pool[:80]!r} must be letters, digits, - and _"
+    if spec.clone_of and spec.backing_file:
+        return "clone_of and backing_file exclude each other"
+    if spec.backing_file and not spec.backing_format:
+        return "backing_format must say the format of backing_file: it is never guessed"
+    if spec.preallocate and (spec.clone_of or spec.backing_file):
+        return "preallocate is for empty volumes: one that starts from another shares or copies its clusters"
+    return ""
+
+
+def _change(spec: VolumeSpec, record: Record, seen: Seen) -> Action:
+    fixed = ("format", "pool", "clone_of", "backing_file")
+    changed = [name for name in fixed if getattr(spec, name) != getattr(record.spec, name)]
+    if changed:
+        return Rest(f"{', '.join(changed)} cannot change once the volume is made: make another and copy")
+    if spec.size_mib < record.size_mib:
+        return Rest(
+            f"it has {record.size_mib} MiB and is not made smaller: what lies at its end would be lost"
+        )
+    if spec.size_mib == record.size_mib:
+        return Rest()
+    if seen.clones:
+        return Rest(f"it cannot grow: {', '.join(seen.clones)} share its clusters")
+    if seen.users:
+        return Wait(f"it grows to {spec.size_mib} MiB when it is detached from {', '.join(seen.users)}")
+    return Grow(spec.size_mib)
