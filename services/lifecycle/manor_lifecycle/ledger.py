@@ -62,11 +62,15 @@ class Closed(Message, frozen=True, kw_only=True, tag_field="r", tag="closed"):
 
 
 class Lived(Message, frozen=True, kw_only=True, tag_field="r", tag="lived"):
-    """A run of a domain began or ended: what a restart expects to find. `live` False: it is over."""
+    """A run of a domain began, changed or ended: what a restart expects to find. `live` False: it is over.
+
+    `born` is the incarnation it was created with; a reset changes `incarnation` but not its devices' keys.
+    """
 
     uuid: str
     name: str = ""
     incarnation: int = 0
+    born: int = 0
     live: bool = True
     paused: bool = False
     crashed: bool = False  # its remains are kept on purpose

@@ -172,8 +172,6 @@ _ROWS: Final[tuple[Row, ...]] = (
     *(Row("L8", s, _T.PRESERVE, _S.CRASHED) for s in _each(HAS_RUN)),
     *(Row("L9", s, _T.GIVE_UP, _S.FAILED, "end") for s in _each(HAS_RUN)),
     Row("L9", _S.DYING, _T.GIVE_UP, _S.FAILED),
-    Row("L16", _S.CRASHED, _T.GONE, _S.DEFINED),
-    Row("L8", _S.CRASHED, _T.STANDS, _S.CRASHED),
     Row("L9", _S.FAILED, _T.GONE, _S.FAILED),
     Row("L9", _S.FAILED, _T.STANDS, _S.FAILED),
     Row("L9", _S.FAILED, _T.RUNS, _S.FAILED),
@@ -202,6 +200,8 @@ _ROWS: Final[tuple[Row, ...]] = (
     Row("L15", _S.LOST, _T.GONE, _S.DEFINED),
     Row("L15", _S.LOST, _T.LEASE_TAKEN, _S.DYING, "destroy"),
     # the service restarted: what it finds is what is
+    *(Row("L17", s, _T.GONE, _S.DEFINED) for s in _each(LIVE)),
+    *(Row("L17", s, _T.SAVED, _S.SUSPENDED) for s in _each(LIVE)),
     Row("L17", _S.DEFINED, _T.RUNS, _S.RUNNING),
     Row("L17", _S.DEFINED, _T.STANDS, _S.PAUSED),
     Row("L17", _S.DEFINED, _T.SAVED, _S.SUSPENDED),

@@ -71,6 +71,15 @@ class Waiting:
     arguments: Arguments
 
 
+def trigger_of(kind: str, arguments: Arguments) -> Trigger:
+    """Return what an operation of this kind means to the machine."""
+    if kind == "delete" and arguments.force:
+        return Trigger.DELETE_FORCE
+    if kind == "end" and arguments.failed:
+        return Trigger.GIVE_UP
+    return Trigger(kind)
+
+
 def expected(state: State, waiting: Sequence[Waiting]) -> State:
     """Return where the domain will be when all that waits went well."""
     for operation in waiting:
@@ -82,8 +91,9 @@ def expected(state: State, waiting: Sequence[Waiting]) -> State:
 
 def admit(state: State, waiting: Sequence[Waiting], verb: Trigger, arguments: Arguments) -> Admission:
     """Judge a request. `state` is the present one, `waiting` the operations of the domain in their order."""
-    if waiting and (waiting[-1].kind, waiting[-1].arguments) == (verb.value, arguments):
-        return Already(waiting[-1].id)
+    last = waiting[-1] if waiting else None
+    if last is not None and trigger_of(last.kind, arguments) is verb and last.arguments == arguments:
+        return Already(last.id)
     if verb in (Trigger.DESTROY, Trigger.DELETE_FORCE) and (state, verb) in TABLE:
         row = TABLE[state, verb]
         return (

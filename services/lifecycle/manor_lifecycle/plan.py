@@ -238,8 +238,7 @@ def _resume(arguments: Arguments, observed: Observed) -> tuple[Step, ...]:
 
 
 def _destroy(arguments: Arguments, observed: Observed) -> tuple[Step, ...]:
-    end = _tear_down(observed) if observed.guest is not None or observed.connected else ()
-    return (*_remember(arguments, observed), *end)
+    return (*_remember(arguments, observed), *_tear_down(observed))
 
 
 def _save(arguments: Arguments, observed: Observed) -> tuple[Step, ...]:

@@ -14,11 +14,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
+import msgspec
+
 from manor_bus.errors import ErrorBody, Kind
+from manor_bus.messages.documents import DomainSpec
 from manor_bus.messages.lifecycle import State
 from manor_lifecycle.hypervisors import EndReason, GuestState, RunningDomain
 from manor_lifecycle.ledger import Lived, Open
-from manor_lifecycle.machine import TABLE, Trigger
+from manor_lifecycle.machine import TABLE
+from manor_lifecycle.operations import trigger_of
 from manor_lifecycle.ownership import OwnerRecord
 from manor_lifecycle.plan import Act
 
@@ -93,7 +97,7 @@ def _interrupted(seen: Witnesses, found: Open) -> Recovered:
     begun = found.begun
     guest = seen.listed.state if seen.listed else None
     incarnation = seen.listed.incarnation if seen.listed else 0
-    transient = TABLE.get((begun.before, Trigger(begun.kind))) if begun.kind in set(Trigger) else None
+    transient = TABLE.get((begun.before, trigger_of(begun.kind, begun.arguments)))
     state = transient.target if transient is not None else begun.before
     if found.steps == 0 and found.turned is None and begun.attempt == 1 and begun.kind not in BRINGS_UP:
         return Recovered(begun.before, guest, incarnation, operation="again")
@@ -194,8 +198,21 @@ def _absent(seen: Witnesses, failed: str) -> Recovered:
     if seen.lived.boot_id != seen.boot_id:
         return Recovered(State.DEFINED, undo=(Act.RELEASE_ALL,), reason="the node was restarted while it ran")
     if seen.lived.crashed:
-        return Recovered(State.DEFINED, undo=(Act.RELEASE_ALL,), reason="its remains are gone")
+        return Recovered(State.CRASHED, None, seen.lived.incarnation, reason="its remains are gone")
     diverged = f"run {seen.lived.incarnation} is gone, though the journal expected it"
     return Recovered(
         State.RUNNING, None, seen.lived.incarnation, ended=EndReason.DEVICE_MODEL, diverged=diverged
     )
+
+
+def as_observed(started: DomainSpec, wanted: DomainSpec, listed: RunningDomain) -> DomainSpec:
+    """Return the spec of a run: that of its start, with the live changes that the hypervisor shows."""
+    there = set(listed.devices)
+    changes: dict[str, object] = {}
+    for name in ("disks", "nics", "channels"):
+        before = {device.id: device for device in getattr(started, name)}
+        known = {device.id: device for device in getattr(wanted, name)} | before
+        changes[name] = tuple(device for device in known.values() if device.id in there)
+    memory = msgspec.structs.replace(started.memory, size_mib=listed.memory_mib or started.memory.size_mib)
+    cpu = msgspec.structs.replace(started.cpu, count=listed.cpus or started.cpu.count)
+    return msgspec.structs.replace(started, memory=memory, cpu=cpu, **changes)

@@ -1,0 +1,219 @@
+"""After a start: hear the witnesses of every domain and carry out what `recovery` made of them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from manor_bus.errors import Kind, ManorError
+from manor_bus.messages.config import Get, Got
+from manor_bus.messages.documents import Domain, DomainSpec
+from manor_bus.messages.lifecycle import OperationState, State
+from manor_lifecycle import machine, recovery
+from manor_lifecycle.deeds import forget_run
+from manor_lifecycle.domains import Domains
+from manor_lifecycle.hypervisors import Ended, GuestState, Run, RunningDomain
+from manor_lifecycle.ledger import Closed, Open, Stepped
+from manor_lifecycle.life import Connection, Life, Work, lived
+from manor_lifecycle.machine import Trigger
+from manor_lifecycle.means import Means
+from manor_lifecycle.ownership import is_mine
+from manor_lifecycle.plan import Arguments, devices_of
+from manor_lifecycle.recovery import Recovered, Witnesses
+
+READ_TIMEOUT_S: Final = 10.0
+LEFTOVER_TIMEOUT_S: Final = 35.0
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Found:
+    """One guest, and the adapter that has it."""
+
+    hypervisor: str
+    domain: RunningDomain
+
+
+async def awaken(domains: Domains, means: Means, documents: Mapping[str, Domain]) -> None:
+    """Take in every domain that anybody knows of. `documents` are by uuid."""
+    found = await _list(means)
+    queues: dict[str, list[Open]] = {}
+    for operation in means.ledger.active.values():
+        queues.setdefault(operation.begun.uuid, []).append(operation)
+    uuids = dict.fromkeys([*documents, *means.claims.held, *means.ledger.live, *queues, *found])
+    for uuid in uuids:
+        if uuid in found and not found[uuid].domain.ours:
+            domains.foreign(found[uuid].hypervisor, uuid, found[uuid].domain)
+        else:
+            await _take_in(domains, means, uuid, documents.get(uuid), found.get(uuid), queues.get(uuid, ()))
+    for life in list(domains.by_uuid.values()):
+        domains.poke(life)
+
+
+async def _list(means: Means) -> dict[str, Found]:
+    found: dict[str, Found] = {}
+    for name, hypervisor in means.hypervisors.items():
+        for domain in await hypervisor.domains():
+            found[domain.uuid] = Found(name, domain)
+    return found
+
+
+async def _take_in(
+    domains: Domains,
+    means: Means,
+    uuid: str,
+    document: Domain | None,
+    found: Found | None,
+    queue: Iterable[Open],
+) -> None:
+    waiting = list(queue)
+    held = means.claims.held.get(uuid)
+    listed = found.domain if found else None
+    expected = means.ledger.live.get(uuid)
+    if listed is None and not waiting and expected is None and not is_mine(document, held, means.node):
+        return
+    if document is None and listed is None and not waiting and not (held and held.record.saved):
+        means.ledger.forget(uuid)
+        return
+    seen = Witnesses(
+        node=means.node,
+        boot_id=means.boot_id,
+        operation=waiting[0] if waiting else None,
+        lived=expected,
+        listed=listed,
+        record=held.record if held else None,
+    )
+    recovered = recovery.recover(seen)
+    life = await _life(means, seen, recovered, uuid, document, found)
+    domains.add(life)
+    if recovered.diverged:
+        log.warning("DIVERGED: domain %s: %s", life.name, recovered.diverged)
+        life.reason = f"DIVERGED: {recovered.diverged}"
+    if recovered.leftover:
+        await _destroy_leftover(means, life, recovered.leftover)
+    _resume(domains, means, life, seen, recovered, waiting)
+
+
+async def _life(
+    means: Means,
+    seen: Witnesses,
+    recovered: Recovered,
+    uuid: str,
+    document: Domain | None,
+    found: Found | None,
+) -> Life:
+    """Build what is known of the domain."""
+    record, expected, listed = seen.record, seen.lived, seen.listed
+    name = document.metadata.name if document else ""
+    name = (
+        name or (listed.name if listed else "") or (seen.operation.begun.target if seen.operation else uuid)
+    )
+    life = Life(uuid, name, document=document, state=recovered.state, reason=recovered.reason)
+    life.hypervisor = found.hypervisor if found else (record.hypervisor if record else "")
+    life.hypervisor = life.hypervisor or means.default_hypervisor
+    if life.hypervisor in means.descriptions:
+        life.features = means.descriptions[life.hypervisor].features
+    life.incarnation = recovered.incarnation or (record.incarnation if record else 0)
+    same = expected is not None and expected.incarnation == life.incarnation
+    life.born = expected.born if expected is not None and same else life.incarnation
+    life.generation = means.ledger.generations.get(uuid, 0)
+    life.saved, life.stopped = bool(record and record.saved), bool(record and record.stopped)
+    life.restarts = record.crashes + record.reboots if record else 0
+    life.guest = recovered.guest
+    life.paused = expected.paused if expected is not None else recovered.guest is GuestState.PAUSED
+    if listed is not None:
+        life.cpus, life.memory_mib, life.started = listed.cpus, listed.memory_mib, listed.started
+    if life.started == 0.0 and expected is not None:
+        life.started = expected.started
+    if listed is not None and life.guest is not None:
+        life.running = await _spec_of_run(means, life, record.revision if record else 0, listed)
+        devices = {device.id: device for device in devices_of(life.running)}
+        life.connections = {id_: Connection(devices[id_], 0) for id_ in listed.devices if id_ in devices}
+    return life
+
+
+async def _spec_of_run(means: Means, life: Life, revision: int, listed: RunningDomain) -> DomainSpec:
+    """Return what the run was started with, as far as anybody remembers; what is plugged is what is there."""
+    document = life.document
+    if document is None:
+        return DomainSpec()
+    if revision in (0, document.metadata.revision):
+        return document.spec
+    try:
+        request = Get(kind="Domain", name=life.name, revision=revision)
+        got = (await means.peer.call(request, Got, timeout=READ_TIMEOUT_S)).document
+    except ManorError as error:
+        log.info("the document of the run of %s at revision %d is gone: %s", life.name, revision, error)
+        return document.spec
+    return recovery.as_observed(got.spec, document.spec, listed) if isinstance(got, Domain) else document.spec
+
+
+async def _destroy_leftover(means: Means, life: Life, incarnation: int) -> None:
+    try:
+        async with asyncio.timeout(LEFTOVER_TIMEOUT_S):
+            await means.hypervisor(life).destroy(Run(life.uuid, incarnation))
+    except (ManorError, TimeoutError) as error:
+        log.error("run %d of %s cannot be ended: %s", incarnation, life.name, error)  # noqa: TRY400
+        life.state, life.reason = (
+            State.FAILED,
+            f"run {incarnation} is still there and cannot be ended: {error}",
+        )
+
+
+def _resume(
+    domains: Domains,
+    means: Means,
+    life: Life,
+    seen: Witnesses,
+    recovered: Recovered,
+    waiting: list[Open],
+) -> None:
+    if recovered.superseded:
+        _give_way(domains, means, life, recovered, waiting)
+        return
+    for number, found in enumerate(waiting):
+        begun = found.begun
+        work = Work(
+            begun.id,
+            begun.kind,
+            begun.arguments,
+            internal=begun.who.startswith("lifecycle@"),
+            attempt=begun.attempt + 1,
+        )
+        if number == 0:
+            work.undo_first = recovered.undo
+            work.close_with = recovered.error if recovered.operation == "close" else None
+            work.enter = recovered.state is begun.before
+            work.renewed = recovery.is_renewed(seen.lived, seen.listed, found)
+            work.incarnation = found.incarnation if work.renewed else 0
+            domains.driver.attempt(life, work, begun.before)
+            if work.renewed:
+                means.note(Stepped(id=work.id, index=0, incarnation=work.incarnation))
+        domains.driver.adopt(life, work)
+    if recovered.ended is not None:
+        kept = recovered.guest is GuestState.ENDED
+        life.ending = Ended(life.run, recovered.ended, "while the service was away", kept)
+    elif not waiting and life.guest is None and life.state is not State.CRASHED:
+        if recovered.undo:
+            means.owed[life.uuid, life.born] = None
+        forget_run(means, life)
+    elif not waiting and life.uuid not in means.ledger.live:
+        means.note(lived(life, means.boot_id))
+
+
+def _give_way(domains: Domains, means: Means, life: Life, recovered: Recovered, waiting: list[Open]) -> None:
+    """Another node owns the domain now: our copy of it ends (rule L15)."""
+    error = ManorError(Kind.STALE, recovered.reason, hint="Ask that node.").body()
+    for found in waiting:
+        state, at = OperationState.FAILED, means.wall()
+        means.note(Closed(id=found.begun.id, state=state, at=at, error=error))
+    if recovered.guest is None:
+        life.state, _ = machine.step(life.state, Trigger.GONE)
+        domains.remove(life)
+        return
+    life.state, _ = machine.step(life.state, Trigger.LEASE_TAKEN)
+    work = Work(f"yield-{life.uuid}-{life.incarnation}", "destroy", Arguments(), internal=True, enter=False)
+    domains.driver.begin(life, work, who=f"lifecycle@{means.node}", reason=recovered.reason)

@@ -1,0 +1,116 @@
+"""What the service works with: the bus, the hypervisors, the ownership records, the clocks, the journal."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from manor_bus.errors import Kind, ManorError, bad_request
+from manor_bus.peer import Peer
+from manor_lifecycle import ownership
+from manor_lifecycle.claims import Claims
+from manor_lifecycle.hypervisors import Description, Hypervisor
+from manor_lifecycle.journal import Journal
+from manor_lifecycle.ledger import Ledger, Record
+from manor_lifecycle.life import Life
+from manor_lifecycle.ownership import OwnerRecord
+
+
+class Turns:
+    """At most `limit` at a time, first come first served; the limit may change."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._taken = 0
+        self._queue: deque[asyncio.Future[None]] = deque()
+
+    async def take(self) -> None:
+        """Wait for a turn; whoever got one gives it back."""
+        while self._taken >= self.limit:
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._queue.append(future)
+            try:
+                await future
+            except asyncio.CancelledError:
+                if future.done() and not future.cancelled():
+                    self._next()
+                raise
+        self._taken += 1
+
+    def give_back(self) -> None:
+        """Let the next one have it."""
+        self._taken -= 1
+        self._next()
+
+    def _next(self) -> None:
+        while self._queue:
+            future = self._queue.popleft()
+            if not future.done():
+                future.set_result(None)
+                return
+
+
+@dataclass
+class Means:
+    """See the module. `wall` is seconds since 1970. `owed`: ended runs that devices could not be told of."""
+
+    peer: Peer
+    node: str
+    boot_id: str
+    directory: Path
+    hypervisors: Mapping[str, Hypervisor]
+    descriptions: Mapping[str, Description]
+    default_hypervisor: str
+    claims: Claims
+    journal: Journal
+    ledger: Ledger
+    wall: Callable[[], float]
+    starts: Turns
+    uids: tuple[int, int] | None = None
+    owed: dict[tuple[str, int], None] = field(default_factory=dict)
+
+    def note(self, record: Record) -> None:
+        """Write a record down; it is on disk soon, and surely after `journal.commit`."""
+        self.ledger.apply(record)
+        self.journal.append(record)
+
+    async def commit(self) -> None:
+        """Wait until everything noted is on disk; `no_capacity` when the disk refuses."""
+        try:
+            await self.journal.commit()
+        except OSError as error:
+            message = f"the journal of the lifecycle service cannot be written: {error}"
+            raise ManorError(Kind.NO_CAPACITY, message, hint="Free space on the disk, then retry.") from None
+
+    def hypervisor(self, life: Life) -> Hypervisor:
+        """Return the adapter that runs a domain; `bad_request` when this node has no such."""
+        found = self.hypervisors.get(life.hypervisor)
+        if found is None:
+            there = ", ".join(sorted(self.hypervisors))
+            message = f"this node has no hypervisor {life.hypervisor!r}; it has: {there}"
+            raise bad_request(message, hint="Change spec.hypervisor, or start the service with that adapter.")
+        return found
+
+    def record(self, uuid: str) -> OwnerRecord:
+        """Return the ownership record as known, or a new one."""
+        held = self.claims.held.get(uuid)
+        return held.record if held is not None else OwnerRecord(node=self.node)
+
+    def saved_path(self, uuid: str) -> Path:
+        """Return where the saved state of a domain is kept."""
+        return self.directory / "saved" / f"{uuid}.state"
+
+    def dump_path(self, life: Life) -> Path:
+        """Return where a core dump of the present run goes."""
+        return self.directory / "dumps" / f"{life.name}-{life.incarnation}.core"
+
+    def uid_for(self, life: Life) -> int:
+        """Return the unprivileged user of a domain: the one it had, or a free one; 0 without a range."""
+        mine = self.record(life.uuid).uid
+        if self.uids is None or mine:
+            return mine
+        used = (held.record.uid for held in self.claims.held.values())
+        return ownership.free_uid(used, *self.uids)

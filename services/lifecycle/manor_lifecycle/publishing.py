@@ -1,0 +1,123 @@
+"""Tells the world: domains through discovery, operations as state of this service.
+
+Changes of one moment travel together: an object that changed several times within FLUSH_S is told once, with
+its last value. Nothing here waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Final
+
+import msgspec
+
+from manor_bus.messages.discovery import DomainFact
+from manor_bus.messages.lifecycle import DomainStatus, Operation
+from manor_bus.peer import Peer
+from manor_bus.registrar import Registrar
+from manor_lifecycle.ledger import has_ended
+from manor_lifecycle.life import Life, status
+
+FLUSH_S: Final = 0.02
+TTL_MS: Final = 20_000
+ENDED_KEPT_S: Final = 60.0  # so long an ended operation stays in the state stream
+ENDED_KEPT_MAX: Final = 2_000
+
+
+class Publishing:
+    """See the module."""
+
+    def __init__(self, peer: Peer, registrar: Registrar, node: str) -> None:
+        self._peer = peer
+        self._registrar = registrar
+        self._node = node
+        self._lives: dict[str, Life] = {}
+        self._operations: dict[str, Operation] = {}
+        self._told: dict[str, DomainStatus] = {}  # what was told last, by uuid
+        self._ended: deque[tuple[float, str]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._forgetting: asyncio.TimerHandle | None = None
+
+    def changed(self, life: Life) -> None:
+        """A domain may look different now."""
+        self._lives[life.uuid] = life
+        self._soon()
+
+    def told(self, operation: Operation) -> None:
+        """An operation looks different now."""
+        self._operations[operation.id] = operation
+        self._soon()
+
+    def removed(self, life: Life) -> None:
+        """A domain is no more."""
+        self._lives.pop(life.uuid, None)
+        told = self._told.pop(life.uuid, None)
+        if told is not None:
+            self._registrar.drop("domain", told.name, "deleted")
+
+    def status(self, life: Life) -> DomainStatus:
+        """Return what a domain looks like now; a new look has a new generation, and is told."""
+        now = self._look(life)
+        if now is not life.status:
+            life.status = now
+            self.changed(life)
+        return now
+
+    def close(self) -> None:
+        """Tell what is left to tell, and stop."""
+        self._flush()
+        for timer in (self._timer, self._forgetting):
+            if timer is not None:
+                timer.cancel()
+
+    def _look(self, life: Life) -> DomainStatus:
+        now = status(life, self._node)
+        if life.status == now:
+            return life.status
+        life.generation += 1
+        return msgspec.structs.replace(now, generation=life.generation)
+
+    def _soon(self) -> None:
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(FLUSH_S, self._flush)
+
+    def _flush(self) -> None:
+        self._timer = None
+        lives, self._lives = self._lives, {}
+        for life in lives.values():
+            life.status = self._look(life)
+            self._tell_domain(life, life.status)
+        operations, self._operations = self._operations, {}
+        for operation in operations.values():
+            self._tell_operation(operation)
+
+    def _tell_domain(self, life: Life, now: DomainStatus) -> None:
+        before = self._told.get(life.uuid)
+        if before is now:
+            return
+        if before is not None and before.name != life.name:
+            self._registrar.drop("domain", before.name, f"renamed to {life.name}")
+        self._told[life.uuid] = now
+        labels = life.document.metadata.labels if life.document is not None else {}
+        fact = DomainFact(name=life.name, status=now, labels=labels)
+        self._registrar.put(fact, ttl_ms=TTL_MS, bound=False)
+
+    def _tell_operation(self, operation: Operation) -> None:
+        self._peer.state.put(f"operation.{operation.id}", operation)
+        if has_ended(operation):
+            self._ended.append((asyncio.get_running_loop().time(), operation.id))
+            self._forget_ended()
+
+    def _forget_ended(self) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        while self._ended and (len(self._ended) > ENDED_KEPT_MAX or now - self._ended[0][0] >= ENDED_KEPT_S):
+            self._peer.state.drop(f"operation.{self._ended.popleft()[1]}")
+        if self._ended and self._forgetting is None:
+            due = self._ended[0][0] + ENDED_KEPT_S
+            self._forgetting = loop.call_at(due, self._forget_again)
+
+    def _forget_again(self) -> None:
+        self._forgetting = None
+        self._forget_ended()
