@@ -136,7 +136,9 @@ def generator():
     return runpy.run_path(str(ROOT / "docs" / "generate.py"))
 
 
-@pytest.mark.parametrize("page", ["messages.md", "asyncapi.yaml", "lifecycle.md", "devices.md"])
+@pytest.mark.parametrize(
+    "page", ["messages.md", "asyncapi.yaml", "documents.md", "lifecycle.md", "devices.md"]
+)
 def test_what_is_made_from_the_code_is_up_to_date(page):
     assert generator()["pages"]()[page] == text(ROOT / "docs" / page), "run `make docs`"
 
