@@ -1,0 +1,1 @@
+"""Manor measured beside others, in one run on one machine: `make bench`."""

@@ -1,0 +1,121 @@
+"""Requests and replies: latency of one at a time, rate with 200 under way, CPU of what stands between."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field
+from typing import Final
+
+from benchmarks import ground
+from benchmarks.measure import cpu_us, ratios, spread
+from benchmarks.processes import Child
+from benchmarks.report import Figure, Plan, Section, cell
+
+OUTSTANDING: Final = 200
+ECHO: Final = "ROUTER that answers itself, CURVE"
+PROXY: Final = "zmq.proxy in C, CURVE"
+MANOR: Final = "manor broker, plain sockets"
+LIBRARY: Final = "manor broker, asyncio library"
+NATS: Final = "nats-server, nats-py, no encryption"
+NOTES: Final = (
+    "Every way carries the same request and reply (about 300 bytes) over ipc, NATS over loopback tcp. "
+    "Caller, service and what is between them share the machine's cores.",
+)
+HEAD: Final = (
+    "way",
+    "p50 us",
+    "calls/s, 200 under way",
+    "CPU us/call between, one",
+    "CPU us/call between, 200",
+)
+
+
+@dataclass
+class Way:
+    """One way from a caller to a service and back."""
+
+    name: str
+    server: ground.Server
+    caller: Child
+    p50: list[float] = field(default_factory=list)
+    rate: list[float] = field(default_factory=list)
+    cpu_one: list[float] = field(default_factory=list)
+    cpu_many: list[float] = field(default_factory=list)
+
+    def round(self, seconds: float) -> None:
+        """Measure once."""
+        for outstanding, cpus in ((1, self.cpu_one), (OUTSTANDING, self.cpu_many)):
+            before = cpu_us(self.server.pid)
+            found = self.caller.run(outstanding=outstanding, seconds=seconds)
+            cpus.append((cpu_us(self.server.pid) - before) / found["calls"])
+            if outstanding == 1:
+                self.p50.append(found["p50_us"])
+            else:
+                self.rate.append(found["rate"])
+
+    def row(self) -> tuple[str, ...]:
+        """Its line in the table."""
+        return (self.name, *(cell(spread(one)) for one in (self.p50, self.rate, self.cpu_one, self.cpu_many)))
+
+
+def run(plan: Plan) -> Section:
+    """Measure every way in every round."""
+    with contextlib.ExitStack() as stack:
+        ways = _ways(stack)
+        for one in ways:
+            one.round(0.2)  # warm; not counted
+            one.p50, one.rate, one.cpu_one, one.cpu_many = [], [], [], []
+        for _ in range(plan.rounds):
+            for one in ways:
+                one.round(plan.seconds)
+    return _section(ways)
+
+
+def _ways(stack: contextlib.ExitStack) -> list[Way]:
+    folder = stack.enter_context(ground.directory())
+
+    def child(module: str, role: str, side: str, endpoint: str) -> Child:
+        made = Child(f"benchmarks.{module}", role, side, str(folder / "keys"), endpoint)
+        stack.callback(made.end)
+        made.answer()
+        return made
+
+    echo = stack.enter_context(ground.forwarder(folder, "echo"))
+    proxy = stack.enter_context(ground.forwarder(folder, "proxy"))
+    raw = stack.enter_context(ground.broker(folder, "raw"))
+    library = stack.enter_context(ground.broker(folder, "library"))
+    child("raw", "service", "plain", proxy.behind)
+    child("raw", "service", "manor", raw.behind)
+    child("library", "service", "manor", library.behind)
+    ways = [
+        Way(ECHO, echo, child("raw", "caller", "plain", echo.endpoint)),
+        Way(PROXY, proxy, child("raw", "caller", "plain", proxy.endpoint)),
+        Way(MANOR, raw, child("raw", "caller", "manor", raw.endpoint)),
+        Way(LIBRARY, library, child("library", "caller", "manor", library.endpoint)),
+    ]
+    if ground.nats_program() is not None:
+        nats = stack.enter_context(ground.nats(folder))
+        child("library", "service", "nats", nats.behind)
+        ways.append(Way(NATS, nats, child("library", "caller", "nats", nats.endpoint)))
+    return ways
+
+
+def _section(ways: list[Way]) -> Section:
+    by_name = {one.name: one for one in ways}
+    proxy, manor, library = by_name[PROXY], by_name[MANOR], by_name[LIBRARY]
+    figures = [
+        Figure("p50 of a call, broker / C zmq.proxy", ratios(manor.p50, proxy.p50), "x", 1.3),
+        Figure(
+            "calls per second, broker / C zmq.proxy", ratios(manor.rate, proxy.rate), "x", 0.4, "at least"
+        ),
+    ]
+    if NATS in by_name:
+        nats = by_name[NATS]
+        figures += [
+            Figure(
+                "calls per second, library / nats-py", ratios(library.rate, nats.rate), "x", 1.5, "at least"
+            ),
+            Figure("calls per second, plain sockets / nats-py", ratios(manor.rate, nats.rate), "x"),
+            Figure("p50 of a call, library / nats-py", ratios(library.p50, nats.p50), "x"),
+        ]
+    return Section("Requests and replies", HEAD, [one.row() for one in ways], figures, list(NOTES))
