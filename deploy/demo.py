@@ -210,6 +210,7 @@ def main() -> int:
     """Run the demo; exit 0 when everything happened as told."""
     began = time.monotonic()
     directory = Path(tempfile.mkdtemp(prefix="manor-demo-"))  # short: a unix socket's path is limited
+    directory.chmod(0o711)  # run by root, the domain has a user of its own, who must get to its disk
     os.environ["MANOR_DIR"] = str(directory)
     failure: Exception | None = None
     try:

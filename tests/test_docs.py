@@ -70,7 +70,7 @@ def commands(kind):
 
 def run(script, timeout):
     outcome = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script],
+        ["bash", "-eu", "-c", script],
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
