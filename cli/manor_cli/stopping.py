@@ -78,10 +78,13 @@ def stop_services(app: App) -> list[int]:
     if supervisor:
         processes.tell(supervisor, signal.SIGTERM)
         processes.gone([supervisor], 2 * GRACE_S)
-    running = processes.services(settings.directory)
-    broker = [one.pid for one in running.pop("bus", [])]
-    others = [one.pid for found in running.values() for one in found]
-    survivors = [*processes.end(others, GRACE_S), *processes.end(broker, GRACE_S)]
+    survivors: list[int] = []
+    while running := processes.services(settings.directory):  # again: one may have been about to appear
+        broker = [one.pid for one in running.pop("bus", [])]
+        others = [one.pid for found in running.values() for one in found]
+        survivors = [*processes.end(others, GRACE_S), *processes.end(broker, GRACE_S)]
+        if survivors:
+            break
     _tidy(settings)
     return survivors
 

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from manor_cli import processes
+
 SLEEP = "import time\nwhile True: time.sleep(60)"
 DEAF = (
     "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('deaf', flush=True)\n" + SLEEP
@@ -27,4 +29,11 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
 
 def start(*arguments: str, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
     """Start a Python process; the caller ends it."""
-    return subprocess.Popen([sys.executable, *arguments], env=dict(env), stdout=subprocess.PIPE)
+    return seen(subprocess.Popen([sys.executable, *arguments], env=dict(env), stdout=subprocess.PIPE))
+
+
+def seen(process: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
+    """Wait until the kernel tells the arguments of a process: a moment after its program was loaded."""
+    while processes.look(process.pid) is None:
+        assert process.poll() is None
+    return process

@@ -36,7 +36,7 @@ def test_a_service_is_known_by_its_module_and_its_state_directory(tmp_path, star
 def test_guests_are_qemu_programs_with_our_files(tmp_path):
     def wait_for_input(name, *arguments):
         command = [name, "-c", "read", *arguments]
-        return subprocess.Popen(command, executable="/bin/bash", stdin=subprocess.PIPE)
+        return programs.seen(subprocess.Popen(command, executable="/bin/bash", stdin=subprocess.PIPE))
 
     ours = wait_for_input("/usr/bin/qemu-system-x86_64", f"{tmp_path}/web/qmp.sock")
     others = [wait_for_input("/usr/bin/qemu-img", "/srv/x"), wait_for_input("tail", f"{tmp_path}/log")]

@@ -89,9 +89,8 @@ def test_services_are_ended_even_without_a_supervisor(tmp_path):
 
 
 def test_guests_that_nobody_answers_for_are_ended(tmp_path):
-    guest = subprocess.Popen(
-        ["qemu-system-x86_64", "-c", "read", f"{tmp_path}/x"], executable="/bin/bash", stdin=subprocess.PIPE
-    )
+    command = ["qemu-system-x86_64", "-c", "read", f"{tmp_path}/x"]
+    guest = programs.seen(subprocess.Popen(command, executable="/bin/bash", stdin=subprocess.PIPE))
     try:
         assert stopping.end_guests(app(None, tmp_path)) == []
         assert guest.wait() == -15

@@ -1,0 +1,120 @@
+import pytest
+
+from manor_bus.errors import Kind, ManorError, Problem
+from manor_bus.messages.config import Applied, Apply
+from manor_cli.commands import apply
+from manor_cli.documents import Parsed
+from tests.cli.fake import FakeClient, run
+
+WEB = "kind: Domain\nmetadata: {name: web}\nspec:\n  cpu: {count: 0}\n"
+LAN = "kind: Network\nmetadata: {name: lan}\n"
+
+
+def bus():
+    return FakeClient({Apply: Applied(revision=9, changes=())})
+
+
+def test_all_files_are_one_transaction(tmp_path):
+    (tmp_path / "a.yaml").write_text(f"{WEB}---\n{LAN}")
+    (tmp_path / "b.json").write_text('{"kind": "Node", "metadata": {"name": "n1"}}')
+    client = bus()
+    ran = run(
+        "apply",
+        "-f",
+        str(tmp_path / "a.yaml"),
+        "-f",
+        str(tmp_path / "b.json"),
+        "--reason",
+        "r",
+        client=client,
+    )
+    assert ran.code == 0
+    (request,) = client.asked
+    assert [one["kind"] for one in request.documents] == ["Domain", "Network", "Node"]
+    assert request.reason == "r"
+    assert client.keys[0].startswith("op-")
+
+
+def test_a_folder_stands_for_the_documents_in_it(tmp_path):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "web.yml").write_text(WEB)
+    (tmp_path / "README.md").write_text("not a document")
+    client = bus()
+    run("apply", "-f", str(tmp_path), client=client)
+    assert len(client.asked[0].documents) == 1
+
+
+def test_a_dash_stands_for_standard_input():
+    client = bus()
+    assert run("apply", "-f", "-", client=client, typed=WEB).code == 0
+    assert client.asked[0].documents[0]["spec"] == {"cpu": {"count": 0}}
+
+
+def test_problems_come_back_with_file_and_line(tmp_path):
+    path = tmp_path / "web.yaml"
+    path.write_text(f"{LAN}---\n{WEB}")
+    problem = Problem(
+        path="documents[1].spec.cpu.count", reason="out of range", value="0", allowed="1 to 512"
+    )
+    refused = ManorError(Kind.BAD_REQUEST, "1 problem", problems=(problem,))
+    ran = run("apply", "-f", str(path), client=FakeClient({Apply: refused}))
+    assert ran.code == 2
+    assert f"{path}:7 Domain/web spec.cpu.count: out of range (got 0; allowed: 1 to 512)" in ran.err
+
+
+def test_problems_that_name_no_document_stay_as_they_are():
+    parsed = [Parsed({"kind": "Domain"}, "x", 1)]
+    for path in ("reason", "documents[7].spec", "documents"):
+        assert apply.placed(Problem(path=path, reason="r"), parsed).path == path
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [("", "there are no documents"), (f"{WEB}---\n{WEB}", "described twice"), ("a: [", "not YAML")],
+)
+def test_nothing_is_posted_when_the_files_are_wrong(text, told):
+    client = bus()
+    ran = run("apply", "-f", "-", client=client, typed=text)
+    assert ran.code == 2
+    assert told in ran.err
+    assert client.asked == []
+
+
+def test_a_file_that_is_not_there_or_not_text_is_refused(tmp_path):
+    (tmp_path / "x.yaml").write_bytes(b"ok\n\xff\xfe")
+    assert "there is no file" in run("apply", "-f", str(tmp_path / "none"), client=bus()).err
+    assert f"{tmp_path}/x.yaml:2: not UTF-8" in run("apply", "-f", str(tmp_path / "x.yaml"), client=bus()).err
+
+
+def documents(*kinds):
+    return [Parsed({"kind": kind, "metadata": {"name": str(at)}}, "x", 1) for at, kind in enumerate(kinds)]
+
+
+def test_chunks_have_what_is_used_before_its_users():
+    wanted = documents("Domain", "Volume", "Network", "Domain")
+    chunks = apply.batches(wanted, 2)
+    assert [[one.kind for one in chunk] for chunk in chunks] == [["Network", "Volume"], ["Domain", "Domain"]]
+
+
+def test_what_does_not_fit_one_transaction_is_refused_with_advice(monkeypatch):
+    monkeypatch.setattr(apply, "TRANSACTION_BYTES_MAX", 100)
+    with pytest.raises(ManorError) as caught:
+        apply.batches(documents(*["Domain"] * 10), None)
+    assert "--chunk" in caught.value.hint
+    chunk = int(caught.value.hint.rpartition(" ")[2])
+    assert all(
+        len(apply.batches(batch, None)) == 1 for batch in apply.batches(documents(*["Domain"] * 10), chunk)
+    )
+
+
+def test_each_chunk_is_a_transaction(tmp_path):
+    client = bus()
+    run("apply", "-f", "-", "--chunk", "1", client=client, typed=f"{WEB}---\n{LAN}")
+    assert [one.documents[0]["kind"] for one in client.asked] == ["Network", "Domain"]
+    assert len(set(client.keys)) == 2
+
+
+def test_a_difference_is_shown_without_changing_anything():
+    client = bus()
+    run("diff", "-f", "-", client=client, typed=WEB)
+    assert client.asked[0].dry_run

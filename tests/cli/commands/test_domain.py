@@ -1,0 +1,59 @@
+import pytest
+
+from manor_bus.messages import lifecycle
+from manor_bus.messages.lifecycle import OperationState
+from tests.cli.fake import FakeClient, operation, run
+
+VERBS = [
+    ("start web --paused --reason r", lifecycle.DomainStart(name="web", paused=True, reason="r")),
+    ("shutdown web", lifecycle.DomainShutdown(name="web")),
+    (
+        "shutdown web --deadline 5 --force",
+        lifecycle.DomainShutdown(name="web", timeout_s=5.0, force_after=True),
+    ),
+    ("reboot web --deadline 5", lifecycle.DomainReboot(name="web", timeout_s=5.0)),
+    ("reset web", lifecycle.DomainReset(name="web")),
+    ("pause web", lifecycle.DomainPause(name="web")),
+    ("resume web", lifecycle.DomainResume(name="web")),
+    ("destroy web", lifecycle.DomainDestroy(name="web")),
+    ("save web", lifecycle.DomainSave(name="web")),
+    ("restore web --paused", lifecycle.DomainRestore(name="web", paused=True)),
+    ("discard web", lifecycle.DomainDiscard(name="web")),
+    ("rename web front", lifecycle.DomainRename(name="web", new_name="front")),
+    ("clear web", lifecycle.DomainClear(name="web")),
+    ("nmi web", lifecycle.DomainNmi(name="web")),
+]
+
+
+@pytest.mark.parametrize(("words", "request_"), VERBS, ids=[words for words, _ in VERBS])
+def test_each_verb_posts_its_message(words, request_):
+    client = FakeClient({type(request_): operation(kind=words.split()[0])})
+    ran = run(*words.split(), client=client)
+    assert client.asked == [request_]
+    assert ran.code == 0
+    assert ran.out == f"{words.split()[0]} web: done\n"
+
+
+def test_every_verb_of_the_lifecycle_service_has_a_command():
+    posted = {type(request) for _, request in VERBS}
+    verbs = {
+        call.request
+        for call in lifecycle.CALLS
+        if call.reply is lifecycle.Operation and "domain" in call.subject
+    }
+    assert verbs - posted == {lifecycle.DomainDelete, lifecycle.DomainUnplug}  # `delete` and `device detach`
+
+
+def test_a_dry_run_prints_the_plan_and_posts_only_the_question():
+    plan = operation(OperationState.PENDING, steps=("claim memory", "create"))
+    client = FakeClient({lifecycle.DomainStart: plan})
+    ran = run("start", "web", "--dry-run", client=client)
+    assert ran.out == "  1 claim memory\n  2 create\n"
+    assert client.asked == [lifecycle.DomainStart(name="web", dry_run=True)]
+
+
+def test_a_picture_is_written_to_a_file(tmp_path):
+    client = FakeClient({lifecycle.DomainScreenshot: lifecycle.Screenshot(content=b"\x89PNG")})
+    ran = run("screenshot", "web", str(tmp_path / "web.png"), client=client)
+    assert ran.code == 0
+    assert (tmp_path / "web.png").read_bytes() == b"\x89PNG"

@@ -1,0 +1,125 @@
+import json
+
+import pytest
+
+from manor_bus.errors import Kind, ManorError
+from manor_bus.messages.bus import BusStats, Peers, PeersListed
+from manor_bus.messages.node import Info
+from manor_cli import control, processes, starting, stopping
+from tests.cli.fake import FakeClient, run
+from tests.cli.test_instances import STATS, peer, told
+
+SERVICES = ("config", "discovery", "lifecycle", "devices")
+
+
+def bus(*names):
+    peers = tuple(peer(f"service/{name}", f"{name}1") for name in names)
+    return FakeClient({BusStats: STATS, Peers: PeersListed(peers=peers), Info: told()})
+
+
+def supervisor(*names):
+    services = [{"name": name, "phase": "running", "pid": 7, "since": 1.0, "restarts": 0} for name in names]
+    return lambda *_, **__: {"pid": 99, "services": services}
+
+
+def test_a_state_directory_is_made_and_said(tmp_path):
+    ran = run("init", "--node", "n1", directory=tmp_path / "state")
+    assert ran.code == 0
+    assert "created node name n1" in ran.out
+    assert "manor up" in ran.err
+    assert "complete already" in run("init", directory=tmp_path / "state").out
+
+
+@pytest.mark.parametrize("nodes", ["0", "2"])
+def test_several_nodes_on_a_machine_are_refused(tmp_path, nodes):
+    ran = run("up", "--detach", "--nodes", nodes, directory=tmp_path / "state")
+    assert ran.code == 2
+    assert "--nodes 1" in ran.err
+    assert not (tmp_path / "state").exists()
+
+
+def test_what_runs_already_is_only_waited_for(tmp_path, monkeypatch):
+    run("init", directory=tmp_path)
+    monkeypatch.setattr(processes, "supervisor", lambda _: 99)
+    monkeypatch.setattr(starting, "detach", lambda _: pytest.fail("started twice"))
+    ran = run("up", "--detach", "--hypervisor", "fake", client=bus(*SERVICES), directory=tmp_path)
+    assert ran.code == 4
+    (tmp_path / "hypervisor").write_text("fake\n")
+    ran = run("up", "--detach", "--hypervisor", "fake", client=bus(*SERVICES), directory=tmp_path)
+    assert ran.code == 0
+    assert ran.out.startswith("manor is up")
+
+
+def test_another_hypervisor_needs_a_stop_first(tmp_path, monkeypatch):
+    run("init", directory=tmp_path)
+    (tmp_path / "hypervisor").write_text("fake\n")
+    monkeypatch.setattr(processes, "supervisor", lambda _: 99)
+    ran = run("up", "--detach", "--hypervisor", "qemu", directory=tmp_path)
+    assert ran.code == 4
+    assert "manor down" in ran.err
+
+
+def test_a_start_that_does_not_become_ready_says_what_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr(starting, "detach", lambda _: None)
+    ran = run(
+        "--timeout", "0.1", "up", "--detach", "--hypervisor", "fake", client=bus("config"), directory=tmp_path
+    )
+    assert ran.code == 8
+    assert "not ready in time: discovery, lifecycle, devices" in ran.err
+
+
+def test_the_status_names_every_service(tmp_path, monkeypatch):
+    monkeypatch.setattr(control, "ask", supervisor("bus", *SERVICES))
+    ran = run("status", client=bus(*SERVICES), directory=tmp_path)
+    assert ran.code == 0
+    assert "supervisor       pid 99" in ran.out
+    assert "answers" in ran.out
+
+
+def test_the_status_is_an_error_when_not_everything_is_ready(tmp_path, monkeypatch):
+    monkeypatch.setattr(control, "ask", supervisor("bus", *SERVICES))
+    ran = run("status", "-o", "json", client=bus("config"), directory=tmp_path)
+    assert ran.code == 8
+    assert json.loads(ran.out)["missing"] == ["discovery", "lifecycle", "devices"]
+
+
+def test_the_status_of_nothing_needs_no_bus(tmp_path):
+    ran = run("status", directory=tmp_path)
+    assert ran.code == 8
+    assert "not running" in ran.out
+
+
+def test_a_bus_that_does_not_answer_is_part_of_the_status(tmp_path, monkeypatch):
+    monkeypatch.setattr(control, "ask", supervisor("bus"))
+    client = FakeClient({BusStats: ManorError(Kind.TIMEOUT, "no reply within the budget")})
+    assert "no reply within the budget" in run("status", client=client, directory=tmp_path).out
+
+
+def test_down_where_nothing_runs_is_no_error(tmp_path):
+    ran = run("down", directory=tmp_path)
+    assert ran.code == 0
+    assert ran.out == "everything is stopped\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "halted"), [((), [30.0]), (("--deadline", "5"), [5.0]), (("--keep-domains",), [])]
+)
+def test_down_asks_the_guests_unless_they_shall_go_on(tmp_path, monkeypatch, words, halted):
+    asked = []
+    monkeypatch.setattr(processes, "services", lambda _: {"bus": [], "lifecycle": []})
+    monkeypatch.setattr(stopping, "halt_guests", lambda _, deadline: asked.append(deadline))
+    ran = run("down", *words, directory=tmp_path)
+    assert ran.code == 0
+    assert asked == halted
+
+
+def test_down_that_leaves_something_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(stopping, "stop_services", lambda _: [4711])
+    ran = run("down", directory=tmp_path)
+    assert ran.code == 1
+    assert "4711" in ran.err
+
+
+def test_guests_that_go_on_are_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "guests", lambda _: [1, 2])
+    assert "2 guest processes go on" in run("down", "--keep-domains", directory=tmp_path).out

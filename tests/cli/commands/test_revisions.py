@@ -1,0 +1,63 @@
+from manor_bus.messages import config
+from manor_bus.messages.lifecycle import DomainDelete
+from tests.cli.fake import FakeClient, operation, run
+
+APPLIED = config.Applied(
+    revision=8, changes=(config.Change(kind="Volume", name="root", uuid="u", action="deleted", revision=8),)
+)
+
+
+def test_documents_are_deleted_in_one_transaction():
+    client = FakeClient({config.Delete: APPLIED})
+    ran = run("delete", "volume", "root", "swap", "--reason", "old", client=client)
+    wanted = (config.Reference(kind="Volume", name="root"), config.Reference(kind="Volume", name="swap"))
+    assert client.asked == [config.Delete(references=wanted, reason="old")]
+    assert ran.out == "volume/root deleted (revision 8)\n"
+
+
+def test_a_domain_is_deleted_by_its_lifecycle():
+    client = FakeClient({DomainDelete: operation(kind="delete")})
+    run("delete", "domain", "web", "--force", client=client)
+    assert client.asked == [DomainDelete(name="web", force=True)]
+
+
+def test_a_dry_run_of_a_delete_only_asks_config():
+    client = FakeClient({config.Delete: APPLIED})
+    ran = run("delete", "domain", "web", "--dry-run", client=client)
+    assert client.asked == [
+        config.Delete(references=(config.Reference(kind="Domain", name="web"),), dry_run=True)
+    ]
+    assert "would be deleted" in ran.out
+
+
+ENTRIES = config.HistoryListed(
+    entries=(
+        config.HistoryEntry(
+            revision=9,
+            at=1_800_000_000.0,
+            by="operator/a",
+            reason="more",
+            action="changed",
+            diff=(config.DiffLine(path="spec.cpu.count", old="1", new="2"),),
+        ),
+    ),
+    compacted=4,
+)
+
+
+def test_the_history_says_when_by_whom_why_and_what():
+    ran = run("history", "domain", "web", client=FakeClient({config.History: ENTRIES}))
+    for word in ("9", "operator/a", "more", "spec.cpu.count", "2027-01-15"):
+        assert word in ran.out
+    assert "revisions up to 4 are no longer kept" in ran.err
+
+
+def test_the_wide_history_shows_the_values():
+    ran = run("history", "domain", "web", "-o", "wide", client=FakeClient({config.History: ENTRIES}))
+    assert "  - spec.cpu.count: 1\n  + spec.cpu.count: 2\n" in ran.out
+
+
+def test_a_rollback_names_the_revision():
+    client = FakeClient({config.Rollback: APPLIED})
+    run("rollback", "vol", "root", "3", client=client)
+    assert client.asked == [config.Rollback(kind="Volume", name="root", revision=3)]

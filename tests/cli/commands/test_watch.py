@@ -1,0 +1,58 @@
+import json
+
+import msgspec
+
+from manor_bus import codec
+from manor_bus.envelope import Envelope, Kind
+from manor_bus.messages.bus import RingEvent, RingListed, RingRead
+from manor_bus.messages.discovery import FactChanged
+from manor_bus.view import Change, Synced
+from tests.cli.fake import NOW, FakeClient, domain, fact, run
+
+WEB = Change("domain.web", FactChanged(entry=fact(domain())), "service/discovery@n1/1", "e1", 4)
+GONE = Change("domain.web", None, "service/discovery@n1/1", "e1", 5)
+
+
+def test_each_change_is_a_line():
+    client = FakeClient(changes=[WEB, Synced(), GONE])
+    told = run("watch", client=client).out.splitlines()
+    assert [line.split(" ", 1)[1] for line in told] == [
+        "domain.web RUNNING generation 7 on n1",
+        "domain.web gone",
+    ]
+    assert client.patterns == [("domain.*", True)]
+
+
+def test_programs_get_one_object_a_line_with_cloudevents_names():
+    told = run("watch", "domain.web", "-o", "json", client=FakeClient(changes=[WEB, GONE])).out.splitlines()
+    first, last = map(json.loads, told)
+    assert first.keys() >= {"specversion", "id", "source", "type", "subject", "time", "data", "k"}
+    assert first["data"]["entry"]["fact"]["name"] == "web"
+    assert last["data"] is None
+
+
+def test_once_ends_when_everything_there_is_has_been_told():
+    told = run("watch", "--once", client=FakeClient(changes=[WEB, Synced(), GONE])).out
+    assert len(told.splitlines()) == 1
+
+
+def test_a_count_ends_it():
+    told = run("watch", "-n", "1", client=FakeClient(changes=[WEB, GONE])).out
+    assert len(told.splitlines()) == 1
+
+
+def test_changes_alone_need_no_snapshot():
+    client = FakeClient()
+    run("watch", "--changes-only", client=client)
+    assert client.patterns == [("domain.*", False)]
+
+
+def test_past_events_come_first_page_by_page():
+    wire = Envelope(k=Kind.PUB, subject="x.y", type="x.v1", data=msgspec.Raw(codec.encode({"a": 1})))
+    event = RingEvent(n=8, at=NOW, sender="s", envelope=codec.encode(wire))
+    pages = {7: RingListed(events=(event,), first=1, last=8), 8: RingListed(events=(), first=1, last=8)}
+    client = FakeClient({RingRead: lambda request: pages[request.since]})
+    told = json.loads(run("watch", "x.>", "--since", "7", "-o", "json", client=client).out)
+    assert (told["n"], told["subject"], told["data"]) == (8, "x.y", {"a": 1})
+    assert client.asked[0] == RingRead(pattern="x.>", since=7)
+    assert client.patterns == [("x.>", False)]
