@@ -19,7 +19,7 @@ from manor_bus.inbox import Answer as Answered
 from manor_bus.inbox import Inbox, Key
 from manor_bus.messages import Call, Done, Message, node
 from manor_bus.messages.catalogue import CALL_BY_REQUEST, CALL_BY_TYPE
-from manor_bus.session import Asked, Withdrawn
+from manor_bus.outcomes import Asked, Withdrawn
 
 if TYPE_CHECKING:
     from manor_bus.peer import Answer, Context, Peer

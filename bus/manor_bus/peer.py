@@ -9,30 +9,28 @@ import asyncio
 import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final, Literal, TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import msgspec
 
-from manor_bus import codec, session
+from manor_bus import codec, outcomes
 from manor_bus.answering import Answering
+from manor_bus.asking import unreachable, unwelcome
 from manor_bus.envelope import Envelope
 from manor_bus.envelope import Kind as Frame
 from manor_bus.errors import Kind, ManorError, Origin
-from manor_bus.messages import Message, node
-from manor_bus.messages.bus import Subscribe
+from manor_bus.messages import Message
 from manor_bus.messages.catalogue import CALL_BY_REQUEST, EVENT_BY_BODY
+from manor_bus.session import Session
 from manor_bus.state import State
 from manor_bus.transport import Connect, Link
-from manor_bus.view import AllKnown, Fetch, News, View, change_of, reading
 from manor_bus.view import Change as Change
 from manor_bus.view import Synced as Synced
+from manor_bus.watching import Policy, Watching
 
 R = TypeVar("R", bound=Message)
 Answer = Callable[[Any, "Context"], Awaitable[Message]]
-Policy = Literal["coalesce", "gap", "kick"]
-
-SNAPSHOT_TIMEOUT_S: Final = 10.0
 log = logging.getLogger(__name__)
 
 
@@ -58,13 +56,7 @@ class Context:
 class _Call:
     done: asyncio.Future[Envelope]
     on_part: Callable[[Envelope], None] | None
-
-
-@dataclass
-class _Watch:
-    view: View | None
-    queue: asyncio.Queue[tuple[Change | Synced | ManorError, int, int]] = field(default_factory=asyncio.Queue)
-    fetches: set[asyncio.Task[None]] = field(default_factory=set)
+    on_restart: Callable[[], None] | None
 
 
 class Peer:
@@ -82,7 +74,7 @@ class Peer:
         token = token or (lambda: secrets.token_hex(8))
         prefix, count = token(), iter(range(1, 1 << 62))
         self._loop = asyncio.get_running_loop()
-        self.session = session.Session(
+        self.session = Session(
             instance=prefix,
             version=version,
             pid=pid,
@@ -91,15 +83,15 @@ class Peer:
         )
         self.greeted = asyncio.Event()
         self.drained = asyncio.Event()
+        self.turned_away = asyncio.Event()
         self._turned: ManorError | None = None
         self._calls: dict[int, _Call] = {}
-        self._watches: dict[int, _Watch] = {}
-        self._sids = iter(range(1, 1 << 31))
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
         self._turning = False
         self.state = State(self._publish_raw)
         self.answering = Answering(self, version)
+        self._watching = Watching(self)
         self._connect = connect
         self._link: Link = connect(self)
 
@@ -120,10 +112,7 @@ class Peer:
         try:
             await asyncio.wait_for(self.greeted.wait(), timeout)
         except TimeoutError:
-            raise ManorError(
-                Kind.UNAVAILABLE, "the bus cannot be reached", delivered=False, origin=Origin.LIBRARY,
-                hint="Start it: manor up",
-            ) from None  # fmt: skip
+            raise unreachable() from None
         if self._turned is not None:
             raise self._turned
 
@@ -131,12 +120,14 @@ class Peer:
 
     async def call(
         self, request: Message, reply: type[R], *, timeout: float, key: str = "", at: str = "",
-        on_part: Callable[[Message], None] | None = None, retry: bool = True,
+        on_part: Callable[[Message], None] | None = None, on_restart: Callable[[], None] | None = None,
+        retry: bool = True,
     ) -> R:  # fmt: skip
         """Call whoever serves this request's subject and return the decoded reply.
 
-        `timeout` in seconds is the whole budget, retries included; `key` is the idempotency key (default: new
-        `at` is `node` or `node/instance`. Raises ManorError, always within the budget.
+        `timeout` in seconds is the whole budget, retries included; `key` is the idempotency key (default:
+        a new one); `at` is `node` or `node/instance`. Raises ManorError, always within the budget. When a
+        retry makes the parts so far void, `on_restart` is called.
         """
         call = CALL_BY_REQUEST[type(request)]
         part = call.part
@@ -149,7 +140,7 @@ class Peer:
             k=Frame.REQ, to=f"{call.subject}@{at}" if at else call.subject, type=call.type_name,
             idempotencykey=key, data=msgspec.Raw(codec.encode(request)),
         )  # fmt: skip
-        done = await self.exchange(wire, timeout, read, retry=retry)
+        done = await self.exchange(wire, timeout, read, on_restart, retry=retry)
         return codec.decode(done.data, reply)
 
     async def exchange(
@@ -157,20 +148,21 @@ class Peer:
         wire: Envelope,
         timeout: float,
         on_part: Callable[[Envelope], None] | None = None,
+        on_restart: Callable[[], None] | None = None,
         *,
         retry: bool = True,
     ) -> Envelope:
         """Post one request as it is and return the terminal reply's envelope."""
         future: asyncio.Future[Envelope] = self._loop.create_future()
         token = self.session.call(wire, timeout, self._loop.time(), retry=retry)
-        self._calls[token] = _Call(future, on_part)
-        self._turn()
+        self._calls[token] = _Call(future, on_part, on_restart)
+        self.turn()
         try:
             return await future
         finally:
             if self._calls.pop(token, None) is not None and future.cancelled():
                 self.session.cancel(token)
-                self._turn()
+                self.turn()
 
     # --- answer ---------------------------------------------------------------------------------------
 
@@ -178,24 +170,21 @@ class Peer:
         """Answer these requests from now on, and own state under these subject patterns."""
         self.answering.serve(answers)
         subjects = {CALL_BY_REQUEST[request].subject for request in answers}
-        self.session.serves = tuple(sorted({subject.partition(".")[0] + ".>" for subject in subjects}))
-        self.session.owns = owns
-        self.session.types = self.answering.types()
-        if self.session.greeted:
-            self.session.greet(self._loop.time())
-            self._turn()
+        serves = tuple(sorted({subject.partition(".")[0] + ".>" for subject in subjects}))
+        self.session.offer(serves, owns, self.answering.types(), self._loop.time())
+        self.turn()
 
     def drain(self) -> None:
         """Take no new calls; `drained` is set when the broker sends none any more."""
         self.session.drain()
-        self._turn()
+        self.turn()
 
     def reply(
         self, sender: str, request: str, *, data: msgspec.Raw = codec.NIL, err: Any = None, last: bool = True
     ) -> None:
         """Send one (partial) reply; used by `answering`."""
         self.session.reply(sender, request, data=data, err=err, last=last)
-        self._turn()
+        self.turn()
 
     # --- publish --------------------------------------------------------------------------------------
 
@@ -216,92 +205,48 @@ class Peer:
             data=data,
         )
         if self.session.publish(wire):
-            self._turn_soon()
+            self.turn_soon()
 
     # --- watch ----------------------------------------------------------------------------------------
 
-    async def watch(
+    def watch(
         self, pattern: str, *, policy: Policy = "coalesce", snapshot: bool = True, window: int = 1_024
     ) -> AsyncIterator[Change | Synced]:
-        """Follow every object under a pattern; see Change and Synced. Ends only when closed or refused."""
-        sid = next(self._sids)
-        mine = _Watch(View(pattern) if snapshot else None)
-        self._watches[sid] = mine
-        self.session.subscribe(
-            pattern, Subscribe(sid=sid, policy=policy, window=window, window_bytes=4_194_304)
-        )
-        self._turn()
-        try:
-            while True:
-                change, messages, size = await mine.queue.get()
-                if isinstance(change, ManorError):
-                    raise change
-                if not isinstance(change, Synced) or change is not _CREDIT:
-                    yield change
-                if messages:
-                    self.session.consumed(sid, messages, size)
-                    self._turn()
-        finally:
-            del self._watches[sid]
-            for task in mine.fetches:
-                task.cancel()
-            self.session.unsubscribe(sid)
-            self._turn_soon()
+        """Follow every object under a pattern; see Change and Synced. Ends only when closed or refused.
 
-    async def _fetch(self, sid: int, address: str) -> None:
-        watch = self._watches[sid]
-        assert watch.view is not None
-        items: list[node.SnapshotItem] = []
-
-        def part(message: Message) -> None:
-            assert isinstance(message, node.SnapshotPart)
-            items.extend(message.items)
-
-        try:
-            done = await self.call(
-                node.Snapshot(pattern=watch.view.pattern), node.SnapshotDone, timeout=SNAPSHOT_TIMEOUT_S,
-                at=address.partition("@")[2], on_part=part, retry=False,
-            )  # fmt: skip
-        except ManorError as error:
-            log.info("no snapshot from %s: %s", address, error)
-            self._act(sid, watch, watch.view.failed(address))
-        else:
-            self._act(sid, watch, watch.view.snapshot(address, done.epoch, done.rev, items))
-
-    def _act(self, sid: int, watch: _Watch, actions: list[Any]) -> None:
-        for action in actions:
-            if isinstance(action, News):
-                watch.queue.put_nowait((change_of(action), 0, 0))
-            elif isinstance(action, Fetch):
-                task = self._loop.create_task(self._fetch(sid, action.address))
-                watch.fetches.add(task)
-                task.add_done_callback(watch.fetches.discard)
-            elif isinstance(action, AllKnown):
-                watch.queue.put_nowait((Synced(), 0, 0))
+        It subscribes when it is first awaited.
+        """
+        return self._watching.watch(pattern, policy, window, snapshot=snapshot)
 
     # --- what the link and the session tell us --------------------------------------------------------
 
     def up(self) -> None:
         """The link is connected (called by the transport)."""
         self.session.connected(self._loop.time())
-        self._turn()
+        self.turn()
 
     def down(self) -> None:
         """The link is gone (called by the transport)."""
         self.session.lost()
-        self._turn()
+        self.turn()
+
+    def refused(self) -> None:
+        """The broker does not know our key (called by the transport)."""
+        self.session.lost()
+        self._greeted(unwelcome())
 
     def received(self, frame: bytes) -> None:
         """A frame came (called by the transport)."""
         self.session.receive(frame, self._loop.time())
-        self._turn_soon()
+        self.turn_soon()
 
-    def _turn_soon(self) -> None:
+    def turn_soon(self) -> None:
+        """Do what the session wants once the present event is done with."""
         if not self._closed and not self._turning:
             self._turning = True
-            self._loop.call_soon(self._turn)
+            self._loop.call_soon(self.turn)
 
-    def _turn(self) -> None:
+    def turn(self) -> None:
         """Do what the session wants: take its events, send its frames, set its timer."""
         self._turning = False
         if self._closed:
@@ -321,75 +266,68 @@ class Peer:
     def _tick(self) -> None:
         self._timer = None
         self.session.advance(self._loop.time())
-        self._turn()
+        self.turn()
 
-    def _event(self, event: session.Event) -> None:
+    def _event(self, event: outcomes.Event) -> None:
         match event:
-            case session.Replied(token, reply, error):
-                self._replied(token, reply, error)
-            case session.Parted(token, part):
-                self._parted(token, part)
-            case session.Asked() | session.Withdrawn():
+            case outcomes.Replied() | outcomes.Parted() | outcomes.Restarted():
+                self._calling(event)
+            case outcomes.Asked() | outcomes.Withdrawn():
                 self.answering.take(event)
-            case session.Arrived() | session.Live() | session.Missed() | session.Barred():
-                self._subscription_event(event)
-            case session.Greeted(welcome):
-                for refused in welcome.denied:
-                    log.error("the broker refused: %s", refused)
+            case outcomes.Arrived() | outcomes.Live() | outcomes.Missed() | outcomes.Barred():
+                self._watching.take(event)
+            case outcomes.Greeted(welcome):
+                for denied in welcome.denied:
+                    log.error("the broker denied us: %s", denied)
                 self._greeted(None)
-            case session.Turned(error):
+            case outcomes.Turned(error):
                 self._greeted(error)
-            case session.Drained():
+            case outcomes.Drained():
                 self.drained.set()
-            case session.Dead():
-                self._reconnect()
+            case outcomes.Dead():
+                self._link.close()
+                self._link = self._connect(self)
 
     def _greeted(self, turned: ManorError | None) -> None:
         self._turned = turned
         self.greeted.set()
+        if turned is not None:
+            log.error("the broker turned us away: %s", turned)
+            self.turned_away.set()
 
-    def _reconnect(self) -> None:
-        self._link.close()
-        self._link = self._connect(self)
+    def _calling(self, event: outcomes.Calling) -> None:
+        call = self._calls.get(event.token)
+        if call is None:
+            return
+        try:
+            match event:
+                case outcomes.Parted(_, part) if call.on_part is not None:
+                    call.on_part(part)
+                case outcomes.Restarted() if call.on_restart is not None:
+                    call.on_restart()
+                case outcomes.Replied(_, reply, error):
+                    self._end(event.token, call, reply, error)
+                case _:
+                    pass  # nobody listens to parts
+        except ManorError as error:  # the part is not what its type says
+            self.session.cancel(event.token)
+            self._end(event.token, call, None, error)
 
-    def _parted(self, token: int, part: Envelope) -> None:
-        call = self._calls.get(token)
-        if call is not None and call.on_part is not None:
-            call.on_part(part)
-
-    def _replied(self, token: int, reply: Envelope | None, error: ManorError | None) -> None:
-        call = self._calls.pop(token, None)
-        if call is None or call.done.done():
+    def _end(self, token: int, call: _Call, reply: Envelope | None, error: ManorError | None) -> None:
+        del self._calls[token]
+        if call.done.done():
             return
         if error is not None:
             call.done.set_exception(error)
         elif reply is not None:
             call.done.set_result(reply)
 
-    def _subscription_event(
-        self, event: session.Arrived | session.Live | session.Missed | session.Barred
-    ) -> None:
-        watch = self._watches.get(event.sid)
-        if watch is None:
-            return
-        if isinstance(event, session.Barred):
-            watch.queue.put_nowait((event.error, 0, 0))
-        elif isinstance(event, session.Live):
-            known = watch.view.live(event.owners) if watch.view is not None else [AllKnown()]
-            self._act(event.sid, watch, list(known))
-        elif isinstance(event, session.Missed):
-            self._act(event.sid, watch, watch.view.missed() if watch.view is not None else [])
-        else:
-            for sender, wire in event.items:
-                self._act(event.sid, watch, reading(watch.view, sender, wire))
-            watch.queue.put_nowait((_CREDIT, len(event.items), event.size))
-
     async def close(self) -> None:
         """Leave the bus. Calls under way end as unavailable."""
         if self._closed:
             return
         await self.answering.close()
-        self._turn()
+        self.turn()
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
@@ -398,8 +336,4 @@ class Peer:
         for call in self._calls.values():
             if not call.done.done():
                 call.done.set_exception(gone)
-        for watch in self._watches.values():
-            watch.queue.put_nowait((gone, 0, 0))
-
-
-_CREDIT: Final = Synced()  # marks in a watch's queue where a batch ends; never yielded
+        self._watching.end(gone)

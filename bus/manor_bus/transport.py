@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from enum import Enum, auto
+from types import MappingProxyType
 from typing import Final, Protocol
 
 import zmq
@@ -16,6 +18,7 @@ from manor_bus.codec import FRAME_BYTES_MAX
 from manor_bus.keys import KeyPair
 
 OUTBOX_FRAMES_MAX: Final = 65_536
+LINGER_MS: Final = 200  # for what is queued when a connection is closed
 DRAIN_FRAMES: Final = 200  # received before other tasks get their turn
 
 
@@ -26,7 +29,7 @@ class Link(Protocol):
         """Queue a frame; what does not fit ends the connection, visibly."""
 
     def close(self) -> None:
-        """End the connection."""
+        """End the connection; what is queued gets a moment."""
 
 
 class Listener(Protocol):
@@ -38,8 +41,19 @@ class Listener(Protocol):
     def down(self) -> None:
         """The connection is gone; it will be tried again."""
 
+    def refused(self) -> None:
+        """The broker does not know our key; it will not be tried again."""
+
     def received(self, frame: bytes) -> None:
         """A frame came."""
+
+
+class Signal(Enum):
+    """What becomes of a connection."""
+
+    UP = auto()
+    DOWN = auto()
+    REFUSED = auto()
 
 
 Connect = Callable[[Listener], Link]
@@ -56,7 +70,7 @@ def dealer(context: zmq.Context[zmq.Socket[bytes]], pair: KeyPair, broker_public
     socket = context.socket(zmq.DEALER)
     for option, value in (
         (zmq.IMMEDIATE, 1),  # nothing queues for a broker that is not there
-        (zmq.LINGER, 200),
+        (zmq.LINGER, LINGER_MS),
         (zmq.RECONNECT_IVL, 10),
         (zmq.RECONNECT_IVL_MAX, 200),
         (zmq.HANDSHAKE_IVL, 2_000),
@@ -77,50 +91,74 @@ def heartbeat(socket: zmq.Socket[bytes], endpoint: str) -> None:
         socket.setsockopt(zmq.HEARTBEAT_TTL, 6_000)
 
 
+_SIGNALS: Final = MappingProxyType(
+    {
+        int(zmq.EVENT_HANDSHAKE_SUCCEEDED): Signal.UP,
+        int(zmq.EVENT_DISCONNECTED): Signal.DOWN,
+        int(zmq.EVENT_HANDSHAKE_FAILED_AUTH): Signal.REFUSED,
+    }
+)
+
+
+def _monitor(socket: zmq.Socket[bytes]) -> zmq.Socket[bytes]:
+    return socket.get_monitor_socket(sum(_SIGNALS))
+
+
+def _signals(monitor: zmq.Socket[bytes]) -> Iterator[Signal]:
+    """Read what is there now; the first frame is (event: u16, value: i32) in the machine's byte order."""
+    while not monitor.closed and int(monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+        yield _SIGNALS[int.from_bytes(monitor.recv_multipart(zmq.NOBLOCK)[0][:2], sys.byteorder)]
+
+
 class AsyncLink:
     """A DEALER on the running asyncio loop, without zmq.asyncio (3-4 times the CPU).
 
-    The descriptor is edge-triggered: after every send and receive ZMQ_EVENTS is looked at again.
+    The descriptor is edge-triggered, and every send and receive may take the edge: ZMQ_EVENTS is looked at
+    after the last of them.
     """
 
     def __init__(self, endpoint: str, pair: KeyPair, broker_public: str, listener: Listener) -> None:
         import asyncio  # not at the top: the command line uses this module and must start fast
 
         self._loop = asyncio.get_running_loop()
-        self._listener = listener
+        self._endpoint, self._listener = endpoint, listener
         self._outbox: deque[bytes] = deque()
         self._pumping = False
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = dealer(self._context, pair, broker_public)
         heartbeat(self._socket, endpoint)
-        self._monitor = self._socket.get_monitor_socket(
-            zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
-        )
+        self._watched = _monitor(self._socket)
         self._loop.add_reader(self._socket.fileno(), self._pump)
-        self._loop.add_reader(self._monitor.fileno(), self._watch)
+        self._loop.add_reader(self._watched.fileno(), self._watch)
         self._socket.connect(endpoint)
         self._loop.call_soon(self._watch)
 
     def send(self, frame: bytes) -> None:
-        """Queue a frame and send what the connection takes now."""
+        """Queue a frame; it is sent when the connection takes it."""
         if len(self._outbox) >= OUTBOX_FRAMES_MAX:
-            self._outbox.clear()
-            self._listener.down()
+            self._start_over()
             return
         self._outbox.append(frame)
         self._pump_soon()
 
     def close(self) -> None:
-        """End the connection; queued frames get 200 ms."""
+        """End the connection; queued frames get a moment."""
         if self._socket.closed:
             return
         self._flush()
         self._loop.remove_reader(self._socket.fileno())
-        self._loop.remove_reader(self._monitor.fileno())
+        self._loop.remove_reader(self._watched.fileno())
         self._socket.disable_monitor()
-        self._monitor.close(0)
-        self._socket.close(200)
-        self._context.destroy(200)
+        self._watched.close(0)
+        self._socket.close(LINGER_MS)
+        self._context.destroy(LINGER_MS)
+
+    def _start_over(self) -> None:
+        """The broker does not take what we have to say: a new connection, on which all is told again."""
+        self._outbox.clear()
+        self._socket.disconnect(self._endpoint)
+        self._listener.down()
+        self._socket.connect(self._endpoint)
 
     def _pump_soon(self) -> None:
         if not self._pumping:
@@ -136,34 +174,28 @@ class AsyncLink:
         except zmq.Again:
             pass  # the descriptor tells when there is room again
 
-    def _readable(self) -> bool:
-        return not self._socket.closed and bool(int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
-
     def _pump(self) -> None:
         self._pumping = False
-        if self._socket.closed:
-            return
         received = self._listener.received
         for _ in range(DRAIN_FRAMES):
+            if self._socket.closed:
+                return
             if self._outbox:
                 self._flush()
-            if not self._readable():
-                break
-            received(self._socket.recv(zmq.NOBLOCK))
-        else:
-            self._pump_soon()
-        if self._outbox and not self._socket.closed:
-            self._flush()
+            events = int(self._socket.getsockopt(zmq.EVENTS))
+            if events & zmq.POLLIN:
+                received(self._socket.recv(zmq.NOBLOCK))
+            elif not (self._outbox and events & zmq.POLLOUT):
+                return
+        self._pump_soon()
 
     def _watch(self) -> None:
-        while not self._monitor.closed and int(self._monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
-            # the first frame is (event: u16, value: i32) in the machine's byte order
-            event = int.from_bytes(self._monitor.recv_multipart(zmq.NOBLOCK)[0][:2], sys.byteorder)
-            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+        for signal in _signals(self._watched):
+            if signal is Signal.UP:
                 self._listener.up()
-            elif event == zmq.EVENT_DISCONNECTED:
+            else:
                 self._outbox.clear()
-                self._listener.down()
+                self._listener.down() if signal is Signal.DOWN else self._listener.refused()
 
 
 class BlockingLink:
@@ -173,10 +205,14 @@ class BlockingLink:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = dealer(self._context, pair, broker_public)
         heartbeat(self._socket, endpoint)
+        self._watched = _monitor(self._socket)
+        self._either = zmq.Poller()
+        self._either.register(self._socket, zmq.POLLIN)
+        self._either.register(self._watched, zmq.POLLIN)
         self._socket.connect(endpoint)
 
     def send(self, frame: bytes, timeout: float) -> bool:
-        """Send within `timeout` seconds; False when there is no connection."""
+        """Send within `timeout` seconds; False when there is no connection, or it takes nothing."""
         self._socket.setsockopt(zmq.SNDTIMEO, max(0, int(timeout * 1000)))
         try:
             self._socket.send(frame)
@@ -184,17 +220,16 @@ class BlockingLink:
             return False
         return True
 
-    def receive(self, timeout: float) -> bytes | None:
-        """Receive within `timeout` seconds."""
-        if not self._socket.poll(max(0, int(timeout * 1000))):
-            return None
-        return self._socket.recv()
-
-    def fileno(self) -> int:
-        """The edge-triggered descriptor, for those who also wait for something else."""
-        return int(self._socket.fileno())
+    def receive(self, timeout: float) -> bytes | Signal | None:
+        """Wait up to `timeout` seconds for a frame, or for what becomes of the connection."""
+        ready = dict(self._either.poll(max(0, int(timeout * 1000))))
+        if self._socket in ready:
+            return self._socket.recv()
+        return next(_signals(self._watched), None) if ready else None
 
     def close(self) -> None:
         """End the connection."""
-        self._socket.close(200)
-        self._context.destroy(200)
+        self._socket.disable_monitor()
+        self._watched.close(0)
+        self._socket.close(LINGER_MS)
+        self._context.destroy(LINGER_MS)

@@ -1,14 +1,15 @@
 """A subscriber's view of the objects under a pattern, kept equal to the owners' state. Pure.
 
-Each owner numbers its changes (epoch, rev). The view asks an owner for a snapshot when it first hears of it,
-when its epoch changed, and when items were lost; changes that arrive meanwhile wait. An owner that went away
-leaves its objects in the view until its successor's snapshot says what became of them: a restart removes
-nothing.
+Each instance of an owner numbers its changes (epoch, rev). The view asks an instance for a snapshot when it
+first hears of it and when its predecessor left; changes that arrive meanwhile wait. Of several instances the
+one with the greatest epoch counts. One that went away leaves its objects in the view until its successor's
+snapshot says what became of them: a restart removes nothing. When items were lost, the shell subscribes anew.
 Source: design page "The bus", section Events are state streams.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,14 +23,19 @@ from manor_bus.subjects import matches
 
 @dataclass(frozen=True)
 class Fetch:
-    """The shell shall ask this owner for its snapshot and feed `snapshot` or `failed`."""
+    """The shell shall ask this instance for its snapshot and feed `snapshot` or `failed`.
+
+    `again`: it could not be asked just now, so wait a little first.
+    """
 
     address: str
+    number: int
+    again: bool = False
 
 
 @dataclass(frozen=True)
 class News:
-    """One change for the application; `wire` is None when the object is gone."""
+    """One change for the application; `data` is None when the object is gone."""
 
     subject: str
     sender: str
@@ -68,18 +74,30 @@ Action = Fetch | News | AllKnown
 
 
 @dataclass
+class _Asked:
+    """A snapshot under way, and by subject the newest of what came meanwhile, oldest first."""
+
+    number: int
+    waiting: dict[str, Envelope] = field(default_factory=dict)
+    failing: bool = False
+
+
+@dataclass
 class _Owner:
-    address: str
+    """All instances of one principal on one node; the objects are those of `address` at (epoch, rev)."""
+
+    attached: dict[str, None] = field(default_factory=dict)
+    asked: dict[str, _Asked] = field(default_factory=dict)
+    address: str = ""
     epoch: str = ""
     rev: int = 0
-    fetching: bool = False
-    waiting: list[tuple[str, Envelope]] = field(default_factory=list)
     objects: dict[str, tuple[str, int]] = field(default_factory=dict)  # subject -> (epoch, rev)
 
 
-def base(address: str) -> str:
+def principal(address: str) -> str:
     """Return who owns, without the instance: successors of one instance continue its state."""
-    return address.partition("/")[0] + "/" + address.partition("/")[2].partition("/")[0]
+    label, _, place = address.partition("@")
+    return f"{label}@{place.partition('/')[0]}"
 
 
 class View:
@@ -89,132 +107,137 @@ class View:
         self.pattern = pattern
         self._owners: dict[str, _Owner] = {}
         self._told = False
+        self._fetches = 0
 
     def live(self, owners: tuple[Owner, ...]) -> list[Action]:
         """The subscription is live (again): ask everybody."""
         self._told = False
-        for gone in set(self._owners) - {base(owner.address) for owner in owners}:
-            self._owners[gone].fetching = False
-            self._owners[gone].waiting.clear()
-        actions: list[Action] = [self._fetch(owner.address) for owner in owners]
+        for known in self._owners.values():
+            known.attached.clear()
+            known.asked.clear()
+            known.epoch = ""
+        actions: list[Action] = [self._attach(owner.address) for owner in owners]
         return actions + self._all_known()
-
-    def missed(self) -> list[Action]:
-        """Items were lost: ask everybody again."""
-        self._told = False
-        return [self._fetch(owner.address) for owner in self._owners.values()]
 
     def owner_changed(self, news: OwnerChanged) -> list[Action]:
         """An owner came or went."""
-        key = base(news.owner.address)
+        address = news.owner.address
         if news.present:
-            self._told = False
-            return [self._fetch(news.owner.address)]
-        owner = self._owners.get(key)
-        if owner is not None and owner.address == news.owner.address and owner.fetching:
-            owner.fetching = False
-            owner.waiting.clear()
-            owner.epoch = ""
-        return self._all_known()
+            return [self._attach(address)]
+        owner = self._owners.get(principal(address))
+        if owner is None:
+            return []
+        owner.attached.pop(address, None)
+        owner.asked.pop(address, None)
+        actions: list[Action] = []
+        if owner.address == address:
+            owner.epoch = ""  # whoever is still there counts now, also an older one
+            actions = [self._fetch(other) for other in owner.attached if other not in owner.asked]
+        return actions + self._all_known()
 
     def item(self, sender: str, wire: Envelope) -> list[Action]:
         """One event arrived."""
         if not wire.epoch:
-            return [News(wire.subject, sender, "", 0, wire.type, _body(wire))]
-        owner = self._owners.get(base(sender))
-        if owner is None or (owner.address != sender and wire.epoch > owner.epoch):
-            self._told = False
-            fetch = self._fetch(sender)
-            self._owners[base(sender)].waiting.append((sender, wire))
-            return [fetch]
-        if owner.address != sender:
-            return []  # a predecessor's last words
-        if owner.fetching:
-            owner.waiting.append((sender, wire))
-            return []
-        return self._apply(owner, sender, wire)
+            return [News(wire.subject, sender, "", 0, wire.type, codec.Body(wire.data))]
+        owner = self._owners.setdefault(principal(sender), _Owner())
+        actions: list[Action] = []
+        if sender not in owner.asked:
+            if sender == owner.address and wire.epoch == owner.epoch:
+                return self._apply(owner, sender, wire)
+            if wire.epoch <= owner.epoch:
+                return []  # a predecessor's last words
+            actions.append(self._fetch(sender))
+        waiting = owner.asked[sender].waiting
+        waiting.pop(wire.subject, None)
+        waiting[wire.subject] = wire
+        return actions
 
-    def snapshot(self, address: str, epoch: str, rev: int, items: list[SnapshotItem]) -> list[Action]:
+    def snapshot(self, fetch: Fetch, epoch: str, rev: int, items: Sequence[SnapshotItem]) -> list[Action]:
         """An owner's snapshot is complete."""
-        owner = self._owners.get(base(address))
-        if owner is None or owner.address != address or not owner.fetching:
+        owner = self._taken(fetch)
+        if owner is None:
             return []
-        present = {item.subject for item in items}
+        asked = owner.asked.pop(fetch.address)
+        if asked.failing:
+            self._told = False
+        if epoch < owner.epoch:
+            return self._all_known()  # a predecessor that has not left yet
+        present = {item.subject: item for item in items if matches(self.pattern, item.subject)}
         actions: list[Action] = [
-            News(subject, address, epoch, rev, "", None)
+            News(subject, fetch.address, epoch, rev, "", None)
             for subject in owner.objects
             if subject not in present
         ]
-        for item in items:
-            if owner.objects.get(item.subject) != (epoch, item.rev) and matches(self.pattern, item.subject):
-                actions.append(
-                    News(item.subject, address, epoch, item.rev, item.type, codec.Body(item.value))
-                )
-        owner.objects = {item.subject: (epoch, item.rev) for item in items}
-        owner.epoch, owner.rev, owner.fetching = epoch, rev, False
-        waiting, owner.waiting = owner.waiting, []
-        for sender, wire in waiting:
-            actions += self._apply(owner, sender, wire)
+        for item in present.values():
+            if owner.objects.get(item.subject) != (epoch, item.rev):
+                body = codec.Body(item.value)
+                actions.append(News(item.subject, fetch.address, epoch, item.rev, item.type, body))
+        owner.objects = {item.subject: (epoch, item.rev) for item in present.values()}
+        owner.address, owner.epoch, owner.rev = fetch.address, epoch, rev
+        for wire in asked.waiting.values():
+            if wire.epoch == epoch:
+                actions += self._apply(owner, fetch.address, wire)
         return actions + self._all_known()
 
-    def failed(self, address: str) -> list[Action]:
-        """An owner could not be asked; its successor will announce itself."""
-        owner = self._owners.get(base(address))
-        if owner is not None and owner.address == address:
-            owner.fetching = False
-            owner.epoch = ""
-            owner.waiting.clear()
-        return self._all_known()
+    def failed(self, fetch: Fetch) -> list[Action]:
+        """An owner could not be asked: try again while it is attached, but let nobody wait for it."""
+        owner = self._taken(fetch)
+        if owner is None:
+            return []
+        del owner.asked[fetch.address]
+        actions: list[Action] = []
+        if fetch.address in owner.attached:
+            actions = [self._fetch(fetch.address, again=True)]
+        return actions + self._all_known()
+
+    def _taken(self, fetch: Fetch) -> _Owner | None:
+        """Return whose fetch it is, if no later one has taken its place."""
+        owner = self._owners.get(principal(fetch.address))
+        asked = owner.asked.get(fetch.address) if owner is not None else None
+        return owner if asked is not None and asked.number == fetch.number else None
 
     def _apply(self, owner: _Owner, sender: str, wire: Envelope) -> list[Action]:
-        if wire.epoch != owner.epoch:
-            if wire.epoch < owner.epoch:
-                return []
-            self._told = False
-            return [self._fetch(sender)]
         if wire.rev <= owner.rev:
             return []
-        before = owner.objects.get(wire.subject)
         owner.rev = wire.rev
-        gone = wire.data == codec.NIL
-        if gone and before is None:
-            return []
-        if gone:
-            del owner.objects[wire.subject]
-        else:
+        if wire.data != codec.NIL:
             owner.objects[wire.subject] = (wire.epoch, wire.rev)
-        data = None if gone else _body(wire)
-        return [News(wire.subject, sender, wire.epoch, wire.rev, wire.type, data)]
+        elif owner.objects.pop(wire.subject, None) is None:
+            return []
+        return [_news(sender, wire)]
 
-    def _fetch(self, address: str) -> Fetch:
-        owner = self._owners.setdefault(base(address), _Owner(address))
-        owner.address, owner.fetching = address, True
-        owner.waiting.clear()
-        return Fetch(address)
+    def _attach(self, address: str) -> Fetch:
+        self._owners.setdefault(principal(address), _Owner()).attached[address] = None
+        return self._fetch(address)
+
+    def _fetch(self, address: str, *, again: bool = False) -> Fetch:
+        self._told = self._told and again
+        self._fetches += 1
+        self._owners[principal(address)].asked[address] = _Asked(self._fetches, failing=again)
+        return Fetch(address, self._fetches, again)
 
     def _all_known(self) -> list[Action]:
-        if self._told or any(owner.fetching for owner in self._owners.values()):
+        pending = (asked for owner in self._owners.values() for asked in owner.asked.values())
+        if self._told or not all(asked.failing for asked in pending):
             return []
         self._told = True
         return [AllKnown()]
 
 
-def _body(wire: Envelope) -> codec.Body:
-    return codec.Body(wire.data)
+def _news(sender: str, wire: Envelope) -> News:
+    data = None if wire.data == codec.NIL else codec.Body(wire.data)
+    return News(wire.subject, sender, wire.epoch, wire.rev, wire.type, data)
 
 
 def reading(view: View | None, sender: str, wire: Envelope) -> list[Action]:
     """Take one item of a subscription with a view, or without one."""
     if wire.subject == "bus.owner" and sender.startswith("bus@"):
         return view.owner_changed(codec.decode(wire.data, OwnerChanged)) if view is not None else []
-    if view is not None:
-        return view.item(sender, wire)
-    data = None if wire.data == codec.NIL else _body(wire)
-    return [News(wire.subject, sender, wire.epoch, wire.rev, wire.type, data)]
+    return view.item(sender, wire) if view is not None else [_news(sender, wire)]
 
 
 def change_of(news: News) -> Change:
-    """Decode what the application gets."""
+    """Decode what the application gets; raises ManorError when it is not what its type says."""
     event = EVENT_BY_TYPE.get(news.type)
     wanted: type[Any] = event.body if event is not None else object
     value = None if news.data is None else news.data.read(wanted)

@@ -1,0 +1,47 @@
+"""`python -m manor_bus.check NAME`: exit 0 when NAME answers on the bus and is ready. For health checks.
+
+The broker (`bus`) is asked `bus.stats` as `service/health`, a service `srv.info` with the key it has itself:
+one attached instance that is ready is enough.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Final
+
+from manor_bus.call import Client
+from manor_bus.errors import EXIT_CODES, ManorError, unavailable
+from manor_bus.messages.bus import BusStats, BusStatsAnswer, Peers, PeersListed
+from manor_bus.messages.node import Info, InfoAnswer
+from manor_bus.settings import BusSettings
+
+TIMEOUT_S: Final = 2.0
+
+
+def check(client: Client, name: str) -> None:
+    """Return when `name` is ready; raises `unavailable` when it is not."""
+    if name == "bus":
+        client.call(BusStats(), BusStatsAnswer, timeout=TIMEOUT_S)
+        return
+    for peer in client.call(Peers(), PeersListed, timeout=TIMEOUT_S).peers:
+        if peer.name == f"service/{name}" and peer.serves and not peer.draining:
+            place = peer.address.partition("@")[2]
+            if client.call(Info(), InfoAnswer, timeout=TIMEOUT_S, at=place).ready:
+                return
+    raise unavailable(f"no instance of {name} is ready", hint="Look into its log.")
+
+
+def main() -> None:
+    """Check what the command line names."""
+    name = sys.argv[1] if len(sys.argv) == 2 else ""
+    settings = BusSettings.from_environment("service/health" if name == "bus" else f"service/{name}")
+    try:
+        with Client(settings) as client:
+            check(client, name)
+    except (ManorError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(EXIT_CODES[error.kind] if isinstance(error, ManorError) else 1)
+
+
+if __name__ == "__main__":
+    main()
