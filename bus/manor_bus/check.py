@@ -10,8 +10,8 @@ import sys
 from typing import Final
 
 from manor_bus.call import Client
-from manor_bus.errors import EXIT_CODES, ManorError, unavailable
-from manor_bus.messages.bus import BusStats, BusStatsAnswer, Peers, PeersListed
+from manor_bus.errors import ManorError, unavailable
+from manor_bus.messages.bus import BusStats, BusStatsAnswer, Peers, PeersListed, PeerView
 from manor_bus.messages.node import Info, InfoAnswer
 from manor_bus.settings import BusSettings
 
@@ -19,20 +19,26 @@ TIMEOUT_S: Final = 2.0
 
 
 def check(client: Client, name: str) -> None:
-    """Return when `name` is ready; raises `unavailable` when it is not."""
+    """Return when `name` is ready; raises ManorError when it is not."""
     if name == "bus":
         client.call(BusStats(), BusStatsAnswer, timeout=TIMEOUT_S)
         return
-    for peer in client.call(Peers(), PeersListed, timeout=TIMEOUT_S).peers:
-        if peer.name == f"service/{name}" and peer.serves and not peer.draining:
-            place = peer.address.partition("@")[2]
-            if client.call(Info(), InfoAnswer, timeout=TIMEOUT_S, at=place).ready:
-                return
-    raise unavailable(f"no instance of {name} is ready", hint="Look into its log.")
+    peers = client.call(Peers(), PeersListed, timeout=TIMEOUT_S).peers
+    if not any(_ready(client, peer) for peer in peers if peer.name == f"service/{name}" and peer.serves):
+        hint = "Its log says why: manor service logs " + name
+        raise unavailable(f"no instance of {name} is ready", delivered=False, hint=hint)
+
+
+def _ready(client: Client, peer: PeerView) -> bool:
+    try:
+        told = client.call(Info(), InfoAnswer, timeout=TIMEOUT_S, at=peer.address.partition("@")[2])
+    except ManorError:
+        return False  # it is attached and does not answer
+    return told.ready and not told.draining
 
 
 def main() -> None:
-    """Check what the command line names."""
+    """Check what the command line names; exit 1 when it is not well."""
     name = sys.argv[1] if len(sys.argv) == 2 else ""
     settings = BusSettings.from_environment("service/health" if name == "bus" else f"service/{name}")
     try:
@@ -40,7 +46,7 @@ def main() -> None:
             check(client, name)
     except (ManorError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
-        sys.exit(EXIT_CODES[error.kind] if isinstance(error, ManorError) else 1)
+        sys.exit(1)
 
 
 if __name__ == "__main__":
