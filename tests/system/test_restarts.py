@@ -90,6 +90,7 @@ class Load:
                     self.failures.append(f"{name} {n} after {time.monotonic() - began:.1f} s: {error}")
                 self.slowest = max(self.slowest, time.monotonic() - began)
                 self.done[name] += 1
+                self._stop.wait(0.01)  # the load shall be steady, not the machine full
 
     def _apply(self, client: Client, n: int) -> None:
         document = {"kind": "Network", "metadata": {"name": "load", "annotations": {"n": str(n)}}, "spec": {}}
@@ -123,7 +124,7 @@ def _nothing_doubled(running: Node, load: Load) -> None:
     with running.client() as client:
         assert load.applied == sorted(set(load.applied)), "an acknowledged apply was lost or repeated"
         history = client.call(
-            config.History(kind="Network", name="load", limit=1_000_000),
+            config.History(kind="Network", name="load", limit=10_000),
             config.HistoryListed,
             timeout=BUDGET_S,
         )
@@ -131,7 +132,7 @@ def _nothing_doubled(running: Node, load: Load) -> None:
         recent = [entry for entry in history.entries if load.applied[0] <= entry.revision <= load.applied[-1]]
         assert len(recent) == len(load.applied), "an apply took effect twice"
         listed = client.call(
-            lifecycle.OperationList(target="load0", limit=1_000_000),
+            lifecycle.OperationList(target="load0", limit=2_000),
             lifecycle.OperationsListed,
             timeout=BUDGET_S,
         )
