@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import Final
 
@@ -68,11 +69,11 @@ class Registrar:
 
     async def _run(self) -> None:
         while True:
-            try:
-                await asyncio.wait_for(self._wake.wait(), self._period / 2)
+            # Not wait_for: it may swallow a cancellation that comes at the same moment.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._period / 2):
+                    await self._wake.wait()
                 await asyncio.sleep(BATCH_S)
-            except TimeoutError:
-                pass
             self._wake.clear()
             try:
                 await self._tell()
