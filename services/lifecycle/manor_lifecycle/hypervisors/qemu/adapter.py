@@ -1,0 +1,299 @@
+"""The hypervisor QEMU: which guests there are, and the calls about them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Final
+
+from manor_bus.errors import ManorError, bad_request, conflict, denied_state, not_found
+from manor_lifecycle.hypervisors import (
+    AdapterSettings,
+    Attachment,
+    ConsoleStream,
+    Creation,
+    Description,
+    ForeignChanged,
+    GuestState,
+    HypervisorEvent,
+    Progress,
+    Run,
+    RunningDomain,
+)
+from manor_lifecycle.hypervisors.qemu import birth, folder, foreign, hotplug, keeping, process, serial
+from manor_lifecycle.hypervisors.qemu.guest import Guest, Site
+from manor_lifecycle.hypervisors.qemu.options import Options
+from manor_lifecycle.hypervisors.qemu.program import Program
+from manor_lifecycle.hypervisors.qemu.record import Record
+
+FOREIGN_LOOK_S: Final = 15.0
+ADOPTION_S: Final = 5.0  # for a QEMU that was found to greet; a slower one is reached later
+
+
+class QemuHypervisor:
+    """See `Hypervisor`. Call `begin` before anything else."""
+
+    def __init__(
+        self,
+        settings: AdapterSettings,
+        options: Options,
+        program: Program,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._happened: asyncio.Queue[HypervisorEvent | None] = asyncio.Queue()
+        self._site = Site(
+            program, settings.directory, options, settings.durable, self._happened.put_nowait, wall
+        )
+        self._guests: dict[str, Guest] = {}
+        self._making: set[str] = set()
+        self._gone: dict[str, RunningDomain] = {}  # ended while nobody watched, and their processes too
+        self._foreign: dict[str, RunningDomain] = {}
+        self._looking: asyncio.Task[None] | None = None
+
+    # --- the adapter itself -----------------------------------------------------------------------------
+
+    async def begin(self) -> None:
+        """Find the guests that an earlier process of this service started."""
+        folders = [path for path in self._site.directory.iterdir() if path.is_dir()]
+        await asyncio.gather(*(self._adopt(path) for path in folders))
+        self._foreign = await asyncio.to_thread(foreign.guests)
+        self._looking = asyncio.get_running_loop().create_task(self._look_for_foreign())
+
+    async def _adopt(self, path: Path) -> None:
+        record = folder.read_record(path)
+        if record is None:
+            return
+        found = self._process_of(record)
+        if found is None:
+            self._bury(path, record)
+            return
+        guest = Guest(self._site, record, found)
+        if not record.pid:  # it was being made when the service died; its maker will be asked to repeat
+            await birth.end(guest)
+            folder.empty(path)
+            return
+        guest.running = record.ended is None  # unless it says otherwise
+        self._guests[record.uuid] = guest
+        with contextlib.suppress(TimeoutError, ManorError):
+            async with asyncio.timeout(ADOPTION_S):
+                await guest.reach()
+        guest.watch()
+
+    def _process_of(self, record: Record) -> process.Process | None:
+        if record.boot_id != process.boot_id():
+            return None
+        if record.pid:
+            return process.adopt(record.pid, record.started_ticks)
+        pid = process.find(record.argv)
+        return process.adopt(pid, process.started_ticks(pid)) if pid else None
+
+    def _bury(self, path: Path, record: Record) -> None:
+        """Its process is gone: `domains` says so until `destroy`, unless the whole machine started anew."""
+        if record.pid and record.boot_id == process.boot_id():
+            self._gone[record.uuid] = birth.corpse(record)
+        else:
+            folder.empty(path)
+
+    async def _look_for_foreign(self) -> None:
+        while True:
+            await asyncio.sleep(FOREIGN_LOOK_S)
+            now = await asyncio.to_thread(foreign.guests)
+            for uuid, domain in foreign.changes(self._foreign, now).items():
+                self._happened.put_nowait(ForeignChanged(uuid, domain))
+            self._foreign = now
+
+    async def describe(self) -> Description:
+        """Say what is installed and what of it works here."""
+        program = self._site.program
+        return Description("qemu", program.version_text, program.accelerators, program.features())
+
+    async def domains(self) -> tuple[RunningDomain, ...]:
+        """List the guests."""
+        ours = {uuid: guest.view() for uuid, guest in self._guests.items()} | self._gone
+        others = {uuid: guest for uuid, guest in self._foreign.items() if uuid not in ours}
+        return (*ours.values(), *others.values())
+
+    async def events(self) -> AsyncIterator[HypervisorEvent]:
+        """Yield what happens."""
+        while (event := await self._happened.get()) is not None:
+            yield event
+
+    async def close(self) -> None:
+        """Let go; the guests stay."""
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
+        await asyncio.gather(*(guest.leave() for guest in self._guests.values()))
+        self._happened.put_nowait(None)
+
+    # --- runs -------------------------------------------------------------------------------------------
+
+    async def create(self, creation: Creation) -> None:
+        """Make a paused guest."""
+        if not await self._is_there(creation):
+            await self._make(birth.draft(self._site, creation))
+
+    async def restore(self, creation: Creation, path: Path) -> None:
+        """Make a paused guest that goes on where the saved one was."""
+        if await self._is_there(creation):
+            return
+        descriptor = keeping.open_saved(path)
+        try:
+            header = await asyncio.to_thread(keeping.read_header, descriptor, path)
+            record = birth.redraft(self._site, header.record, creation)
+            guest = await self._make(record, incoming=True)
+            try:
+                await keeping.bring_back(guest, descriptor)
+            except BaseException:
+                await asyncio.shield(self._remove(guest))
+                raise
+        finally:
+            keeping.close(descriptor)
+
+    async def _is_there(self, creation: Creation) -> bool:
+        """Say whether the run exists; clear away what is left of an ended older one."""
+        run = creation.run
+        there = self._guests.get(run.uuid)
+        if run.uuid in self._making:
+            raise conflict(f"{creation.name} is being made already", hint="Wait for it.")
+        if there is not None and there.record.incarnation > run.incarnation:
+            raise birth.stale(there, run)
+        if there is not None and there.record.incarnation == run.incarnation:
+            there.demand_life()
+            return True
+        if there is not None and there.state is not GuestState.ENDED:
+            message = f"run {there.record.incarnation} of {creation.name} is alive"
+            raise conflict(message, hint="Destroy it first.")
+        await self.destroy(there.run if there is not None else run)
+        return False
+
+    async def _make(self, record: Record, *, incoming: bool = False) -> Guest:
+        self._making.add(record.uuid)
+        try:
+            guest = await birth.launch(self._site, record, incoming=incoming)
+        finally:
+            self._making.discard(record.uuid)
+        self._guests[record.uuid] = guest
+        guest.watch()
+        return guest
+
+    def _live(self, run: Run) -> Guest:
+        guest = self._guests.get(run.uuid)
+        if guest is None or guest.record.incarnation < run.incarnation:
+            raise not_found(f"qemu has no run {run.incarnation} of {run.uuid}", hint="Ask for its state.")
+        if guest.record.incarnation > run.incarnation:
+            raise birth.stale(guest, run)
+        return guest
+
+    async def resume(self, run: Run) -> None:
+        """Let it run."""
+        guest = self._live(run)
+        guest.demand_life()
+        guest.stopped = False
+        await guest.ask("cont")
+        guest.running = True
+
+    async def pause(self, run: Run) -> None:
+        """Stop it."""
+        guest = self._live(run)
+        guest.demand_life()
+        await guest.ask("stop")
+        guest.running = False
+
+    async def shutdown(self, run: Run) -> None:
+        """Press the power button."""
+        guest = self._live(run)
+        guest.demand_life()
+        if not guest.running:
+            message = f"{guest.record.name} is paused, so it cannot shut down"
+            raise denied_state(message, hint="Resume it first.")
+        await guest.ask("system_powerdown")
+
+    async def reset(self, run: Run, incarnation: int) -> None:
+        """Start the same machine from the beginning, in a new process."""
+        guest = self._guests.get(run.uuid)
+        if guest is not None and guest.record.incarnation == incarnation:
+            return
+        guest = self._live(run)
+        was_running = guest.running
+        await self._end(guest)
+        record = birth.reborn(guest.record, incarnation, self._site.wall())
+        fresh = await self._make(record)
+        if was_running:
+            await self.resume(fresh.run)
+
+    async def destroy(self, run: Run) -> None:
+        """End it and leave nothing of it."""
+        guest = self._guests.get(run.uuid)
+        if guest is not None:
+            if guest.record.incarnation > run.incarnation:
+                raise birth.stale(guest, run)
+            await self._remove(guest)
+        elif self._gone.pop(run.uuid, None) is not None:
+            folder.empty(self._site.directory / run.uuid)
+
+    async def _remove(self, guest: Guest) -> None:
+        await self._end(guest)
+        folder.empty(guest.path)
+
+    async def _end(self, guest: Guest) -> None:
+        await birth.end(guest)
+        self._guests.pop(guest.record.uuid, None)
+
+    # --- devices, size, and the rest --------------------------------------------------------------------
+
+    async def plug(self, run: Run, attachment: Attachment) -> None:
+        """Attach a device."""
+        await hotplug.plug(self._live(run), attachment)
+
+    async def unplug(self, run: Run, device: str, *, force: bool, timeout_s: float) -> None:
+        """Detach a device."""
+        await hotplug.unplug(self._live(run), device, force=force, timeout_s=timeout_s)
+
+    async def save(self, run: Run, path: Path, progress: Progress) -> None:
+        """Write it to a file."""
+        await keeping.save(self._live(run), path, progress)
+
+    async def coredump(self, run: Run, path: Path) -> None:
+        """Write its memory to a file."""
+        await keeping.coredump(self._live(run), path)
+
+    async def set_memory(self, run: Run, memory_mib: int) -> None:
+        """Set the balloon."""
+        guest = self._live(run)
+        guest.demand_life()
+        memory = guest.record.spec.memory
+        most = max(memory.max_mib or 0, memory.size_mib)
+        if not 1 <= memory_mib <= most:
+            message = f"{guest.record.name} can have up to {most} MiB until it is started anew"
+            raise bad_request(message, hint="Raise spec.memory.max_mib and start it again.")
+        await guest.ask("balloon", {"value": memory_mib << 20})
+
+    async def set_cpus(self, run: Run, count: int) -> None:
+        """Plug or unplug processors."""
+        await hotplug.set_cpus(self._live(run), count)
+
+    async def rename(self, run: Run, name: str) -> None:
+        """Show it under another name."""
+        self._live(run).remember(name=name)
+
+    async def nmi(self, run: Run) -> None:
+        """Send a non-maskable interrupt."""
+        guest = self._live(run)
+        guest.demand_life()
+        await guest.ask("inject-nmi")
+
+    async def screenshot(self, run: Run) -> bytes:
+        """Return a picture of the screen."""
+        return await keeping.screenshot(self._live(run))
+
+    async def console(self, run: Run) -> ConsoleStream:
+        """Open the serial console."""
+        guest = self._live(run)
+        console = guest.record.spec.console
+        if console.type == "none":
+            raise denied_state(f"{guest.record.name} has no console", hint="Set spec.console.type.")
+        return await serial.open_console(guest.path, logged=console.log)

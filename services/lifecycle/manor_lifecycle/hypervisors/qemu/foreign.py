@@ -1,0 +1,63 @@
+"""Virtual machines of QEMU on this node that somebody else started: seen, never touched."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Final
+
+from manor_lifecycle.hypervisors import GuestState, RunningDomain
+from manor_lifecycle.hypervisors.qemu import process
+from manor_lifecycle.hypervisors.qemu.arguments import MONITOR
+
+PROGRAM: Final = re.compile(r"(.*/)?(qemu-system-\w+|qemu-kvm)$")
+NAMES: Final = uuid.UUID("6d1f5c1e-6a0c-4f1b-9a53-6f0f7f6d2f11")  # of guests whose command line has no uuid
+
+
+def guests() -> dict[str, RunningDomain]:
+    """Return what runs, by uuid."""
+    boot, found = process.boot_id(), {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and (argv := process.command_line(int(entry.name))):
+            guest = read(argv, f"{boot}/{entry.name}")
+            if guest is not None:
+                found[guest.uuid] = guest
+    return found
+
+
+def read(argv: Sequence[str], origin: str) -> RunningDomain | None:
+    """Return what a command line says about a guest; None when it is none, or Manor's."""
+    if not PROGRAM.match(argv[0]) or any(f"id={MONITOR}" in argument for argument in argv):
+        return None
+    options = {name.lstrip("-"): value for name, value in pairwise(argv)}
+    name = options.get("name", "").partition(",")[0].removeprefix("guest=")
+    memory = re.match(r"(?:size=)?(\d+)([MG]?)", options.get("m", ""))
+    size = int(memory[1]) * (1024 if memory[2] == "G" else 1) if memory else 128
+    cpus = re.search(r"(?:^|cpus=)(\d+)", options.get("smp", ""))
+    return RunningDomain(
+        uuid=_uuid(options, origin),
+        name=name or f"qemu-{origin.rpartition('/')[2]}",
+        incarnation=0,
+        state=GuestState.RUNNING,
+        ours=False,
+        cpus=int(cpus[1]) if cpus else 1,
+        memory_mib=size,
+    )
+
+
+def _uuid(options: Mapping[str, str], origin: str) -> str:
+    try:
+        return str(uuid.UUID(options.get("uuid", "")))
+    except ValueError:
+        return str(uuid.uuid5(NAMES, origin))
+
+
+def changes(
+    before: Mapping[str, RunningDomain], now: Mapping[str, RunningDomain]
+) -> dict[str, RunningDomain | None]:
+    """Return what appeared or changed, and None for what went away."""
+    gone: dict[str, RunningDomain | None] = {name: None for name in before if name not in now}
+    return gone | {name: guest for name, guest in now.items() if before.get(name) != guest}

@@ -1,0 +1,286 @@
+"""One guest: its process, its monitor, its record, and the tasks that watch them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from manor_bus.errors import Kind, ManorError, denied_state
+from manor_lifecycle.hypervisors import (
+    Answering,
+    Continued,
+    Ended,
+    EndReason,
+    GuestState,
+    Hung,
+    HypervisorEvent,
+    Resized,
+    Run,
+    RunningDomain,
+    Stopped,
+    Unplugged,
+)
+from manor_lifecycle.hypervisors.qemu import events, folder, frontends
+from manor_lifecycle.hypervisors.qemu.arguments import POWEROFF_TRACE
+from manor_lifecycle.hypervisors.qemu.monitor import Monitor, Refusal
+from manor_lifecycle.hypervisors.qemu.options import Options
+from manor_lifecycle.hypervisors.qemu.process import Process
+from manor_lifecycle.hypervisors.qemu.program import Program
+from manor_lifecycle.hypervisors.qemu.record import Plugged, Record, removed
+
+AGAIN_S: Final = 1.0  # between attempts to reach a living QEMU
+RELEASE_TRIES: Final = 20  # QEMU closes a back end shortly after it says that the front end is gone
+RELEASE_WAIT_S: Final = 0.05
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Site:
+    """What all guests share. `say` takes what happens; `wall` gives seconds since 1970."""
+
+    program: Program
+    directory: Path
+    options: Options
+    durable: bool
+    say: Callable[[HypervisorEvent], None]
+    wall: Callable[[], float]
+
+
+class Guest:
+    """See the module. `quiet`: nothing is told. `doomed`: it is being destroyed, its end is no news at all.
+
+    `stopped`: QEMU stopped the virtual CPUs by itself.
+    """
+
+    def __init__(self, site: Site, record: Record, process: Process) -> None:
+        self.site = site
+        self.record = record
+        self.process = process
+        self.monitor = Monitor(record.name)
+        self.path = site.directory / record.uuid
+        self.running = False
+        self.quiet = True
+        self.doomed = False
+        self.unplugs: dict[int, asyncio.Future[bool]] = {}  # number -> did the guest let it go
+        self._silent = False
+        self.stopped = False
+        self._failure = ""
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def run(self) -> Run:
+        """The run this is."""
+        return Run(self.record.uuid, self.record.incarnation)
+
+    @property
+    def state(self) -> GuestState:
+        """What the run is doing."""
+        if self.record.ended is not None:
+            return GuestState.ENDED
+        return GuestState.RUNNING if self.running else GuestState.PAUSED
+
+    def view(self) -> RunningDomain:
+        """Return what is told about it."""
+        record = self.record
+        return RunningDomain(
+            uuid=record.uuid,
+            name=record.name,
+            incarnation=record.incarnation,
+            state=self.state,
+            ended=record.ended,
+            cpus=record.cpus,
+            memory_mib=record.memory_mib,
+            started=record.created,
+            devices=tuple(one.device.id for one in record.plugged if not one.gone),
+        )
+
+    def remember(self, **changes: Any) -> None:
+        """Change the record, on disk too."""
+        self.keep(msgspec.structs.replace(self.record, **changes))
+
+    def keep(self, record: Record) -> None:
+        """Put another record in place, on disk too."""
+        folder.write_record(self.path, record, durable=self.site.durable)
+        self.record = record
+
+    async def ask(self, command: str, arguments: dict[str, Any] | None = None, *, wait_s: float = 0) -> Any:
+        """Ask QEMU; what it refuses becomes `denied_state` in its own words."""
+        try:
+            return await self.monitor.ask(command, arguments, wait_s=wait_s)
+        except Refusal as refusal:
+            message = f"QEMU refused {command} for {self.record.name}: {refusal}"
+            raise denied_state(message, hint="Look at the domain's state and log.") from None
+
+    async def lend(self, descriptor: int, command: str, arguments: dict[str, Any]) -> Any:
+        """Hand a descriptor over."""
+        try:
+            return await self.monitor.lend(descriptor, command, arguments)
+        except Refusal as refusal:
+            raise denied_state(f"QEMU refused {command} for {self.record.name}: {refusal}") from None
+
+    def demand_life(self) -> None:
+        """Raise `denied_state` when the run is over."""
+        if self.record.ended is not None or self.process.ended.is_set():
+            message = f"the run of {self.record.name} is over ({self.record.ended or 'gone'})"
+            raise denied_state(message, hint="Start the domain again.")
+
+    # --- watching ---------------------------------------------------------------------------------------
+
+    def watch(self) -> None:
+        """Begin to tell what happens; the monitor may be connected already, or not yet."""
+        self.quiet = False
+        loop = asyncio.get_running_loop()
+        self._tasks = [
+            loop.create_task(work) for work in (self._listen(), self._beat(), self._wait_for_end())
+        ]
+
+    async def leave(self) -> None:
+        """Stop watching and hang up; the guest goes on."""
+        self.quiet = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
+        await self.monitor.close()
+        self.process.release()
+
+    async def reach(self) -> None:
+        """Connect to a QEMU that was found, and learn what it did meanwhile. Raises ManorError."""
+        self.monitor = Monitor(self.record.name)
+        await self.monitor.connect(self.path)
+        found = await self.ask("query-uuid")
+        if found["UUID"] != self.record.uuid:
+            raise ManorError(Kind.STALE, f"the process of {self.record.name} runs another guest")
+        await self._learn()
+        await self._account_for_devices()
+
+    async def _learn(self) -> None:
+        status = await self.ask("query-status")
+        self.running = bool(status["running"])
+        over = events.ended(status["status"], folder.last_words(self.path), POWEROFF_TRACE)
+        if over is not None:
+            self._over(over)
+
+    async def _account_for_devices(self) -> None:
+        """Take away what the guest let go of while nobody listened."""
+        there = {one["name"] for one in await self.ask("qom-list", {"path": "/machine/peripheral"})}
+        for plugged in self.record.plugged:
+            if frontends.front_end(plugged) not in there:
+                await self._front_end_gone(plugged)
+
+    async def _listen(self) -> None:
+        while not self.process.ended.is_set():
+            try:
+                if not self.monitor.connected:
+                    await self.reach()
+                async for event in self.monitor.events():
+                    await self._happened(event)
+            except ManorError as error:
+                _log.warning("%s: %s", self.record.name, error)
+                await asyncio.sleep(AGAIN_S)
+            await self.monitor.close()
+
+    async def _happened(self, event: dict[str, Any]) -> None:
+        match events.meaning(event):
+            case events.Over() as over:
+                self._over(over)
+            case events.Halted():
+                await self._halted()
+            case events.Running():
+                self._running_again()
+            case events.FrontEndGone(name) | events.UnplugRefused(name) as news:
+                for plugged in [one for one in self.record.plugged if frontends.front_end(one) == name]:
+                    await self._unplug_answered(plugged, gone=isinstance(news, events.FrontEndGone))
+            case events.Ballooned(memory_mib):
+                self.remember(memory_mib=memory_mib)
+                self.site.say(Resized(self.run, memory_mib, self.record.cpus))
+            case events.IoFailed(detail):
+                self._failure = detail
+            case None:
+                return
+
+    def _running_again(self) -> None:
+        self.running = True
+        if self.stopped:
+            self.stopped = False
+            self.site.say(Continued(self.run))
+
+    async def _halted(self) -> None:
+        self.running = False
+        if self.record.ended is not None:
+            return
+        status = (await self.ask("query-status"))["status"]
+        if status in events.STOPPED:
+            self.stopped = True
+            self.site.say(Stopped(self.run, self._failure or events.STOPPED[status]))
+        elif status in events.OVER:
+            self._over(events.Over(events.OVER[status], f"QEMU's run state is {status}"))
+
+    async def _unplug_answered(self, plugged: Plugged, *, gone: bool) -> None:
+        if gone:
+            await self._front_end_gone(plugged)
+        else:
+            self._answer(plugged.number, gone=False)
+
+    async def _front_end_gone(self, plugged: Plugged) -> None:
+        await self.undo(frontends.release(plugged))
+        self.keep(removed(self.record, plugged.number))
+        if not self._answer(plugged.number, gone=True) and not plugged.gone:
+            self.site.say(Unplugged(self.run, plugged.device.id))
+
+    def _answer(self, number: int, *, gone: bool) -> bool:
+        waiting = self.unplugs.get(number)
+        if waiting is None or waiting.done():
+            return False
+        waiting.set_result(gone)
+        return True
+
+    async def undo(self, commands: list[frontends.Command]) -> None:
+        """Say commands that take things away; what is not there any more is fine."""
+        for command, arguments in commands:
+            for _ in range(RELEASE_TRIES):
+                try:
+                    await self.monitor.ask(command, arguments)
+                except Refusal as refusal:
+                    if "in use" in str(refusal):
+                        await asyncio.sleep(RELEASE_WAIT_S)
+                        continue
+                    _log.debug("%s: %s %s: %s", self.record.name, command, arguments, refusal)
+                break
+
+    async def _beat(self) -> None:
+        while not self.process.ended.is_set():
+            await asyncio.sleep(self.site.options.heartbeat_s)
+            folder.trim_logs(self.path)
+            try:
+                await self.monitor.ask("query-status", wait_s=self.site.options.silence_s)
+            except ManorError as error:
+                if error.kind is Kind.TIMEOUT and not self._silent:
+                    self._silent = True
+                    self.site.say(Hung(self.run, error.message))
+                continue
+            if self._silent:
+                self._silent = False
+                self.site.say(Answering(self.run))
+
+    async def _wait_for_end(self) -> None:
+        await self.process.ended.wait()
+        self.running = False
+        status = "" if self.process.status is None else f" with status {self.process.status}"
+        words = folder.last_words(self.path).rpartition("\n")[2]
+        self._over(events.Over(EndReason.DEVICE_MODEL, f"the process ended{status} {words}".strip()))
+
+    def _over(self, over: events.Over) -> None:
+        self.running = False
+        if self.record.ended is not None or self.doomed:
+            return
+        self.remember(ended=over.reason, detail=over.detail)
+        if not self.quiet:
+            self.site.say(Ended(self.run, over.reason, over.detail, kept=True))

@@ -1,0 +1,203 @@
+"""Memory and screens in files: save, the stream back into a new process, core dumps, pictures.
+
+QEMU may not open files itself, nor start programs; it is handed descriptors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+from pathlib import Path
+from typing import Any, Final
+
+from manor_bus.errors import Kind, ManorError, bad_request, denied_state
+from manor_lifecycle.hypervisors import Progress
+from manor_lifecycle.hypervisors.qemu import saved
+from manor_lifecycle.hypervisors.qemu.guest import Guest
+from manor_lifecycle.hypervisors.qemu.record import Record
+
+LOOK_S: Final = 0.05
+UNLIMITED: Final = 1 << 40  # bytes per second
+SLOWEST: Final = 5 << 20  # bytes per second, below which a transfer is given up
+LEAST_S: Final = 60.0
+CANCEL_S: Final = 30.0
+BLOCK: Final = 1 << 20
+
+
+async def save(guest: Guest, path: Path, progress: Progress) -> None:
+    """Write a guest to a file; it is then paused. On error it goes on as before and no file is left."""
+    guest.demand_life()
+    was_running = guest.running
+    scratch = path.with_name(path.name + ".part")
+    descriptor = os.open(scratch, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        await guest.ask("stop")
+        os.lseek(descriptor, saved.HEADER_BYTES, os.SEEK_SET)
+        await guest.lend(descriptor, "getfd", {"fdname": "save"})
+        await guest.ask("migrate-set-parameters", {"max-bandwidth": UNLIMITED})
+        await guest.ask("migrate", {"uri": "fd:save"})
+        await _until_migrated(guest, _bound(guest.record), progress)
+        length = os.fstat(descriptor).st_size - saved.HEADER_BYTES
+        digest = await asyncio.to_thread(_digest, descriptor)
+        version = guest.site.program.version_text
+        header = saved.Header(record=guest.record, version=version, length=length, sha256=digest)
+        os.pwrite(descriptor, saved.encode(header), 0)
+        await asyncio.to_thread(os.fsync, descriptor)
+        scratch.rename(path)
+        await asyncio.to_thread(_sync_folder, path.parent)
+    except BaseException as error:
+        await asyncio.shield(_go_on(guest, was_running))
+        _remove(scratch, path)
+        if isinstance(error, OSError):
+            raise _no_room(path, error) from None
+        raise
+    finally:
+        os.close(descriptor)
+    progress(1.0)
+
+
+async def _go_on(guest: Guest, was_running: bool) -> None:
+    """After a save that was not to be: end the transfer, let the guest run again."""
+    with contextlib.suppress(ManorError, TimeoutError):
+        await guest.ask("migrate_cancel")
+        await _until(guest, "query-migrate", ("active", "setup", "cancelling", "device"), CANCEL_S)
+        if was_running:
+            await guest.ask("cont")
+
+
+async def _until(guest: Guest, question: str, underway: tuple[str, ...], bound_s: float) -> str:
+    """Ask until the status is another; return that one."""
+    async with asyncio.timeout(bound_s):
+        while True:
+            status = str((await guest.ask(question)).get("status"))
+            if status not in underway:
+                return status
+            await asyncio.sleep(LOOK_S)
+
+
+def open_saved(path: Path) -> int:
+    """Open a saved guest, never to change it."""
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise saved.damaged(str(path), error.strerror or str(error)) from None
+
+
+def read_header(descriptor: int, path: Path) -> saved.Header:
+    """Check a saved guest whole; leaves the descriptor at the beginning of the stream."""
+    size = os.fstat(descriptor).st_size
+    header = saved.decode(os.pread(descriptor, saved.HEADER_BYTES, 0), size, str(path))
+    saved.check(header, _digest(descriptor), str(path))
+    os.lseek(descriptor, saved.HEADER_BYTES, os.SEEK_SET)
+    return header
+
+
+def close(descriptor: int) -> None:
+    """Close a saved guest."""
+    os.close(descriptor)
+
+
+async def bring_back(guest: Guest, descriptor: int) -> None:
+    """Read the stream of a saved guest into a process that waits for it."""
+    await guest.lend(descriptor, "getfd", {"fdname": "saved"})
+    await guest.ask("migrate-incoming", {"uri": "fd:saved"})
+    await _until_migrated(guest, _bound(guest.record), lambda done: None)
+
+
+async def _until_migrated(guest: Guest, bound_s: float, progress: Progress) -> None:
+    try:
+        async with asyncio.timeout(bound_s):
+            while True:
+                state: dict[str, Any] = await guest.ask("query-migrate")
+                if state.get("status") == "completed":
+                    return
+                if state.get("status") in ("failed", "cancelled"):
+                    reason = state.get("error-desc", "QEMU does not say why; see its log")
+                    raise denied_state(f"the state of {guest.record.name} was not transferred: {reason}")
+                ram = state.get("ram", {})
+                if ram.get("total"):
+                    progress(min(0.99, 1 - ram["remaining"] / ram["total"]))
+                await asyncio.sleep(LOOK_S)
+    except TimeoutError:
+        message = f"the state of {guest.record.name} was not transferred within {bound_s:g} s"
+        raise ManorError(Kind.TIMEOUT, message, hint="The disk of this node may be too slow.") from None
+
+
+def _bound(record: Record) -> float:
+    memory = max(record.spec.memory.max_mib or 0, record.spec.memory.size_mib) << 20
+    return LEAST_S + memory / SLOWEST
+
+
+def _digest(descriptor: int) -> str:
+    digest, offset = hashlib.sha256(), saved.HEADER_BYTES
+    while block := os.pread(descriptor, BLOCK, offset):
+        digest.update(block)
+        offset += len(block)
+    return digest.hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(*paths: Path) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
+def _no_room(path: Path, error: OSError) -> ManorError:
+    message = f"{path} cannot be written: {error.strerror}"
+    return ManorError(Kind.NO_CAPACITY, message, hint="Free space on that file system.")
+
+
+# --- dumps and pictures -----------------------------------------------------------------------------------
+
+
+async def coredump(guest: Guest, path: Path) -> None:
+    """Write the guest's memory as an ELF core file; the guest goes on as before."""
+    if guest.process.ended.is_set():
+        raise denied_state(f"the process of {guest.record.name} is gone, and its memory with it")
+    scratch = path.with_name(path.name + ".part")
+    descriptor = os.open(scratch, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        await guest.lend(descriptor, "getfd", {"fdname": "dump"})
+        await guest.ask("dump-guest-memory", {"paging": False, "protocol": "fd:dump", "detach": True})
+        status = await _until(guest, "query-dump", ("active",), _bound(guest.record))
+        if status == "completed":
+            scratch.rename(path)
+            return
+    except TimeoutError:
+        raise ManorError(Kind.TIMEOUT, f"the dump of {guest.record.name} takes too long") from None
+    finally:
+        os.close(descriptor)
+        scratch.unlink(missing_ok=True)
+    raise ManorError(Kind.NO_CAPACITY, f"the memory of {guest.record.name} could not be written")
+
+
+async def screenshot(guest: Guest) -> bytes:
+    """Return a PNG of the screen."""
+    guest.demand_life()
+    graphics = guest.record.spec.graphics
+    if graphics.type == "none" and graphics.video in ("", "none"):
+        raise denied_state(f"{guest.record.name} has no screen", hint="Set spec.graphics.video.")
+    if guest.site.program.version < (7, 1):
+        raise bad_request("this QEMU makes no PNG pictures; it is older than 7.1")
+    memory = os.memfd_create("screenshot", os.MFD_CLOEXEC)
+    for_writing = os.open(f"/proc/self/fd/{memory}", os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        lent = await guest.lend(for_writing, "add-fd", {})
+        name = f"/dev/fdset/{lent['fdset-id']}"
+        try:
+            await guest.ask("screendump", {"filename": name, "format": "png"})
+        finally:
+            await guest.ask("remove-fd", {"fdset-id": lent["fdset-id"]})
+        return os.pread(memory, os.fstat(memory).st_size, 0)
+    finally:
+        os.close(for_writing)
+        os.close(memory)

@@ -1,0 +1,106 @@
+"""The monitor of one QEMU: questions with deadlines, descriptors handed over, events in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from qemu.qmp import EventListener, ExecuteError, Message, QMPClient, QMPError
+
+from manor_bus.errors import Kind, ManorError
+from manor_lifecycle.hypervisors.qemu import sockets
+
+SOCKET: Final = "monitor"
+GREETING_S: Final = 30.0
+ANSWER_S: Final = 10.0
+
+
+class Refusal(Exception):
+    """QEMU said no, in its own words."""
+
+
+class Monitor:
+    """One connection. Every question ends: with the answer, `Refusal`, or a ManorError."""
+
+    def __init__(self, name: str) -> None:
+        self.connected = False
+        self._name = name
+        self._client = QMPClient(name)
+        self._heard: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+        self._descriptor_turn = asyncio.Lock()
+        self._until_end: asyncio.Task[None] | None = None
+        # The library's own listener remembers every event for ever.
+        self._client.remove_listener(self._client.events)
+        self._client.register_listener(EventListener(event_filter=self._hear))
+
+    def _hear(self, event: Message) -> bool:
+        self._heard.put_nowait(dict(event))
+        return False
+
+    async def connect(self, folder: Path) -> None:
+        """Greet. Raises `unavailable` when nobody is there, `timeout` when it is silent."""
+        try:
+            async with asyncio.timeout(GREETING_S):
+                await self._client.connect(await sockets.connect(folder, SOCKET))
+        except TimeoutError:
+            await self.close()
+            raise self._silent("the greeting", GREETING_S) from None
+        except (OSError, EOFError, QMPError) as error:
+            await self.close()
+            raise self._gone() from error
+        self.connected = True
+        self._until_end = asyncio.get_running_loop().create_task(self._notice_end())
+
+    async def _notice_end(self) -> None:
+        await self._client.runstate_changed()
+        self._heard.put_nowait(None)
+
+    async def ask(
+        self, command: str, arguments: Mapping[str, Any] | None = None, *, wait_s: float = 0
+    ) -> Any:
+        """Say a command and return its answer."""
+        bound = wait_s or ANSWER_S
+        try:
+            async with asyncio.timeout(bound):
+                return await self._client.execute(command, arguments)
+        except TimeoutError:
+            raise self._silent(command, bound) from None
+        except ExecuteError as error:
+            raise Refusal(str(error)) from None
+        except (QMPError, OSError, EOFError) as error:
+            raise self._gone() from error
+
+    async def lend(self, descriptor: int, command: str, arguments: Mapping[str, Any]) -> Any:
+        """Say a command (`getfd`, `add-fd`) that takes a descriptor; it may be closed afterwards."""
+        async with self._descriptor_turn:  # a descriptor belongs to the command right behind it
+            try:
+                self._client.send_fd_scm(descriptor)
+            except (QMPError, OSError, EOFError) as error:
+                raise self._gone() from error
+            return await self.ask(command, arguments)
+
+    async def events(self) -> AsyncIterator[dict[str, Any]]:
+        """Yield events until the connection ends."""
+        while (event := await self._heard.get()) is not None:
+            yield event
+
+    async def close(self) -> None:
+        """Hang up."""
+        self.connected = False
+        if self._until_end is not None:
+            self._until_end.cancel()
+        with contextlib.suppress(OSError, EOFError, QMPError):
+            await self._client.disconnect()
+
+    def _silent(self, what: str, bound: float) -> ManorError:
+        message = f"QEMU of {self._name} did not answer {what} within {bound:g} s"
+        return ManorError(
+            Kind.TIMEOUT, message, hint="Ask for the domain's state; destroy works in any case."
+        )
+
+    def _gone(self) -> ManorError:
+        message = f"QEMU of {self._name} is not there any more"
+        return ManorError(Kind.UNAVAILABLE, message, delivered=None, hint="Ask for the domain's state.")

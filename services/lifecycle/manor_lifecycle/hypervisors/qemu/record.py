@@ -1,0 +1,149 @@
+"""What is remembered of one guest, in its folder: all a restarted service needs to find it again. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+import msgspec
+
+from manor_bus.errors import Kind, ManorError
+from manor_bus.messages.devices import Descriptor
+from manor_bus.messages.documents import Channel, Disk, DomainSpec, Nic
+from manor_lifecycle.hypervisors import Attachment, Device, EndReason
+
+CHANNEL_PORTS: Final = 30  # of one virtio-serial device; port 0 is the virtio console's
+PCI_SLOTS: Final = 15  # for devices of the machine `pc`
+
+
+class Plugged(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A device of the run. Exactly one of `disk`, `nic`, `channel` is set.
+
+    `number` names its objects in QEMU and is never used again in the run; `link` names the present back end
+    and is a new number after each reconnect. `slot` is its place: root port, PCI slot or port of the serial
+    device; -1 where places are not ours to give. `gone`: forced out, but the guest still holds the front end.
+    """
+
+    number: int
+    link: int
+    descriptor: Descriptor
+    disk: Disk | None = None
+    nic: Nic | None = None
+    channel: Channel | None = None
+    slot: int = -1
+    gone: bool = False
+
+    @property
+    def device(self) -> Device:
+        """The device of the document."""
+        device = self.disk or self.nic or self.channel
+        assert device is not None
+        return device
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """See the module. Until `pid` is known the process is being launched with exactly `argv`.
+
+    `machine` is a versioned machine type, so that saved states fit; `slots`: how many devices it can take.
+    `ended`: why the run ended without being destroyed.
+    """
+
+    uuid: str
+    name: str
+    incarnation: int
+    spec: DomainSpec
+    uid: int
+    machine: str
+    accelerator: str
+    cpus: int
+    memory_mib: int
+    slots: int
+    created: float  # seconds since 1970
+    scsi: bool = False  # has a controller for SCSI disks
+    plugged: tuple[Plugged, ...] = ()
+    numbers: int = 0  # the next free one
+    argv: tuple[str, ...] = ()
+    pid: int = 0
+    started_ticks: int = 0
+    boot_id: str = ""
+    ended: EndReason | None = None
+    detail: str = ""
+
+    @property
+    def microvm(self) -> bool:
+        """A machine without PCI and without hot plug."""
+        return self.machine.startswith("microvm")
+
+    @property
+    def pcie(self) -> bool:
+        """A machine whose devices sit on root ports."""
+        return "q35" in self.machine
+
+
+def find(record: Record, device: str) -> Plugged | None:
+    """Return an attached device by its id."""
+    return next((one for one in record.plugged if one.device.id == device and not one.gone), None)
+
+
+def needs_slot(device: Device) -> bool:
+    """Say whether it is a PCI device of its own."""
+    return isinstance(device, Nic) or (isinstance(device, Disk) and device.bus in ("virtio", "nvme"))
+
+
+def added(record: Record, attachment: Attachment) -> tuple[Record, Plugged]:
+    """Give a device its numbers and its place. Raises `no_capacity` when there is none left."""
+    device, number = attachment.device, record.numbers
+    slot = -1
+    if isinstance(device, Channel):
+        taken = {one.slot for one in record.plugged if one.channel is not None}
+        slot = _free(taken, range(1, CHANNEL_PORTS + 1), device)
+    elif needs_slot(device) and not record.microvm:
+        taken = {one.slot for one in record.plugged if one.channel is None}
+        slot = _free(taken, range(record.slots), device)
+    plugged = Plugged(
+        number=number,
+        link=number,
+        descriptor=attachment.descriptor,
+        disk=device if isinstance(device, Disk) else None,
+        nic=device if isinstance(device, Nic) else None,
+        channel=device if isinstance(device, Channel) else None,
+        slot=slot,
+    )
+    changed = msgspec.structs.replace(record, plugged=(*record.plugged, plugged), numbers=number + 1)
+    return changed, plugged
+
+
+def _free(taken: set[int], places: range, device: Device) -> int:
+    for place in places:
+        if place not in taken:
+            return place
+    raise ManorError(
+        Kind.NO_CAPACITY,
+        f"no place is left for device {device.id}: all {len(places)} are taken",
+        hint="Detach a device, or restart the domain with the option spare_slots set higher.",
+    )
+
+
+def relinked(record: Record, plugged: Plugged, descriptor: Descriptor) -> tuple[Record, Plugged]:
+    """Give a device a new back end."""
+    changed = msgspec.structs.replace(plugged, descriptor=descriptor, link=record.numbers)
+    return msgspec.structs.replace(replaced(record, changed), numbers=record.numbers + 1), changed
+
+
+def replaced(record: Record, plugged: Plugged) -> Record:
+    """Put a changed device in the place of the old one."""
+    there = tuple(plugged if one.number == plugged.number else one for one in record.plugged)
+    return msgspec.structs.replace(record, plugged=there)
+
+
+def removed(record: Record, number: int) -> Record:
+    """Forget a device; its place is free."""
+    return msgspec.structs.replace(
+        record, plugged=tuple(one for one in record.plugged if one.number != number)
+    )
+
+
+def mac_of(uuid: str, nic: Nic) -> str:
+    """Return a card's address: the document's, or one that this card always has."""
+    digest = hashlib.sha256(f"{uuid}/{nic.id}".encode()).digest()
+    return nic.mac or "52:54:00:" + ":".join(f"{byte:02x}" for byte in digest[:3])
