@@ -8,8 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from manor_bus.errors import not_found
 from manor_bus.messages.devices import ConnectionState, DeviceStatus
@@ -35,15 +34,27 @@ NOT_CONNECTED: Final = frozenset(
 log = logging.getLogger(__name__)
 
 
+class Told(Protocol):
+    """Who is told of every change; see `publishing`."""
+
+    def changed(self, life: Life) -> None:
+        """A domain may look different now."""
+
+    def told(self, operation: Operation) -> None:
+        """An operation looks different now."""
+
+    def removed(self, life: Life) -> None:
+        """A domain is no more."""
+
+
 class Domains:
     """The lives on this node, by uuid and by name."""
 
-    def __init__(
-        self, means: Means, changed: Callable[[Life], None], told: Callable[[Operation], None]
-    ) -> None:
+    def __init__(self, means: Means, told: Told) -> None:
         self._means = means
-        self._changed = changed
-        self.driver = Driver(means, Listeners(changed, told, self._next, self._idle))
+        self._told = told
+        self._changed = told.changed
+        self.driver = Driver(means, Listeners(told.changed, told.told, self._next, self._idle))
         self.by_uuid: dict[str, Life] = {}
         self._uuids: dict[str, str] = {}  # by name
         self._ready: dict[str, None] = {}  # wait for others to become idle
@@ -71,7 +82,7 @@ class Domains:
         if self._uuids.get(life.name) == life.uuid:
             del self._uuids[life.name]
         self._means.ledger.forget(life.uuid)
-        self._changed(life)
+        self._told.removed(life)
 
     def rename(self, life: Life, name: str) -> None:
         """Call a domain by another name from now on."""

@@ -328,6 +328,7 @@ class Driver:
         if error is not None:
             state = OperationState.CANCELLED if cancelled else OperationState.FAILED
         del self._works[work.id]
+        view = self._means.ledger.active[work.id].view
         self._means.note(
             Closed(
                 id=work.id,
@@ -335,6 +336,9 @@ class Driver:
                 at=self._means.wall(),
                 error=error,
                 result=work.result,
+                steps=view.steps,
+                step=view.step,
+                progress=1.0 if error is None else view.progress,
                 generation=life.generation,
             )
         )

@@ -58,6 +58,9 @@ class Closed(Message, frozen=True, kw_only=True, tag_field="r", tag="closed"):
     at: float
     error: ErrorBody | None = None
     result: dict[str, str] = msgspec.field(default_factory=dict)
+    steps: tuple[str, ...] = ()
+    step: str = ""  # the last one begun
+    progress: float = 1.0
     generation: int = 0
 
 
@@ -203,7 +206,6 @@ class Ledger:
         if found is None:
             return
         self._number(found.begun.uuid, record.generation)
-        well = record.state is OperationState.DONE
         self._keep(
             msgspec.structs.replace(
                 found.view,
@@ -211,7 +213,9 @@ class Ledger:
                 ended=record.at,
                 error=record.error,
                 result=record.result,
-                progress=1.0 if well else found.view.progress,
+                steps=record.steps,
+                step=record.step,
+                progress=record.progress,
                 cancellable=False,
             )
         )

@@ -1,0 +1,324 @@
+"""The lifecycle service: one coroutine per message. `operations` gives the answer, the driver acts.
+
+Every verb answers with its operation as soon as its intent is on disk; whoever wants the outcome follows it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from typing import Any, Final
+
+from manor_bus.errors import Kind, ManorError, Problem, bad_request, conflict, denied_state, not_found
+from manor_bus.messages import Done, Message
+from manor_bus.messages import lifecycle as m
+from manor_bus.messages.lifecycle import DomainStatus, Operation, OperationState
+from manor_bus.peer import Answer, Context, Peer
+from manor_bus.service import Room
+from manor_lifecycle import machine, operations, plan
+from manor_lifecycle.domains import Domains
+from manor_lifecycle.ledger import Begun, Closed, has_ended
+from manor_lifecycle.life import Life, Work, observed
+from manor_lifecycle.machine import Trigger
+from manor_lifecycle.means import Means
+from manor_lifecycle.opening import Opened, open_all
+from manor_lifecycle.operations import Already, No, trigger_of
+from manor_lifecycle.plan import Arguments, devices_of
+from manor_lifecycle.publishing import Publishing
+from manor_lifecycle.settings import Settings
+
+OWNS: Final = ("operation.*", "console.*")
+NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+TIMEOUT_S_MAX: Final = 86_400.0
+CANCEL_ANSWER_S: Final = 4.5
+PART_DOMAINS: Final = 200
+LIMIT_MAX: Final = 10_000
+
+
+class Lifecycle:
+    """The answers of the service."""
+
+    def __init__(self, domains: Domains, means: Means, publishing: Publishing) -> None:
+        self._domains = domains
+        self._means = means
+        self._publishing = publishing
+
+    # --- verbs ----------------------------------------------------------------------------------------
+
+    async def start(self, request: m.DomainStart, context: Context) -> Operation:
+        """Start, or print the plan."""
+        arguments = Arguments(paused=request.paused)
+        if request.dry_run:
+            return self._rehearse("start", arguments, self._domains.find(request.name), context)
+        return await self._verb("start", request, context, arguments)
+
+    async def shutdown(self, request: m.DomainShutdown, context: Context) -> Operation:
+        """Ask the guest to power off."""
+        arguments = self._patience(request.name, request.timeout_s, request.force_after, stopped=True)
+        return await self._verb("shutdown", request, context, arguments)
+
+    async def reboot(self, request: m.DomainReboot, context: Context) -> Operation:
+        """Ask the guest to power off, then start it again."""
+        arguments = self._patience(request.name, request.timeout_s, request.force_after, stopped=False)
+        return await self._verb("reboot", request, context, arguments)
+
+    async def destroy(self, request: m.DomainDestroy, context: Context) -> Operation:
+        """End the run; what is under way or queued is cancelled."""
+        return await self._verb("destroy", request, context, Arguments(stopped=True))
+
+    async def restore(self, request: m.DomainRestore, context: Context) -> Operation:
+        """Continue from the saved state."""
+        return await self._verb("restore", request, context, Arguments(paused=request.paused))
+
+    async def rename(self, request: m.DomainRename, context: Context) -> Operation:
+        """Give another name."""
+        if not NAME.fullmatch(request.new_name):
+            problem = Problem(
+                path="new_name", value=request.new_name[:80], reason="not a name", allowed=NAME.pattern
+            )
+            raise bad_request("the new name cannot be used", problem, hint="Choose another name.")
+        return await self._verb("rename", request, context, Arguments(new_name=request.new_name))
+
+    async def delete(self, request: m.DomainDelete, context: Context) -> Operation:
+        """Delete the document, and with force whatever there is of the domain."""
+        return await self._verb("delete", request, context, Arguments(force=request.force))
+
+    async def unplug(self, request: m.DomainUnplug, context: Context) -> Operation:
+        """Detach a device that the document does not have any more."""
+        life = self._domains.find(request.name)
+        if self._means.ledger.get(context.key) is None:
+            if life.document is not None and request.device in {d.id for d in devices_of(life.spec)}:
+                message = f"the document of {life.name} still has the device {request.device}"
+                raise denied_state(message, hint="Remove it from the document; that detaches it.")
+            if request.device not in life.connections:
+                message = f"domain {life.name} has no device {request.device}"
+                raise not_found(message, hint=f"Look at it: manor describe domain {life.name}")
+        arguments = Arguments(device=request.device, force=request.force)
+        return await self._verb("unplug", request, context, arguments)
+
+    def plain(self, kind: str) -> Answer:
+        """Return the answer of a verb that says nothing beside the name."""
+
+        async def answer(request: Any, context: Context) -> Operation:
+            return await self._verb(kind, request, context, Arguments())
+
+        return answer
+
+    def _patience(self, name: str, timeout_s: float | None, force_after: bool, *, stopped: bool) -> Arguments:
+        life = self._domains.find(name)
+        patience = life.spec.shutdown_timeout_s if timeout_s is None else timeout_s
+        if not 0 <= patience <= TIMEOUT_S_MAX:
+            allowed = f"0 to {TIMEOUT_S_MAX:.0f}"
+            problem = Problem(path="timeout_s", value=str(patience), reason="out of range", allowed=allowed)
+            raise bad_request("the time limit is out of range", problem, hint=f"Use {allowed} seconds.")
+        return Arguments(timeout_s=patience, force_after=force_after, stopped=stopped)
+
+    async def _verb(self, kind: str, request: Any, context: Context, arguments: Arguments) -> Operation:
+        """Admit, journal, begin. A repetition is answered with the operation of the first time."""
+        if not ID.fullmatch(context.key):
+            problem = Problem(path="idempotencykey", value=context.key[:80], reason="not usable as an id")
+            raise bad_request("the idempotency key names the operation", problem, hint=f"Use {ID.pattern}")
+        before = self._means.ledger.get(context.key)
+        uuid = before.uuid if before is not None else self._domains.find(request.name).uuid
+        repeated = self._means.ledger.repeated(context.key, kind, uuid)
+        if repeated is not None:
+            await self._means.commit()
+            return self._means.ledger.get(context.key) or repeated
+        life = self._domains.find(request.name)
+        if kind == "rename":
+            self._check_name_is_free(life, arguments.new_name)
+        verb = trigger_of(kind, arguments)
+        match operations.admit(life.state, life.waiting(), verb, arguments):
+            case No(error):
+                raise error
+            case Already(operation=other) if other:
+                return self._means.ledger.get(other) or self._done(kind, request, context, life)
+            case Already():
+                done = self._done(kind, request, context, life)
+                await self._means.commit()
+                return done
+            case yes:
+                if yes.preempt:
+                    self._preempt(life, f"{kind} by {context.label}")
+        return await self._begin(life, Work(context.key, kind, arguments), request, context)
+
+    async def _begin(self, life: Life, work: Work, request: Any, context: Context) -> Operation:
+        deadline = self._means.wall() + work.arguments.timeout_s if work.kind == "shutdown" else 0.0
+        reason = getattr(request, "reason", "")[:500]
+        self._domains.driver.begin(life, work, who=context.label, reason=reason, deadline=deadline)
+        await self._means.commit()
+        self._domains.driver.wake(life)
+        operation = self._means.ledger.get(work.id)
+        if operation is None:
+            raise ManorError(Kind.INTERNAL, f"operation {work.id} was lost")
+        return operation
+
+    def _check_name_is_free(self, life: Life, name: str) -> None:
+        try:
+            other = self._domains.find(name)
+        except ManorError:
+            return
+        if other is not life:
+            raise conflict(f"there is a domain {name} already", hint="Choose another name.")
+
+    def _preempt(self, life: Life, why: str) -> None:
+        for work in list(life.works):
+            try:
+                self._domains.driver.cancel(work.id, f"made pointless by {why}")
+            except ManorError as error:
+                if error.kind is not Kind.DENIED_STATE:  # past its last chance: it ends by itself, soon
+                    raise
+
+    def _done(self, kind: str, request: Any, context: Context, life: Life) -> Operation:
+        """Write down an operation that had nothing to do, so that a repetition finds it."""
+        now = self._means.wall()
+        begun = Begun(
+            id=context.key,
+            kind=kind,
+            target=life.name,
+            uuid=life.uuid,
+            created=now,
+            who=context.label,
+            reason=getattr(request, "reason", "")[:500],
+            before=life.state,
+        )
+        self._means.note(begun)
+        result = {"note": f"{life.name} is {life.state} already"}
+        self._means.note(Closed(id=context.key, state=OperationState.DONE, at=now, result=result))
+        return self._means.ledger.ended[context.key]
+
+    def _rehearse(self, kind: str, arguments: Arguments, life: Life, context: Context) -> Operation:
+        admitted = operations.admit(life.state, (), Trigger(kind), arguments)
+        if isinstance(admitted, No):
+            raise admitted.error
+        there = observed(life, keeps_running=False)
+        return Operation(
+            id=context.key,
+            kind=kind,
+            target=life.name,
+            uuid=life.uuid,
+            state=OperationState.PENDING,
+            steps=plan.describe(plan.make(kind, arguments, there)),
+            who=context.label,
+        )
+
+    # --- questions ------------------------------------------------------------------------------------
+
+    async def show(self, request: m.DomainShow, context: Context) -> DomainStatus:
+        """Return the status of one domain."""
+        return self._publishing.status(self._domains.find(request.name))
+
+    async def listed(self, request: m.DomainsList, context: Context) -> Done:
+        """Return the status of all domains, in parts."""
+        lives = sorted(self._domains.by_uuid.values(), key=lambda life: life.name)
+        for at in range(0, len(lives), PART_DOMAINS):
+            some = tuple(self._publishing.status(life) for life in lives[at : at + PART_DOMAINS])
+            await context.part(m.DomainsPart(domains=some))
+        return Done()
+
+    async def screenshot(self, request: m.DomainScreenshot, context: Context) -> m.Screenshot:
+        """Return a picture."""
+        life = self._domains.find(request.name)
+        machine.step(life.state, Trigger.SCREENSHOT)
+        async with asyncio.timeout_at(context.deadline):
+            content = await self._means.hypervisor(life).screenshot(life.run)
+        return m.Screenshot(content=content)
+
+    # --- operations -----------------------------------------------------------------------------------
+
+    async def operation_list(self, request: m.OperationList, context: Context) -> m.OperationsListed:
+        """Return operations, newest first."""
+        if not 0 < request.limit <= LIMIT_MAX:
+            problem = Problem(path="limit", value=str(request.limit), reason="out of range")
+            raise bad_request("the limit is out of range", problem, hint=f"Use 1 to {LIMIT_MAX}.")
+        found = self._means.ledger.listed(request.target, request.active, request.limit)
+        return m.OperationsListed(operations=found)
+
+    async def operation_show(self, request: m.OperationShow, context: Context) -> Operation:
+        """Return one operation."""
+        found = self._means.ledger.get(request.id)
+        if found is None:
+            raise not_found(f"there is no operation {request.id}", hint="List them: manor ops list")
+        return found
+
+    async def operation_follow(self, request: m.OperationFollow, context: Context) -> Operation:
+        """Send a part at every change; reply when it has ended."""
+        found = await self.operation_show(m.OperationShow(id=request.id), context)
+        while not has_ended(found):
+            await context.part(found)
+            found = await self._changed(found)
+        return found
+
+    async def _changed(self, seen: Operation) -> Operation:
+        """Return the operation when it is different from what was seen."""
+        while True:
+            now = self._means.ledger.get(seen.id)
+            if now is not None and now != seen:
+                return now
+            await self._domains.driver.changed(seen.id)
+
+    async def operation_cancel(self, request: m.OperationCancel, context: Context) -> Operation:
+        """Cancel, and wait a little for the end."""
+        self._domains.driver.cancel(request.id, f"cancelled by {context.label}")
+        try:
+            async with asyncio.timeout(CANCEL_ANSWER_S):
+                return await self.operation_follow(m.OperationFollow(id=request.id), _deaf(context))
+        except TimeoutError:
+            return await self.operation_show(m.OperationShow(id=request.id), context)
+
+
+def _deaf(context: Context) -> Context:
+    """The same caller, who wants no parts."""
+    silent: Callable[[Message], None] = lambda part: None  # noqa: E731
+    return Context(
+        context.caller,
+        context.label,
+        context.key,
+        context.deadline,
+        context.correlationid,
+        context.cancelled,
+        silent,
+    )
+
+
+def _answers(service: Lifecycle) -> dict[type[Message], Answer]:
+    plain: dict[str, type[Message]] = {
+        "reset": m.DomainReset,
+        "pause": m.DomainPause,
+        "resume": m.DomainResume,
+        "save": m.DomainSave,
+        "discard": m.DomainDiscard,
+        "nmi": m.DomainNmi,
+        "clear": m.DomainClear,
+    }
+    return {
+        m.DomainStart: service.start,
+        m.DomainShutdown: service.shutdown,
+        m.DomainReboot: service.reboot,
+        m.DomainDestroy: service.destroy,
+        m.DomainRestore: service.restore,
+        m.DomainRename: service.rename,
+        m.DomainUnplug: service.unplug,
+        m.DomainDelete: service.delete,
+        **{request: service.plain(kind) for kind, request in plain.items()},
+        m.DomainShow: service.show,
+        m.DomainsList: service.listed,
+        m.DomainScreenshot: service.screenshot,
+        m.OperationList: service.operation_list,
+        m.OperationShow: service.operation_show,
+        m.OperationFollow: service.operation_follow,
+        m.OperationCancel: service.operation_cancel,
+    }
+
+
+def room(opened: Opened) -> Room:
+    """Put the answers on what was opened."""
+    service = Lifecycle(opened.domains, opened.means, opened.publishing)
+    return Room(answers=_answers(service), owns=OWNS, close=opened.close)
+
+
+async def open_room(peer: Peer, settings: Settings) -> Room:
+    """Open the service: hear all witnesses, go on where the last instance ended, then serve."""
+    return room(await open_all(peer, settings))
