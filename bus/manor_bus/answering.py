@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import resource
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from manor_bus import codec, schema
+from manor_bus.clock import resident_kib
 from manor_bus.envelope import Envelope
 from manor_bus.errors import Kind, ManorError, Origin, unavailable
 from manor_bus.inbox import Answer as Answered
-from manor_bus.inbox import Inbox, Key
+from manor_bus.inbox import Inbox, Run
 from manor_bus.messages import Call, Done, Message, node
 from manor_bus.messages.catalogue import CALL_BY_REQUEST, CALL_BY_TYPE
 from manor_bus.outcomes import Asked, Withdrawn
@@ -43,7 +43,7 @@ class Answering:
         self._peer, self._version = peer, version
         self._loop = asyncio.get_running_loop()
         self._inbox = Inbox()
-        self._tasks: dict[Key, tuple[asyncio.Task[None], Call, asyncio.Event]] = {}
+        self._tasks: dict[Run, tuple[asyncio.Task[None], Call, asyncio.Event]] = {}
         self._counts: dict[str, _Count] = {}
         self._started = time.time()
         self.detail: Callable[[], dict[str, Any]] = dict
@@ -95,38 +95,40 @@ class Answering:
             self._refuse(sender, wire.id, late)
             return
         label = sender.partition("@")[0]
-        key = (label, type_name, wire.idempotencykey or wire.id)
-        known = self._inbox.ask(key, sender, wire.id)
+        known = self._inbox.ask((label, type_name, wire.idempotencykey or wire.id), sender, wire.id)
         if isinstance(known, Answered):
             self._peer.reply(sender, wire.id, data=known.data, err=known.err)
-        elif known:
+        elif known in self._tasks:
+            self._tasks[known][2].clear()  # somebody waits for it (again)
+        else:
             cancelled = asyncio.Event()
-            context = self._context(key, sender, label, wire, deadline, cancelled)
-            task = self._loop.create_task(self._run(key, call, answer, wire.data, context))
-            self._tasks[key] = (task, call, cancelled)
+            context = self._context(known, sender, label, wire, deadline, cancelled)
+            task = self._loop.create_task(self._run(known, call, answer, wire.data, context))
+            self._tasks[known] = (task, call, cancelled)
 
     def withdrawn(self, sender: str, request: str) -> None:
         """A caller gave up: a question is dropped, a change is only told."""
-        key = self._inbox.withdraw(sender, request)
-        if key is not None and key in self._tasks:
-            task, call, cancelled = self._tasks[key]
+        run = self._inbox.withdraw(sender, request)
+        if run is not None and run in self._tasks:
+            task, call, cancelled = self._tasks[run]
             cancelled.set()
             if not call.changes:
+                self._inbox.forget(run)
                 task.cancel()
 
     def _context(
-        self, key: Key, sender: str, label: str, wire: Envelope, deadline: float, cancelled: asyncio.Event
+        self, run: Run, sender: str, label: str, wire: Envelope, deadline: float, cancelled: asyncio.Event
     ) -> Context:
         from manor_bus.peer import Context
 
         def part(message: Message) -> None:
             data = msgspec.Raw(codec.encode(message))
-            for waiting, request in self._inbox.waiting(key):
+            for waiting, request in run.waiting:
                 self._peer.reply(waiting, request, data=data, last=False)
 
-        return Context(sender, label, key[2], deadline, wire.correlationid, cancelled, part)
+        return Context(sender, label, run.key[2], deadline, wire.correlationid, cancelled, part)
 
-    async def _run(self, key: Key, call: Call, answer: Answer, data: msgspec.Raw, context: Context) -> None:
+    async def _run(self, run: Run, call: Call, answer: Answer, data: msgspec.Raw, context: Context) -> None:
         count = self._counts.setdefault(call.type_name, _Count())
         count.calls += 1
         count.in_flight += 1
@@ -138,10 +140,9 @@ class Answering:
             took = (time.perf_counter() - began) * 1000
             count.total_ms += took
             count.max_ms = max(count.max_ms, took)
-            self._tasks.pop(key, None)
+            self._tasks.pop(run, None)
         count.errors += done.err is not None
-        remember = call.changes and (done.err is None or done.err.kind is not Kind.INTERNAL)
-        for sender, request in self._inbox.finish(key, done, remember=remember):
+        for sender, request in self._inbox.finish(run, done, changes=call.changes):
             self._peer.reply(sender, request, data=done.data, err=done.err)
 
     async def _outcome(self, call: Call, answer: Answer, data: msgspec.Raw, context: Context) -> Answered:
@@ -150,9 +151,11 @@ class Answering:
             reply = await answer(codec.decode(body, call.request), context)
             return Answered(msgspec.Raw(codec.encode(reply)), None)
         except ManorError as error:
+            error.delivered = True  # to us; a call of ours that it comes from may not have been
             return Answered(codec.NIL, error.body())
         except asyncio.CancelledError:
             gone = unavailable("the call was cancelled", delivered=True)
+            gone.origin = Origin.LIBRARY  # the caller's library tries it again while there is time
             return Answered(codec.NIL, gone.body())
         except Exception:
             log.exception(
@@ -200,7 +203,7 @@ class Answering:
         calls = tuple(
             node.CallStats(type=name, **vars(count)) for name, count in sorted(self._counts.items())
         )
-        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        resident = resident_kib()
         return node.StatsAnswer(calls=calls, published=self._peer.state.rev, resident_kib=resident)
 
     async def _schema(self, request: node.Schema, context: Context) -> node.SchemaAnswer:

@@ -11,10 +11,10 @@ import logging
 import os
 import resource
 import secrets
-import socket as sockets
 import stat
 import threading
 import time
+from collections import deque
 from pathlib import Path
 from typing import Final
 
@@ -23,15 +23,21 @@ from zmq.utils import z85
 from zmq.utils.monitor import parse_monitor_message
 
 from manor_bus import clock, codec, introspect, keys, policy
+from manor_bus.connections import Connection, Connections
 from manor_bus.errors import Kind, ManorError
 from manor_bus.messages.bus import Reloaded
 from manor_bus.settings import BrokerSettings
 from manor_bus.switch import Switch
 
 DRAIN_FRAMES: Final = 500
+SEND_FRAMES_MAX: Final = 24_000  # more than the windows and pending calls of one peer together
 MEMORY_BYTES_MAX: Final = 2_147_483_648
+MEMORY_KIB_HIGH: Final = 786_432  # from here on, who makes it grow is ended
+AUDIT_S: Final = 1.0
+GRACE_S: Final = 0.05  # for the RESET that says why, before the connection is shut
 _ZAP: Final = "inproc://zeromq.zap.01"
 _NEWS: Final = "inproc://monitor-news"
+_NEWS_CONN: Final = b"monitor"
 
 log = logging.getLogger(__name__)
 
@@ -48,37 +54,37 @@ def harden() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES_MAX, hard))
 
 
-class Gate(threading.Thread):
-    """ZAP: decides which keys may connect, and names the connection after its principal.
+class Gate:
+    """ZAP: decides which keys may connect, in a thread of its own until the context ends.
 
-    One thread per broker; `table` (public key -> principal) is replaced whole.
+    `table` (public key -> principal) is replaced whole. A connection is named after its key, so that what the
+    key stands for is looked up when it is used, not when it connected.
     """
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], table: dict[str, str]) -> None:
-        super().__init__(name="zap", daemon=True)
         self.table = table
         self._socket = context.socket(zmq.REP)
         self._socket.linger = 0
         self._socket.bind(_ZAP)
+        threading.Thread(target=self._run, name="zap", daemon=True).start()
 
-    def run(self) -> None:
-        """Answer until the context ends."""
+    def _run(self) -> None:
         try:
             while True:
                 version, request, _domain, _address, _identity, mechanism, *credentials = (
                     self._socket.recv_multipart()
                 )
-                label = self._judge(mechanism, credentials)
-                status = (b"200", b"OK", label.encode()) if label else (b"400", b"no such key", b"")
+                key = self._judge(mechanism, credentials)
+                status = (b"200", b"OK", key) if key else (b"400", b"no such key", b"")
                 self._socket.send_multipart([version, request, *status, b""])
         except zmq.ContextTerminated:
             self._socket.close(0)
 
-    def _judge(self, mechanism: bytes, credentials: list[bytes]) -> str:
+    def _judge(self, mechanism: bytes, credentials: list[bytes]) -> bytes:
         if mechanism != b"CURVE" or len(credentials) != 1 or len(credentials[0]) != 32:
-            return ""
-        encoded = z85.encode(credentials[0]).decode("ascii")
-        return self.table.get(encoded, "")
+            return b""
+        encoded = z85.encode(credentials[0])
+        return encoded if encoded.decode("ascii") in self.table else b""
 
 
 class Broker:
@@ -88,38 +94,34 @@ class Broker:
         self._settings = settings
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._gate = Gate(self._context, keys.authorised(settings.keys))
-        self._gate.start()
+        self._connections = Connections()
+        self._ending: deque[tuple[float, Connection]] = deque()
         self._router = self._open()
-        self._fds: dict[bytes, int] = {}  # our duplicate of each connection's descriptor
-        self._conn_by_fd: dict[int, bytes] = {}
-        self._where: dict[bytes, str] = {}
         self._stopping = False
+        self._audit_at = self._resident = 0.0
         now = time.monotonic()
         self.switch = Switch(
             node=settings.node, epoch=secrets.token_hex(8), boot_id=clock.boot_id(), decide=policy.decide,
             wall=time.time() - now,
         )  # fmt: skip
         self.switch.started = now
-        self.switch.answers = introspect.answers(self.switch, _resident_kib, self._reload)
+        self.switch.answers = introspect.answers(self.switch, clock.resident_kib, self._reload)
 
     def _open(self) -> zmq.Socket[bytes]:
         pair = keys.load(self._settings.keys / "broker.key")
         router = self._context.socket(zmq.ROUTER)
         for option, value in (
-            (zmq.ROUTER_MANDATORY, 1), (zmq.ROUTER_HANDOVER, 0), (zmq.SNDHWM, 1_000), (zmq.RCVHWM, 1_000),
-            (zmq.MAXMSGSIZE, codec.FRAME_BYTES_MAX), (zmq.HANDSHAKE_IVL, 2_000), (zmq.LINGER, 0),
-            (zmq.BACKLOG, 512), (zmq.CURVE_SERVER, 1), (zmq.ZAP_ENFORCE_DOMAIN, 1),
+            (zmq.ROUTER_MANDATORY, 1), (zmq.ROUTER_HANDOVER, 0), (zmq.SNDHWM, SEND_FRAMES_MAX),
+            (zmq.RCVHWM, 1_000), (zmq.MAXMSGSIZE, codec.FRAME_BYTES_MAX), (zmq.HANDSHAKE_IVL, 2_000),
+            (zmq.LINGER, 0), (zmq.BACKLOG, 512), (zmq.CURVE_SERVER, 1), (zmq.ZAP_ENFORCE_DOMAIN, 1),
         ):  # fmt: skip
             router.setsockopt(option, value)
         router.curve_secretkey = pair.secret.encode("ascii")
         router.zap_domain = b"manor"
-        self._monitor_thread = threading.Thread(
-            target=self._watch, args=(router,), name="monitor", daemon=True
-        )
         router.bind(_NEWS)
-        self._monitor_ready = threading.Event()
-        self._monitor_thread.start()
-        self._monitor_ready.wait()
+        ready = threading.Event()
+        threading.Thread(target=self._watch, args=(router, ready), name="monitor", daemon=True).start()
+        ready.wait()
         for endpoint in self._settings.endpoints:
             self._bind(router, endpoint)
         return router
@@ -139,20 +141,24 @@ class Broker:
             router.setsockopt(zmq.HEARTBEAT_TTL, 6_000)
             router.bind(endpoint)
 
-    def _watch(self, router: zmq.Socket[bytes]) -> None:
-        """Pass the descriptors of ended connections to the one thread, through the socket it waits on."""
-        monitor = router.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+    def _watch(self, router: zmq.Socket[bytes], ready: threading.Event) -> None:
+        """Pass the descriptors of new and ended connections to the one thread, over its own socket."""
+        monitor = router.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
         news = self._context.socket(zmq.DEALER)
         news.linger = 0
+        news.routing_id = _NEWS_CONN
         news.connect(_NEWS)
-        self._monitor_ready.set()
+        news.send(b"")  # the name is ours from now on, before anybody else can connect
+        ready.set()
         try:
             while True:
-                descriptor = parse_monitor_message(monitor.recv_multipart())["value"]
-                news.send(b"%d" % descriptor)
+                told = parse_monitor_message(monitor.recv_multipart())
+                news.send(b"%c%d" % (b"A" if told["event"] == zmq.EVENT_ACCEPTED else b"D", told["value"]))
         except zmq.ContextTerminated:
             monitor.close(0)
             news.close(0)
+
+    # --- the one thread -------------------------------------------------------------------------------
 
     def stop(self) -> None:
         """End `run` at its next turn (from a signal)."""
@@ -162,79 +168,105 @@ class Broker:
         """Serve until `stop`."""
         router, switch = self._router, self.switch
         while not self._stopping:
-            wait = switch.next_timer() - time.monotonic()
+            due = min(switch.next_timer(), self._ending[0][0] if self._ending else float("inf"))
+            wait = due - time.monotonic()
             router.rcvtimeo = max(0, min(1_000, int(wait * 1000) + 1))
             try:
                 conn = router.recv()
             except zmq.Again:
-                switch.advance(time.monotonic())
-                self._send()
-                continue
-            for _ in range(DRAIN_FRAMES):
-                self._take(conn)
-                if switch.out:
-                    self._send()
-                if not int(router.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
-                    break
-                conn = router.recv()
+                pass
             else:
-                self._take(conn)  # the name received last has its message behind it
+                self._drain(conn)
             now = time.monotonic()
             if now >= switch.next_timer():
                 switch.advance(now)
             switch.flush(now)
             self._send()
+            while self._ending and self._ending[0][0] <= now:
+                self._ending.popleft()[1].shut()
+            if now >= self._audit_at:
+                self._audit_at = now + AUDIT_S
+                self._audit()
+
+    def _drain(self, conn: bytes) -> None:
+        """Take messages while there are some; `conn` has sent the first one."""
+        router, switch = self._router, self.switch
+        for _ in range(DRAIN_FRAMES):
+            self._take(conn)
+            if switch.out:
+                self._send()
+            if not int(router.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+                return
+            conn = router.recv()
+        self._take(conn)  # the name received last has its message behind it
 
     def _take(self, conn: bytes) -> None:
         frame = self._router.recv(copy=False)
         if frame.more:
-            self._discard_rest(conn)
+            self._discard_rest(conn, frame)
             return
-        try:
-            label = str(frame.get("User-Id"))
-        except zmq.ZMQError:
-            self._connection_ended(int(frame.bytes))  # no user: our own monitor, over inproc
+        if conn == _NEWS_CONN:
+            self._told(frame.bytes)
             return
-        if conn not in self._fds and not self._known(conn, frame):
-            return
-        self.switch.frame(conn, label, self._where.get(conn, ""), frame.bytes, time.monotonic())
+        key = str(frame.get("User-Id"))
+        known = self._connections.by_conn.get(conn)
+        if known is None or known.key != key:
+            known = self._admit(conn, key, frame)
+        if known is not None and not known.ending:
+            self.switch.frame(conn, known.label, known.where, frame.bytes, time.monotonic())
 
-    def _known(self, conn: bytes, frame: zmq.Frame) -> bool:
-        """Remember a new connection's descriptor, so that we can end it and notice its end."""
-        try:
-            source = int(frame.get(zmq.SRCFD))
-            self._where[conn] = str(frame.get("Peer-Address")).removeprefix("localhost:")
-            self._fds[conn] = os.dup(source)
-        except (OSError, zmq.ZMQError):
-            return False  # it is gone already
-        old = self._conn_by_fd.get(source)
-        if old is not None:
-            self._forget(old, "disconnected")
-        self._conn_by_fd[source] = conn
-        return True
+    def _admit(self, conn: bytes, key: str, frame: zmq.Frame) -> Connection | None:
+        """Remember a connection by its first frame; None when it is over, or its key has been revoked."""
+        before = self._connections.by_conn.get(conn)
+        if before is not None:
+            self._forget(before)
+        label = self._gate.table.get(key, "")
+        source, address = int(frame.get(zmq.SRCFD)), str(frame.get("Peer-Address"))
+        found = self._connections.admit(conn, source, key, label, address)
+        if found is not None and not label:
+            found.shut()
+        return found
 
-    def _discard_rest(self, conn: bytes) -> None:
+    def _discard_rest(self, conn: bytes, frame: zmq.Frame) -> None:
         """A second frame is a protocol violation: read what is here, and end the connection."""
         while self._router.rcvmore:
             self._router.recv()
         self.switch.counters["multipart"] += 1
-        self.switch.gone(conn, "protocol", time.monotonic())
-        self.switch.cut.append(conn)
+        if conn not in self._connections.by_conn:
+            self._admit(conn, str(frame.get("User-Id")), frame)
+        self._end(conn, "protocol")
 
-    def _connection_ended(self, source: int) -> None:
-        conn = self._conn_by_fd.get(source)
-        if conn is not None:
-            self._forget(conn, "disconnected")
+    def _told(self, news: bytes) -> None:
+        """A connection was accepted, or has ended."""
+        if news.startswith(b"A"):
+            self._connections.accepted(int(news[1:]))
+        elif news:
+            ended = self._connections.by_source.get(int(news[1:]))
+            if ended is not None and ended.over():
+                self._forget(ended)
 
-    def _forget(self, conn: bytes, reason: str) -> None:
-        self._where.pop(conn, None)
-        ours = self._fds.pop(conn, None)
-        if ours is not None:
-            os.close(ours)
-        for source, other in list(self._conn_by_fd.items()):
-            if other == conn:
-                del self._conn_by_fd[source]
+    def _audit(self) -> None:
+        """Notice what the monitor's events did not tell, and who makes memory grow without end."""
+        for connection in self._connections:
+            if connection.reused():
+                self._forget(connection)
+        before, self._resident = self._resident, clock.resident_kib()
+        if self._resident > MEMORY_KIB_HIGH and self._resident > before:
+            most = max(self._connections, key=Connection.backlog, default=None)
+            if most is not None and most.backlog():
+                log.error("memory grows to %d KiB: ending %s %s", self._resident, most.label, most.where)
+                self.switch.counters["kicked_memory"] += 1
+                self.switch.gone(most.conn, "quota", time.monotonic())
+                most.shut()
+                self._send()
+
+    def _forget(self, gone: Connection) -> None:
+        self._connections.forget(gone)
+        self.switch.gone(gone.conn, "disconnected", time.monotonic())
+
+    def _end(self, conn: bytes, reason: str) -> None:
         self.switch.gone(conn, reason, time.monotonic())
+        self.switch.cut.append(conn)
 
     def _send(self) -> None:
         switch, send = self.switch, self._router.send
@@ -244,59 +276,43 @@ class Broker:
                 try:
                     send(conn, zmq.SNDMORE | zmq.NOBLOCK)
                     send(frame, zmq.NOBLOCK)
-                except zmq.Again:
-                    self._unreadable(conn)
+                except zmq.Again:  # it does not read what it asked for: it must cost nobody else anything
+                    switch.counters["kicked_full"] += 1
+                    self._end(conn, "slow")
                 except zmq.ZMQError as error:
                     if error.errno != zmq.EHOSTUNREACH:
                         raise
-                    self._forget(conn, "disconnected")
-            self._cut()
-
-    def _unreadable(self, conn: bytes) -> None:
-        """A peer that does not read what it asked for: end it, so that it costs nobody else anything."""
-        self.switch.counters["kicked_full"] += 1
-        self.switch.gone(conn, "slow", time.monotonic())
-        self.switch.cut.append(conn)
-
-    def _cut(self) -> None:
-        cut, self.switch.cut = self.switch.cut, []
-        for conn in cut:
-            ours = self._fds.get(conn)
-            if ours is None:
-                continue
-            try:
-                with sockets.socket(fileno=os.dup(ours)) as end:
-                    end.shutdown(sockets.SHUT_RDWR)
-            except OSError:
-                continue  # it ended by itself
+                    gone = self._connections.by_conn.get(conn)
+                    if gone is not None:
+                        self._forget(gone)
+            cut, switch.cut = switch.cut, []
+            for conn in cut:
+                connection = self._connections.by_conn.get(conn)
+                if connection is not None and not connection.ending:
+                    connection.ending = True  # from now on it is not listened to
+                    self._ending.append((time.monotonic() + GRACE_S, connection))
 
     def _reload(self, now: float) -> Reloaded:
-        """Read the keys again and end the sessions whose principal has no valid key any more."""
-        table = keys.authorised(self._settings.keys)
-        before, self._gate.table = self._gate.table, table
-        changed = {label for public, label in before.items() if table.get(public) != label}
-        ended = [peer.address for peer in self.switch.roster.by_conn.values() if peer.label in changed]
-        for address in ended:
-            self.switch.kick(address, "revoked", now)
-        return Reloaded(keys=len(table), ended=len(ended))
+        """Read the keys again and end the sessions whose key stands for something else now, or nothing."""
+        self._gate.table = table = keys.authorised(self._settings.keys)
+        ended = 0
+        for connection in self._connections:
+            if connection.conn and table.get(connection.key) != connection.label:
+                peer = self.switch.roster.by_conn.get(connection.conn)
+                ended += peer is not None and self.switch.kick(peer.address, "revoked", now)
+                self.switch.cut.append(connection.conn)
+        return Reloaded(keys=len(table), ended=ended)
 
     def close(self) -> None:
         """Close every socket; remove the ipc path."""
         self._router.disable_monitor()
         self._router.close(0)
         self._context.term()  # the two threads see it and close what is theirs
-        for ours in self._fds.values():
-            os.close(ours)
-        self._fds.clear()
+        self._connections.close()
         for endpoint in self._settings.endpoints:
             path = Path(endpoint.removeprefix("ipc://"))
             if endpoint.startswith("ipc://") and path.exists() and stat.S_ISSOCK(path.stat().st_mode):
                 path.unlink()
-
-
-def _resident_kib() -> int:
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * resource.getpagesize() // 1024
 
 
 def check_keys(settings: BrokerSettings) -> None:

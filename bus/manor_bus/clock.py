@@ -1,7 +1,8 @@
-"""Identity of this machine's monotonic clock."""
+"""What the kernel says about this machine's monotonic clock and this process."""
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 
@@ -11,3 +12,9 @@ def boot_id() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
         return ""
+
+
+def resident_kib() -> int:
+    """Return how much memory this process has now."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * resource.getpagesize() // 1024

@@ -12,10 +12,12 @@ from typing import Final
 
 import msgspec
 
-from manor_bus.errors import ErrorBody
+from manor_bus.errors import ErrorBody, Kind
 
 REMEMBERED_MAX: Final = 1_024
 REMEMBERED_BYTES_MAX: Final = 8_388_608
+# Errors after which a retry with the same key shall do it again instead of hearing them once more.
+_PASSING: Final = frozenset((Kind.INTERNAL, Kind.UNAVAILABLE, Kind.TIMEOUT, Kind.NO_CAPACITY))
 
 Key = tuple[str, str, str]  # label, type, idempotency key
 
@@ -28,53 +30,56 @@ class Answer:
     err: ErrorBody | None
 
 
-@dataclass
-class _Run:
-    waiting: list[tuple[str, str]] = field(default_factory=list)  # sender, id
+@dataclass(eq=False)
+class Run:
+    """One execution, and who waits for its answer: senders and the ids of their requests."""
+
+    key: Key
+    waiting: list[tuple[str, str]] = field(default_factory=list)
 
 
 class Inbox:
     """Runs under way and recent answers."""
 
     def __init__(self) -> None:
-        self._runs: dict[Key, _Run] = {}
+        self._runs: dict[Key, Run] = {}
         self._answers: OrderedDict[Key, Answer] = OrderedDict()
         self._bytes = 0
 
     def __len__(self) -> int:
         return len(self._runs)
 
-    def ask(self, key: Key, sender: str, request: str) -> Answer | bool:
-        """Take a call: True = run it, False = joined a run under way, or the answer it got before."""
+    def ask(self, key: Key, sender: str, request: str) -> Run | Answer:
+        """Take a call: returns the run that answers it, maybe a new one, or the answer it got before."""
         run = self._runs.get(key)
-        if run is not None:
-            run.waiting.append((sender, request))
-            return False
-        known = self._answers.get(key)
-        if known is not None:
-            return known
-        self._runs[key] = _Run([(sender, request)])
-        return True
+        if run is None:
+            known = self._answers.get(key)
+            if known is not None:
+                return known
+            run = self._runs[key] = Run(key)
+        run.waiting.append((sender, request))
+        return run
 
-    def waiting(self, key: Key) -> list[tuple[str, str]]:
-        """List who waits for a run."""
-        run = self._runs.get(key)
-        return list(run.waiting) if run is not None else []
-
-    def finish(self, key: Key, answer: Answer, *, remember: bool) -> list[tuple[str, str]]:
-        """End a run; returns who must be answered."""
-        waiting = self._runs.pop(key).waiting
-        if remember:
-            self._answers[key] = answer
-            self._bytes += len(answer.data)
+    def finish(self, run: Run, answer: Answer, *, changes: bool) -> list[tuple[str, str]]:
+        """End a run; returns who must be answered. What changed something is remembered."""
+        self.forget(run)
+        if changes and (answer.err is None or answer.err.kind not in _PASSING):
+            before = self._answers.pop(run.key, None)
+            self._answers[run.key] = answer
+            self._bytes += len(answer.data) - (len(before.data) if before is not None else 0)
             while len(self._answers) > REMEMBERED_MAX or self._bytes > REMEMBERED_BYTES_MAX:
                 self._bytes -= len(self._answers.popitem(last=False)[1].data)
-        return waiting
+        return run.waiting
 
-    def withdraw(self, sender: str, request: str) -> Key | None:
+    def forget(self, run: Run) -> None:
+        """Let nobody join a run any more: the next attempt begins a new one."""
+        if self._runs.get(run.key) is run:
+            del self._runs[run.key]
+
+    def withdraw(self, sender: str, request: str) -> Run | None:
         """Somebody gave up; returns the run for which nobody waits any more."""
-        for key, run in self._runs.items():
+        for run in self._runs.values():
             if (sender, request) in run.waiting:
                 run.waiting.remove((sender, request))
-                return key if not run.waiting else None
+                return None if run.waiting else run
         return None

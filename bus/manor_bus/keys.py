@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,7 +144,12 @@ def load(path: Path) -> KeyPair:
         raise ManorError(
             Kind.FORBIDDEN, f"{path} cannot be read by you", hint="Ask its owner for a key of yours"
         ) from None
-    check_public(str(pair["public"]))
+    except ValueError:
+        pair = None
+    if not isinstance(pair, dict):
+        raise bad_request(f"{path} is not a key file", hint="Replace it: manor credential rotate")
+    for half in ("public", "secret"):
+        check_public(str(pair.get(half)))
     return KeyPair(str(pair["public"]), str(pair["secret"]))
 
 
@@ -167,13 +171,15 @@ def _save(directory: Path, table: Mapping[str, str]) -> None:
 
 def _write(path: Path, text: str, mode: int = 0o600) -> None:
     """Replace a file in one step, so that a reader never sees half of it."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        os.fchmod(descriptor, mode)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(temporary, flags, 0o600), "w", encoding="ascii") as file:
+        os.fchmod(file.fileno(), mode)
         file.write(text + "\n")
         file.flush()
-        os.fsync(descriptor)
-    Path(temporary).replace(path)
+        os.fsync(file.fileno())
+    temporary.replace(path)
 
 
 def principals(directory: Path) -> Iterable[str]:

@@ -83,8 +83,9 @@ class Peer:
         )
         self.greeted = asyncio.Event()
         self.drained = asyncio.Event()
-        self.turned_away = asyncio.Event()
+        self._refused = asyncio.Event()
         self._turned: ManorError | None = None
+        self.on_greeted: list[Callable[[], None]] = []  # called whenever the broker knows us (again)
         self._calls: dict[int, _Call] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
@@ -115,6 +116,12 @@ class Peer:
             raise unreachable() from None
         if self._turned is not None:
             raise self._turned
+
+    async def turned_away(self) -> ManorError:
+        """Wait until the broker refuses us, as after our key was revoked; returns its reason."""
+        await self._refused.wait()
+        assert self._turned is not None
+        return self._turned
 
     # --- call -----------------------------------------------------------------------------------------
 
@@ -280,6 +287,8 @@ class Peer:
                 for denied in welcome.denied:
                     log.error("the broker denied us: %s", denied)
                 self._greeted(None)
+                for told in self.on_greeted:
+                    told()
             case outcomes.Turned(error):
                 self._greeted(error)
             case outcomes.Drained():
@@ -293,7 +302,7 @@ class Peer:
         self.greeted.set()
         if turned is not None:
             log.error("the broker turned us away: %s", turned)
-            self.turned_away.set()
+            self._refused.set()
 
     def _calling(self, event: outcomes.Calling) -> None:
         call = self._calls.get(event.token)

@@ -23,6 +23,8 @@ BATCH_MAX: Final = 500
 BATCH_S: Final = 0.02  # changes within this time travel together
 TIMEOUT_S: Final = 5.0
 PERIOD_S: Final = 2.0  # until discovery says otherwise
+AGAIN_S: Final = 0.5  # after an error
+_PASSING: Final = (Kind.UNAVAILABLE, Kind.TIMEOUT, Kind.NO_CAPACITY)
 log = logging.getLogger(__name__)
 
 Key = tuple[str, str]
@@ -44,6 +46,7 @@ class Registrar:
         self._epoch = ""
         self._period = PERIOD_S
         self._wake = asyncio.Event()
+        peer.on_greeted.append(self._everything_again)  # a new session has no facts
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     def put(self, fact: AnyFact, *, ttl_ms: int = 6_000, bound: bool = True) -> None:
@@ -64,6 +67,7 @@ class Registrar:
 
     async def close(self) -> None:
         """Stop telling; bound facts end with the session, others by their time limit."""
+        self._peer.on_greeted.remove(self._everything_again)
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
@@ -81,8 +85,11 @@ class Registrar:
                 if error.kind is Kind.STALE:
                     self._everything_again()
                 else:
-                    log.info("discovery cannot be told now: %s", error)
-                    await asyncio.sleep(BATCH_S)
+                    log.log(
+                        logging.INFO if error.kind in _PASSING else logging.ERROR,
+                        "discovery was not told: %s", error,
+                    )  # fmt: skip
+                    await asyncio.sleep(AGAIN_S)
                     self._wake.set()
 
     def _everything_again(self) -> None:

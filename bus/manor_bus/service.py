@@ -26,7 +26,9 @@ from manor_bus.registrar import Registrar
 from manor_bus.settings import BusSettings
 from manor_bus.transport import AsyncLink, Link, Listener
 
+READY_S: Final = 60.0  # for the broker to appear
 STOP_S: Final = 5.0  # for calls under way when the process is told to end
+DRAIN_S: Final = 1.0  # for the broker to confirm it
 LOCK_POLL_S: Final = 0.05
 log = logging.getLogger(__name__)
 
@@ -53,6 +55,7 @@ class RoomSettings(Protocol):
 
 
 S = TypeVar("S", bound=RoomSettings)
+T = TypeVar("T")
 
 
 def connect(settings: BusSettings) -> Peer:
@@ -86,8 +89,9 @@ async def _serve(name: str, open_room: Callable[[Peer, S], Awaitable[Room]], set
         return
     peer = connect(settings.bus)
     try:
-        await peer.ready(timeout=60.0)
-        await serve_until(name, open_room, settings, peer, stop)
+        await _unless(stop, peer.ready(timeout=READY_S))
+        if not stop.is_set():
+            await serve_until(name, open_room, settings, peer, stop)
     finally:
         await peer.close()
         os.close(lock)
@@ -96,7 +100,10 @@ async def _serve(name: str, open_room: Callable[[Peer, S], Awaitable[Room]], set
 async def serve_until(
     name: str, open_room: Callable[[Peer, S], Awaitable[Room]], settings: S, peer: Peer, stop: asyncio.Event
 ) -> None:
-    """Open the room, serve until `stop` is set (or a drain is asked for), and leave in order."""
+    """Open the room, serve until `stop` is set (or a drain is asked for), and leave in order.
+
+    Raises ManorError when the broker turns us away for good, as after our key was revoked.
+    """
     seconds = [STOP_S]
 
     def drain(within: float) -> None:
@@ -104,18 +111,45 @@ async def serve_until(
         stop.set()
 
     peer.answering.name, peer.answering.drain = name, drain
-    room = await open_room(peer, settings)
+    room = await _unless(stop, open_room(peer, settings))
+    if room is None:
+        return
     peer.serve(room.answers, room.owns)
     registrar = Registrar(peer)
     registrar.put(_status(name, peer))
     log.info("%s serves as %s", name, peer.address)
     try:
-        await stop.wait()
-        peer.drain()
-        await peer.answering.finished(seconds[0])
+        turned = await _unless(stop, peer.turned_away())
+        if turned is not None:
+            raise turned
+        await _leave(peer, seconds[0])
     finally:
         await registrar.close()
         await room.close()
+
+
+async def _leave(peer: Peer, within: float) -> None:
+    """Let no call in any more, and finish what runs."""
+    peer.drain()
+    try:
+        await asyncio.wait_for(peer.drained.wait(), DRAIN_S)
+    except TimeoutError:
+        log.warning("the broker did not confirm that it sends no more calls")
+    if not await peer.answering.finished(within):
+        log.warning("calls still run after %s s and are cancelled", within)
+
+
+async def _unless(stop: asyncio.Event, work: Awaitable[T]) -> T | None:
+    """Wait for something unless told to stop before; None then, and the work is cancelled."""
+    working = asyncio.ensure_future(work)
+    stopping = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        working.cancel()
+        stopping.cancel()
+        await asyncio.gather(working, stopping, return_exceptions=True)
 
 
 def _status(name: str, peer: Peer) -> ServiceStatus:

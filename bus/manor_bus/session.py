@@ -153,10 +153,10 @@ class Session:
             return
         if now >= self._greet_at and not self.greeted:
             self.greet(now)
-        if now - self._heard >= self.heartbeat_s * SILENCE_BEATS:
+        if now >= self._heard + self.heartbeat_s * SILENCE_BEATS:
             self.events.append(Dead())
             self.lost()
-        elif now - max(self._heard, self._asked_at) >= self.heartbeat_s:
+        elif now >= max(self._heard, self._asked_at) + self.heartbeat_s:  # as next_timer adds it
             self._asked_at = now
             self._send(Envelope(k=Frame.PING, id=self.new_id()))
 

@@ -10,12 +10,14 @@ from typing import Final
 import msgspec
 
 from manor_bus import codec
+from manor_bus.errors import bad_request
 from manor_bus.messages import Message
 from manor_bus.messages.catalogue import EVENT_BY_BODY
 from manor_bus.messages.node import SnapshotItem
 from manor_bus.subjects import matches
 
 PART_BYTES: Final = 262_144
+OBJECT_BYTES_MAX: Final = codec.FRAME_BYTES_MAX - 4_096  # leaves room for what is around it in a frame
 
 Publish = Callable[[str, str, msgspec.Raw, str, int], None]
 
@@ -35,8 +37,10 @@ class State:
         return len(self._objects)
 
     def put(self, subject: str, body: Message) -> None:
-        """Set an object's value; an unchanged value is not published again."""
+        """Set an object's value; an unchanged value is not published again. Too large a one is refused."""
         data = msgspec.Raw(codec.encode(body))
+        if len(data) > OBJECT_BYTES_MAX:
+            raise bad_request(f"{subject} is larger than {OBJECT_BYTES_MAX} bytes")
         before = self._objects.get(subject)
         if before is not None and before[2] == data:
             return
@@ -74,10 +78,10 @@ class State:
         size = 0
         for subject, (rev, type_name, data) in self._objects.items():
             if matches(pattern, subject):
-                items.append(SnapshotItem(subject=subject, rev=rev, type=type_name, value=data))
-                size += len(data) + 128
-                if size > PART_BYTES:
+                if items and size + len(data) > PART_BYTES:
                     yield tuple(items)
                     items, size = [], 0
+                items.append(SnapshotItem(subject=subject, rev=rev, type=type_name, value=data))
+                size += len(data) + len(subject) + 128
         if items:
             yield tuple(items)
