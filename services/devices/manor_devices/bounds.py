@@ -17,12 +17,12 @@ log = logging.getLogger(__name__)
 async def bounded(who: str, work: Coroutine[Any, Any, R], seconds: float) -> R:
     """Return the result, or raise ManorError: `timeout`, or `internal` (logged) for a bug of `who`."""
     task = asyncio.get_running_loop().create_task(work)
+    task.add_done_callback(_take)
     try:
         await asyncio.wait({task}, timeout=seconds)
     finally:
         if not task.done():
             task.cancel()
-            task.add_done_callback(_forget)
             await asyncio.wait({task}, timeout=GRACE_S)
     try:
         return task.result()
@@ -41,7 +41,7 @@ async def bounded(who: str, work: Coroutine[Any, Any, R], seconds: float) -> R:
         raise ManorError(Kind.INTERNAL, f"{who}: {type(error).__name__}: {error}") from error
 
 
-def _forget(task: asyncio.Task[Any]) -> None:
-    """Take the outcome of an abandoned task, so that nobody complains about it."""
-    if not task.cancelled() and task.exception() is not None:
-        log.warning("an abandoned task ended: %r", task.exception())
+def _take(task: asyncio.Task[Any]) -> None:
+    """Take the outcome, so that nobody complains when it was abandoned meanwhile."""
+    if not task.cancelled():
+        task.exception()

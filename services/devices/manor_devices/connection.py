@@ -99,6 +99,7 @@ class Event:
     epoch: int = 0
     reason: str = ""
     pending: bool = False
+    undone: bool = True  # a failed preparation left nothing behind
     error: ErrorBody | None = None
     descriptor: Descriptor | None = None
     notes: dict[str, str] = field(default_factory=dict)

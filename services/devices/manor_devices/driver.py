@@ -309,7 +309,9 @@ class Driver:
                 event = await call(slot, connection, backend)
         except ManorError as error:
             failed = T.RELEASE_FAILED if connection.state is S.CLOSED else T.PREPARE_FAILED
-            return _stamped(connection, Event(failed, reason=error.message, error=error.body()))
+            undone = failed is T.RELEASE_FAILED or await self._undo(connection, backend)
+            event = Event(failed, reason=error.message, error=error.body(), undone=undone)
+            return _stamped(connection, event)
         return event
 
     async def _request(self, slot: Slot, connection: Connection, backend: Backend) -> Event:
@@ -328,12 +330,7 @@ class Driver:
 
     async def _prepare(self, slot: Slot, connection: Connection, backend: Backend) -> Event:
         name = connection.target.provider
-        try:
-            prepared = await bounded(f"back end {name}", backend.prepare(connection.order()), PREPARE_S)
-        except ManorError:
-            if not connection.attached:  # a front end that hangs on an old generation keeps what it has
-                await self._undo(connection, backend)
-            raise
+        prepared = await bounded(f"back end {name}", backend.prepare(connection.order()), PREPARE_S)
         descriptor = Descriptor(
             type=prepared.type,
             args=prepared.args,
@@ -348,11 +345,16 @@ class Driver:
         await bounded(f"back end {name}", backend.release(connection.order()), RELEASE_S)
         return _stamped(connection, Event(T.RELEASED))
 
-    async def _undo(self, connection: Connection, backend: Backend) -> None:
+    async def _undo(self, connection: Connection, backend: Backend) -> bool:
+        """Remove what was half prepared, unless a front end hangs on it: that keeps what it has."""
+        if connection.state is not S.PREPARING or connection.attached:
+            return True
         try:
             await bounded(connection.target.provider, backend.release(connection.order()), RELEASE_S)
         except ManorError as error:
-            log.warning("%s: what was half prepared could not be removed: %s", connection.request.key, error)
+            log.warning("%s: what was half prepared could not be removed: %s", name_of(connection), error)
+            return False
+        return True
 
     async def _discard(self, name: str, leftover: Leftover) -> None:
         backend = self.modules.backend(name)

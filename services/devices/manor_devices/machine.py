@@ -332,7 +332,7 @@ def _closed(old: Connection, event: Event, entered: Connection) -> Connection:
 
 
 def _failed(old: Connection, event: Event, entered: Connection) -> Connection:
-    if event.trigger is T.RELEASE_FAILED:
+    if event.trigger is T.RELEASE_FAILED or not event.undone:
         return replace(entered, leaving=True, attempts=old.attempts + 1)
     return replace(entered, epoch=0, descriptor=None, notes={}, claims=())
 
