@@ -107,6 +107,7 @@ def test_down_where_nothing_runs_is_no_error(tmp_path):
 def test_down_asks_the_guests_unless_they_shall_go_on(tmp_path, monkeypatch, words, halted):
     asked = []
     monkeypatch.setattr(processes, "services", lambda _: {"bus": [], "lifecycle": []})
+    monkeypatch.setattr(stopping, "stop_services", lambda _: [])
     monkeypatch.setattr(stopping, "halt_guests", lambda _, deadline: asked.append(deadline))
     ran = run("down", *words, directory=tmp_path)
     assert ran.code == 0
