@@ -4,6 +4,7 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
@@ -137,8 +138,6 @@ def test_expecting_absence_or_presence_of_what_is_not_there(world: World) -> Non
 
 
 def test_what_was_got_is_applied_back_as_it_is_and_edited(world: World) -> None:
-    import msgspec
-
     world.apply(domain())
     got = msgspec.to_builtins(world.get("Domain", "web"))
     assert world.apply(got, stamp=LATER).changes[0].action == "unchanged"
@@ -187,13 +186,8 @@ def test_all_problems_of_all_documents_come_at_once() -> None:
     assert paths(error) == [
         "documents[0].spec.vcpus",
         "documents[1].kind",
-        "documents[4]",
         "documents[3].metadata.name",
-    ] or paths(error) == [
-        "documents[0].spec.vcpus",
-        "documents[1].kind",
         "documents[4]",
-        "documents[1].metadata.name",
     ]
     assert error.message == "4 problems in 5 documents"
 
@@ -244,9 +238,9 @@ def test_a_delete_may_expect_a_revision(world: World) -> None:
 def test_what_a_delete_cannot_mean_is_refused(world: World) -> None:
     world.apply(domain(), volume())
     web, root = Ref("Domain", "web"), Ref("Volume", "root")
-    for refs, expected in (([], None), ([web, web], None), ([web, root], 1), ([Ref("Domain", "x")], None)):
-        error = refused(lambda refs=refs, expected=expected: edits.delete(world.catalog, refs, expected))
-        assert error.kind in (Kind.BAD_REQUEST, Kind.NOT_FOUND)
+    assert refused(lambda: edits.delete(world.catalog, [], None)).kind is Kind.BAD_REQUEST
+    assert refused(lambda: edits.delete(world.catalog, [web, web], None)).kind is Kind.BAD_REQUEST
+    assert refused(lambda: edits.delete(world.catalog, [web, root], 1)).kind is Kind.BAD_REQUEST
     assert refused(lambda: edits.delete(world.catalog, [Ref("Domain", "x")], None)).kind is Kind.NOT_FOUND
 
 

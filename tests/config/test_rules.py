@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from manor_bus.messages import documents
 from manor_config import rules
 from manor_config.rules import FIELDS, Rule, rule_of
 from manor_config.shapes import fields_of
@@ -40,7 +41,7 @@ BAD: list[tuple[Rule, list[Any]]] = [
     (rules.NETWORK, ["10.0.2.1/24", "x"]),
     (rules.LONG, ["\x00", "\x1b", "x" * 20_000]),
 ]
-AFFINITY = FIELDS[rules.d.Cpu]["affinity"]
+AFFINITY = FIELDS[documents.Cpu]["affinity"]
 
 
 @pytest.mark.parametrize(("rule", "values"), GOOD)
@@ -73,8 +74,8 @@ def test_every_rule_speaks_about_a_field_that_exists_and_says_what_it_allows() -
     for struct, fields in FIELDS.items():
         assert set(fields) <= set(fields_of(struct)), struct
         assert all(rule.allowed for rule in fields.values())
-    assert rule_of(rules.d.Cpu, "count") is FIELDS[rules.d.Cpu]["count"]
-    assert rule_of(rules.d.Console, "log") is None
+    assert rule_of(documents.Cpu, "count") is FIELDS[documents.Cpu]["count"]
+    assert rule_of(documents.Console, "log") is None
 
 
 @given(st.text(max_size=30))

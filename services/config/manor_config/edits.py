@@ -74,17 +74,16 @@ def read(raws: Sequence[Any]) -> list[Parsed]:
         raise bad_request("an Apply takes some documents", problem, hint="Apply fewer documents at once.")
     parsed: list[Parsed] = []
     problems: list[Problem] = []
+    seen: dict[Ref, int] = {}
     for number, raw in enumerate(raws):
         outcome = parse(raw)
-        if isinstance(outcome, Parsed):
-            parsed.append(outcome)
-        else:
+        if not isinstance(outcome, Parsed):
             problems += _placed(number, outcome)
-    seen: dict[Ref, int] = {}
-    for number, one in enumerate(parsed):
-        first = seen.setdefault(ref_of(one.document), number)
+            continue
+        parsed.append(outcome)
+        first = seen.setdefault(ref_of(outcome.document), number)
         if first != number:
-            reason = f"{ref_of(one.document)} stands in documents[{first}] already"
+            reason = f"{ref_of(outcome.document)} stands in documents[{first}] already"
             problems.append(Problem(path=f"documents[{number}].metadata.name", reason=reason))
     _refuse(problems, len(raws))
     return parsed

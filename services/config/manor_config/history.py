@@ -9,7 +9,7 @@ from manor_bus.messages.config import HistoryEntry
 from manor_config import notes
 from manor_config.diff import REPLY_BYTES_MAX, bounded, differences
 from manor_config.documents import loaded
-from manor_config.engines import Past
+from manor_config.revision import Past
 
 
 def entries_of(past: Sequence[Past], limit: int) -> tuple[HistoryEntry, ...]:

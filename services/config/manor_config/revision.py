@@ -57,6 +57,14 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class Past:
+    """One entry of a key's history and the note of its transaction (empty once compacted)."""
+
+    entry: Entry
+    note: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Guard:
     """A condition on one key: its modification revision (0 = absent), its exact value, or both."""
 

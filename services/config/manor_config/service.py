@@ -52,6 +52,7 @@ HISTORY_MAX: Final = 500
 LIST_MAX: Final = 2_000
 REPLY_MARGIN_S: Final = 0.25  # an answer is on its way before the caller's budget ends
 COMPACT_EVERY_S: Final = 60.0
+LAST_WORDS_S: Final = 0.1  # for the answers to those who were told of a failure
 HISTORY_AGE_S: Final = 3_600.0  # history and op ids live at least so long
 log = logging.getLogger(__name__)
 
@@ -256,7 +257,7 @@ class Config:
         """Take a piece of a backup; the last one replaces the store."""
         if self._store is not None:
             last, made = await self._store.engine.restored()
-            if last == request.upload:
+            if last and last == request.upload:
                 size = request.offset + len(request.content)
                 return m.Restored(size=size, revision=made if request.last else None)
         self._upload.add(request)
@@ -308,6 +309,7 @@ class Config:
         await self.opened.wait()
         await self.store.engine.failed.wait()
         log.critical("the store failed; config ends so that its next process looks at the disk anew")
+        await asyncio.sleep(LAST_WORDS_S)
         raise SystemExit(1)
 
     async def close(self) -> None:

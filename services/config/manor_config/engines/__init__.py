@@ -8,19 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from manor_config.revision import PAGE_ROWS_MAX, Entry, Feed, Outcome, Page, Transaction
-
-
-@dataclass(frozen=True, slots=True)
-class Past:
-    """One entry of a key's history and the note of its transaction (empty once compacted)."""
-
-    entry: Entry
-    note: bytes
+from manor_config.revision import PAGE_ROWS_MAX, Entry, Feed, Outcome, Page, Past, Transaction
 
 
 class Engine(Protocol):

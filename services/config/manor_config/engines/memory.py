@@ -8,13 +8,14 @@ from bisect import bisect_left, bisect_right, insort
 from contextlib import closing
 from pathlib import Path
 
-from manor_config.engines import Past, tables
+from manor_config.engines import tables
 from manor_config.revision import (
     PAGE_ROWS_MAX,
     Entry,
     Feed,
     Outcome,
     Page,
+    Past,
     Row,
     Transaction,
     ahead,

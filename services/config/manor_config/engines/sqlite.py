@@ -15,7 +15,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final, TypeVar
 
-from manor_config.engines import Past, tables
+from manor_config.engines import tables
 from manor_config.engines.place import Place
 from manor_config.engines.writer import Writer, trouble
 from manor_config.revision import (
@@ -24,6 +24,7 @@ from manor_config.revision import (
     Feed,
     Outcome,
     Page,
+    Past,
     Transaction,
     ahead,
     compacted,
