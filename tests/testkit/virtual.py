@@ -21,7 +21,7 @@ T = TypeVar("T")
 TICK_S = 1e-9  # between frames of one connection: the loop does not keep the order of equal times
 
 
-class VirtualSelector(selectors.DefaultSelector):  # type: ignore[valid-type,misc]
+class VirtualSelector(selectors.DefaultSelector):
     """Never waits: waiting moves the virtual clock."""
 
     def __init__(self) -> None:
