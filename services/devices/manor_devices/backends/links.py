@@ -112,6 +112,6 @@ def _read(message: Any) -> Link:
         alias=str(message.get("ifalias") or ""),
         kind=kind,
         bridge=message.get("master") or 0,
-        owner=detail.get("owner", -1) if tap else -1,
-        queues=bool(tap and detail.get("multi_queue")),
+        owner=detail.get("tun_owner", -1) if tap else -1,
+        queues=bool(tap and detail.get("tun_multi_queue")),
     )
