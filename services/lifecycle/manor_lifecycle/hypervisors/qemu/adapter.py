@@ -143,13 +143,7 @@ class QemuHypervisor:
         descriptor = keeping.open_saved(path)
         try:
             header = await asyncio.to_thread(keeping.read_header, descriptor, path)
-            record = birth.redraft(self._site, header.record, creation)
-            guest = await self._make(record, incoming=True)
-            try:
-                await keeping.bring_back(guest, descriptor)
-            except BaseException:
-                await asyncio.shield(self._remove(guest))
-                raise
+            await self._make(birth.redraft(self._site, header.record, creation), descriptor)
         finally:
             keeping.close(descriptor)
 
@@ -170,15 +164,25 @@ class QemuHypervisor:
         await self.destroy(there.run if there is not None else run)
         return False
 
-    async def _make(self, record: Record, *, incoming: bool = False) -> Guest:
+    async def _make(self, record: Record, saved: int | None = None) -> Guest:
+        """Start a guest, from the beginning or with the stream of a saved one."""
         self._making.add(record.uuid)
         try:
-            guest = await birth.launch(self._site, record, incoming=incoming)
+            guest = await birth.launch(self._site, record, incoming=saved is not None)
+            if saved is not None:
+                await self._bring_back(guest, saved)
         finally:
             self._making.discard(record.uuid)
         self._guests[record.uuid] = guest
         guest.watch()
         return guest
+
+    async def _bring_back(self, guest: Guest, saved: int) -> None:
+        try:
+            await keeping.bring_back(guest, saved)
+        except BaseException:
+            await asyncio.shield(self._remove(guest))
+            raise
 
     def _live(self, run: Run) -> Guest:
         guest = self._guests.get(run.uuid)

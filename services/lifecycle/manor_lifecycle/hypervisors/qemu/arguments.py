@@ -81,7 +81,7 @@ def cpu_model(record: Record) -> str:
     """Return the argument of `-cpu`: as much as the accelerator can, less what was not asked for."""
     spec, kvm = record.spec, record.accelerator == "kvm"
     parts = [spec.cpu.model or ("host" if kvm else "max")]
-    if not spec.cpu.nested and not spec.cpu.model:
+    if kvm and not spec.cpu.nested and not spec.cpu.model:  # under TCG, QEMU 7.2 then computes wrongly
         parts += ["svm=off", "vmx=off"]
     if not spec.apic:
         parts.append("apic=off")
@@ -167,7 +167,7 @@ def _fixed_devices(record: Record) -> Iterator[str]:
     if spec.watchdog:
         yield from _device({"driver": spec.watchdog})
     if record.scsi:
-        yield from _device({"driver": "virtio-scsi-pci", "id": "scsi"})
+        yield from _device({"driver": "virtio-scsi-pci", "id": "scsi", "num_queues": spec.cpu.count})
     if spec.usb or any(disk.bus == "usb" for disk in spec.disks):
         yield from _device({"driver": "qemu-xhci", "id": "usb"})
         for one in spec.usb:

@@ -194,6 +194,8 @@ def _disk_device(record: Record, plugged: Plugged, disk: Disk) -> dict[str, Any]
     if disk.bus in ("virtio", "nvme"):
         virtio = "virtio-blk-device" if record.microvm else "virtio-blk-pci"
         device |= {"driver": virtio if disk.bus == "virtio" else "nvme", **_place(record, plugged)}
+        if disk.bus == "virtio":  # said, because QEMU's own choice changes when processors are plugged
+            device["num-queues"] = record.spec.cpu.count
     elif disk.bus == "scsi":
         device |= {"driver": f"scsi-{drive}", "bus": "scsi.0"}
     elif disk.bus == "usb":

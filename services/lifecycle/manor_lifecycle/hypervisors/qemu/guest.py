@@ -183,6 +183,8 @@ class Guest:
                 async for event in self.monitor.events():
                     await self._happened(event)
             except ManorError as error:
+                if self.process.ended.is_set() or self.doomed:
+                    return
                 _log.warning("%s: %s", self.record.name, error)
                 await asyncio.sleep(AGAIN_S)
             await self.monitor.close()

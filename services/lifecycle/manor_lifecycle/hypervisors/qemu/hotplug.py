@@ -105,6 +105,9 @@ async def _cut_off(guest: Guest, plugged: Plugged) -> None:
 
 async def _reconnect(guest: Guest, plugged: Plugged, descriptor: Descriptor | None) -> None:
     """Give a disk another back end, below a front end that stays; None: one where every request fails."""
+    if descriptor is not None and _same_file(descriptor, plugged.descriptor):
+        guest.keep(replaced(guest.record, msgspec.structs.replace(plugged, descriptor=descriptor)))
+        return
     record, changed = relinked(guest.record, plugged, descriptor or plugged.descriptor)
     assert plugged.disk is not None
     if descriptor is None:
@@ -120,6 +123,11 @@ async def _reconnect(guest: Guest, plugged: Plugged, descriptor: Descriptor | No
         raise
     guest.keep(record)
     await guest.undo(frontends.release_link(plugged))
+
+
+def _same_file(one: Descriptor, other: Descriptor) -> bool:
+    """A file has no server that could come back as another; to open it twice would only break its lock."""
+    return one.type == other.type == "file" and one.args == other.args
 
 
 async def _size(guest: Guest, plugged: Plugged) -> int:

@@ -15,6 +15,7 @@ from typing import Any, Final
 from manor_bus.errors import Kind, ManorError, bad_request, denied_state
 from manor_lifecycle.hypervisors import Progress
 from manor_lifecycle.hypervisors.qemu import saved
+from manor_lifecycle.hypervisors.qemu.folder import last_words
 from manor_lifecycle.hypervisors.qemu.guest import Guest
 from manor_lifecycle.hypervisors.qemu.record import Record
 
@@ -102,8 +103,14 @@ def close(descriptor: int) -> None:
 async def bring_back(guest: Guest, descriptor: int) -> None:
     """Read the stream of a saved guest into a process that waits for it."""
     await guest.lend(descriptor, "getfd", {"fdname": "saved"})
-    await guest.ask("migrate-incoming", {"uri": "fd:saved"})
-    await _until_migrated(guest, _bound(guest.record), lambda done: None)
+    try:
+        await guest.ask("migrate-incoming", {"uri": "fd:saved"})
+        await _until_migrated(guest, _bound(guest.record), lambda done: None)
+    except ManorError as error:
+        if error.kind is not Kind.UNAVAILABLE:
+            raise
+        words = last_words(guest.path)
+        raise denied_state(f"QEMU did not take the saved state of {guest.record.name}: {words}") from None
 
 
 async def _until_migrated(guest: Guest, bound_s: float, progress: Progress) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from qemu.qmp import EventListener, ExecuteError, Message, QMPClient, QMPError
+from qemu.qmp import ExecuteError, Message, QMPClient, QMPError
 
 from manor_bus.errors import Kind, ManorError
 from manor_lifecycle.hypervisors.qemu import sockets
@@ -16,6 +17,9 @@ from manor_lifecycle.hypervisors.qemu import sockets
 SOCKET: Final = "monitor"
 GREETING_S: Final = 30.0
 ANSWER_S: Final = 10.0
+
+
+logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)  # what it complains about is raised to us too
 
 
 class Refusal(Exception):
@@ -32,9 +36,7 @@ class Monitor:
         self._heard: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
         self._descriptor_turn = asyncio.Lock()
         self._until_end: asyncio.Task[None] | None = None
-        # The library's own listener remembers every event for ever.
-        self._client.remove_listener(self._client.events)
-        self._client.register_listener(EventListener(event_filter=self._hear))
+        self._client.events.event_filter = self._hear  # its own queue would remember every event for ever
 
     def _hear(self, event: Message) -> bool:
         self._heard.put_nowait(dict(event))
