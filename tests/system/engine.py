@@ -1,0 +1,200 @@
+"""A container engine of the test's own: dockerd with its own socket, data, network, mounts and process ids.
+
+Everything it makes lives in namespaces that end with it. The base image comes from debootstrap, the packages
+from pip on this machine, both kept under ~/.cache/manor: nothing is pulled, and builds need no network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "manor"
+PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+PROGRAMS = {
+    "dockerd": "docker.io", "docker-compose": "docker-compose", "docker": "docker.io", "ip": "iproute2",
+    "unshare": "util-linux", "debootstrap": "debootstrap",
+}  # fmt: skip
+IN_NAMESPACES = (
+    "unshare", "--mount", "--propagation", "private", "--net", "--pid", "--mount-proc", "--fork",
+    "--kill-child",
+)  # fmt: skip
+START_S = 60.0
+
+
+class NoEngine(Exception):
+    """Containers are not possible here; the text says why."""
+
+
+def missing() -> str:
+    """What keeps this machine from having an engine; empty when nothing does."""
+    if os.geteuid() != 0:
+        return "a container engine of one's own needs root"
+    absent = sorted({package for name, package in PROGRAMS.items() if shutil.which(name, path=PATH) is None})
+    return f"not installed: {' '.join(absent)} (apt-get install them)" if absent else ""
+
+
+def run(*command: str | Path, within: float = 600.0, **options: object) -> str:
+    """Run a program to its end; its output, or what it said when it failed."""
+    done = subprocess.run(
+        [str(word) for word in command],
+        capture_output=True,
+        text=True,
+        timeout=within,
+        check=False,
+        **options,
+    )  # type: ignore[call-overload]
+    if done.returncode != 0:
+        words = " ".join(str(word) for word in command)[:200]
+        message = f"{words} ended with {done.returncode}:\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+        raise AssertionError(message)
+    return str(done.stdout)
+
+
+def base_image() -> Path:
+    """A root file system of this machine's Debian with Python, as a tar archive; made once."""
+    release = dict(line.partition("=")[::2] for line in Path("/etc/os-release").read_text().splitlines())
+    suite = release["VERSION_CODENAME"]
+    archive = CACHE / f"base-{suite}.tar"
+    if archive.exists():
+        return archive
+    CACHE.mkdir(parents=True, exist_ok=True)
+    root = CACHE / f"base-{suite}.{os.getpid()}"
+    try:
+        command = ["debootstrap", "--variant=minbase", "--include=python3,python3-venv", suite, str(root)]
+        try:
+            run(*command, *_mirror(suite), env={**os.environ, "PATH": PATH})
+        except AssertionError as error:
+            raise NoEngine(f"no base image: {str(error)[-400:]}") from None
+        for folder in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/locale"):
+            shutil.rmtree(root / folder)
+        part = archive.with_suffix(f".{os.getpid()}")
+        run("tar", "-C", root, "--exclude=./dev/*", "-cf", part, ".")
+        part.rename(archive)
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+    return archive
+
+
+def _mirror(suite: str) -> list[str]:
+    """Where this machine gets its Debian packages from."""
+    told = run("apt-get", "indextargets", "--format", "$(RELEASE) $(REPO_URI)", "Created-By: Packages")
+    return [uri for release, uri in map(str.split, told.splitlines()) if release == suite][:1]
+
+
+def wheels(requirements: Path, python: str) -> Path:
+    """The pinned packages for a Python version, fetched once the way pip is set up on this machine."""
+    digest = hashlib.sha256(requirements.read_bytes()).hexdigest()[:16]
+    folder = CACHE / f"wheels-{python}-{digest}"
+    if not folder.exists():
+        part = folder.with_name(f"{folder.name}.{os.getpid()}")
+        pip = (sys.executable, "-m", "pip", "download", "--quiet", "--require-hashes", "--only-binary=:all:")
+        run(*pip, "--python-version", python, "-r", requirements, "-d", part)
+        part.rename(folder)
+    return folder
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A running engine."""
+
+    socket: Path
+
+    def docker(self, *words: str | Path) -> str:
+        """Run the client."""
+        return run("docker", *words, env=self.environment())
+
+    def events(self, what: str, within: float) -> Iterator[dict[str, str]]:
+        """The attributes of containers to which something happened: so far, and for so many seconds."""
+        every = [
+            "docker",
+            "events",
+            "--since",
+            "24h",
+            "--filter",
+            f"event={what}",
+            "--format",
+            "{{json .Actor}}",
+        ]
+        process = subprocess.Popen(every, env=self.environment(), stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        enough = threading.Timer(within, process.terminate)
+        enough.start()
+        try:
+            for line in process.stdout:
+                yield json.loads(line)["Attributes"]
+        finally:
+            enough.cancel()
+            process.terminate()
+            process.wait()
+            process.stdout.close()
+
+    def environment(self) -> dict[str, str]:
+        """What points clients to this engine."""
+        kept = {
+            key: value for key, value in os.environ.items() if not key.startswith(("DOCKER_", "COMPOSE_"))
+        }
+        return {**kept, "PATH": PATH, "DOCKER_HOST": f"unix://{self.socket}", "DOCKER_BUILDKIT": "0"}
+
+
+@contextmanager
+def engine(folder: Path) -> Iterator[Engine]:
+    """Run an engine whose every file is under `folder`; nothing of it is left afterwards."""
+    socket, log = folder / "docker.sock", folder / "dockerd.log"
+    group = f"/manor-test-{os.getpid()}"
+    daemon = (
+        f"exec dockerd -H unix://{socket} --exec-root {folder}/exec --data-root {folder}/data"
+        f" --pidfile {folder}/dockerd.pid --cgroup-parent {group} --iptables=false --ip-forward=false"
+        " --ip-masq=false --userland-proxy=false"
+    )
+    script = f"ip link set lo up && mount -t tmpfs tmpfs /run && {daemon}"
+    with log.open("wb") as words:
+        outer = subprocess.Popen(
+            [*IN_NAMESPACES, "sh", "-c", script], stdin=subprocess.DEVNULL, stdout=words, stderr=words,
+            env={**os.environ, "PATH": PATH},
+        )  # fmt: skip
+    made = Engine(socket)
+    try:
+        _await(made, outer, log)
+        yield made
+    finally:
+        _stop(outer)
+        for left in sorted(Path("/sys/fs/cgroup").glob(f"*{group}/**/"), reverse=True):
+            with suppress(OSError):
+                left.rmdir()
+
+
+def _await(made: Engine, outer: subprocess.Popen[bytes], log: Path) -> None:
+    end = time.monotonic() + START_S
+    while True:
+        with suppress(AssertionError):
+            made.docker("version")
+            return
+        if outer.poll() is not None or time.monotonic() > end:
+            raise NoEngine("dockerd does not start here: " + " | ".join(log.read_text().splitlines()[-3:]))
+        with suppress(subprocess.TimeoutExpired):
+            outer.wait(0.1)
+
+
+def _stop(outer: subprocess.Popen[bytes]) -> None:
+    """End dockerd by its process id; with it, as the first process of its namespace, ends all it started."""
+    children = Path(f"/proc/{outer.pid}/task/{outer.pid}/children")
+    for child in children.read_text().split() if outer.poll() is None else ():
+        with suppress(ProcessLookupError):
+            os.kill(int(child), signal.SIGTERM)
+    try:
+        outer.wait(30)
+    except subprocess.TimeoutExpired:
+        outer.kill()  # takes its child with it
+        outer.wait()
