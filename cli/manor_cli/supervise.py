@@ -96,9 +96,8 @@ class Supervisor:
         child, actions = restarts.step(before, event, self._loop.time())
         self._children[key] = child
         if isinstance(event, restarts.Ended):
-            again = (
-                f"; again in {child.due - self._loop.time():.1f} s" if child.phase is Phase.WAITING else ""
-            )
+            wait = max(0.0, child.due - self._loop.time())
+            again = f"; again in {wait:.1f} s" if child.phase is Phase.WAITING else ""
             self._report(f"{child.name} ended ({event.how}){again}")
         for action in actions:
             self._act(key, action)

@@ -1,10 +1,11 @@
 import pytest
 
-from manor_bus.errors import ManorError
-from manor_bus.messages.discovery import Find, Found
+from manor_bus.errors import Kind, ManorError
+from manor_bus.messages.discovery import FactChanged, Find, Found
+from manor_bus.view import Change, Synced
 from manor_cli import facts
 from manor_cli.app import App
-from tests.cli.fake import discovery, domain
+from tests.cli.fake import FakeClient, discovery, domain, fact
 
 
 def app(client):
@@ -22,10 +23,27 @@ def test_selectors_and_names_are_asked_of_discovery():
     assert client.asked == [Find(kind="domain", selector="tier=web", name="web")]
 
 
-def test_a_settling_discovery_is_told_to_the_person(capsys):
-    client = discovery(domain(), answers={Find: Found(count=1, settling=True)})
-    facts.domains(app(client))
+def test_a_discovery_that_has_just_started_is_asked_until_it_knows():
+    answers = iter([Found(count=0, settling=True), Found(count=1)])
+    client = discovery(domain(), answers={Find: lambda _: next(answers)})
+    assert [status.name for status in facts.domains(app(client))] == ["web"]
+    assert list(answers) == []
+
+
+def test_one_that_does_not_come_to_know_is_told_to_the_person(capsys, monkeypatch):
+    monkeypatch.setattr(facts, "SETTLED_S", 0.0)
+    facts.domains(app(discovery(domain(), answers={Find: Found(count=1, settling=True)})))
     assert "may not know everything" in capsys.readouterr().err
+
+
+def test_who_may_only_watch_is_told_what_a_watcher_sees():
+    refused = ManorError(Kind.FORBIDDEN, "observers may only watch")
+    seen = [Change("domain.web", FactChanged(entry=fact(domain()))), Synced(), Change("domain.web", None)]
+    client = FakeClient({Find: refused}, changes=seen)
+    assert [status.name for status in facts.domains(app(client))] == ["web"]
+    assert client.patterns == [("domain.*", True)]
+    with pytest.raises(ManorError, match="only watch"):
+        facts.domains(app(client), selector="tier=web")
 
 
 def test_an_unknown_domain_is_not_found():
