@@ -282,9 +282,9 @@ def _write(path: Path, text: str) -> None:
 
 
 def prepare(settings: Settings) -> None:
-    """Make the folders of a state directory; nobody else may look into them."""
-    for folder in (settings.directory, settings.run, settings.log):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """Make the folders of a state directory. Nobody else looks into them; guests pass through to theirs."""
+    for folder, mode in ((settings.directory, 0o711), (settings.run, 0o700), (settings.log, 0o700)):
+        folder.mkdir(mode=mode, parents=True, exist_ok=True)
 
 
 def adopt(settings: Settings) -> dict[str, int]:

@@ -6,6 +6,7 @@ import pytest
 
 from manor_bus.errors import EXIT_CODES, Kind, ManorError, Problem
 from manor_bus.messages.discovery import Find
+from manor_bus.messages.lifecycle import OperationList
 from manor_cli.main import COMMANDS, LazyCommands, manor
 from tests.cli.fake import FakeClient, run
 
@@ -68,8 +69,8 @@ def test_a_wrong_option_points_at_the_help_of_its_command():
 @pytest.mark.parametrize("kind", list(Kind))
 def test_every_kind_of_error_has_its_exit_code_and_says_what_to_do(kind):
     problem = Problem(path="spec.cpu.count", reason="too many")
-    refused = FakeClient({Find: ManorError(kind, "no", problems=(problem,))})
-    ran = run("list", client=refused)
+    refused = FakeClient({OperationList: ManorError(kind, "no", problems=(problem,))})
+    ran = run("ops", "list", client=refused)
     assert ran.code == EXIT_CODES[kind]
     assert ran.err.startswith(f"error: {kind.value}: no\n  spec.cpu.count: too many\nhint: ")
     assert ran.out == ""

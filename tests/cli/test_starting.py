@@ -26,7 +26,7 @@ def test_a_state_directory_is_made_once(tmp_path):
 
 def test_its_secrets_are_nobody_else_s(tmp_path):
     starting.initialise(settings(tmp_path / "state"), "")
-    assert (tmp_path / "state").stat().st_mode & 0o077 == 0
+    assert (tmp_path / "state" / "keys").stat().st_mode & 0o077 == 0
     assert keys.load(tmp_path / "state" / "keys" / "operator-admin.key").public
 
 

@@ -4,7 +4,6 @@ import os
 import signal
 import sys
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 
@@ -244,7 +243,7 @@ def test_the_fleet_is_the_broker_and_the_four_services(tmp_path):
     assert all(one.environment["MANOR_DIR"] == str(tmp_path) for one in fleet)
 
 
-def test_the_folders_are_nobody_else_s(tmp_path):
+def test_nobody_else_looks_into_the_folders_and_guests_pass_through_to_theirs(tmp_path):
     supervise.prepare(settings(tmp_path / "state"))
-    for folder in (tmp_path / "state", tmp_path / "state" / "run", tmp_path / "state" / "log"):
-        assert Path(folder).stat().st_mode & 0o077 == 0
+    modes = {folder: (tmp_path / "state" / folder).stat().st_mode & 0o777 for folder in (".", "run", "log")}
+    assert modes == {".": 0o711, "run": 0o700, "log": 0o700}

@@ -106,8 +106,9 @@ def _source(source: str) -> Iterator[Parsed]:
     path = Path(source)
     if not path.exists():
         raise bad_request(f"there is no file {source}", hint="`-` stands for standard input")
-    folder = path.is_dir()
-    for file in sorted(one for one in path.rglob("*") if one.suffix in SUFFIXES) if folder else [path]:
+    inside = path.iterdir() if path.is_dir() else ()
+    files = sorted(file for file in inside if file.suffix in SUFFIXES and file.is_file())
+    for file in files if path.is_dir() else [path]:
         yield from documents.parse(_text(file.read_bytes(), str(file)), str(file))
 
 

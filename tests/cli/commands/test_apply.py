@@ -36,12 +36,13 @@ def test_all_files_are_one_transaction(tmp_path):
 
 
 def test_a_folder_stands_for_the_documents_in_it(tmp_path):
-    (tmp_path / "deep").mkdir()
-    (tmp_path / "deep" / "web.yml").write_text(WEB)
+    (tmp_path / "deep.yaml").mkdir()
+    (tmp_path / "deep.yaml" / "other.yml").write_text(LAN)
+    (tmp_path / "web.yml").write_text(WEB)
     (tmp_path / "README.md").write_text("not a document")
     client = bus()
-    run("apply", "-f", str(tmp_path), client=client)
-    assert len(client.asked[0].documents) == 1
+    assert run("apply", "-f", str(tmp_path), client=client).code == 0
+    assert [one["kind"] for one in client.asked[0].documents] == ["Domain"]
 
 
 def test_a_dash_stands_for_standard_input():
