@@ -1,4 +1,4 @@
-"""Makes what can be made from the code: messages, documents, and the tables and diagrams of the two machines.
+"""Makes what can be made from the code: messages, documents, commands, tables and diagrams of the machines.
 
 `make docs` runs it; tests/test_docs.py compares the pages with what the present code would make. A
 hand-written page marks the part that is made with `<!-- made from the code: NAME -->` and `<!-- end -->`.
@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from manor_bus import catalogue
-from manor_config import reference
+from manor_cli import reference as commands
+from manor_config import reference as documents
 from manor_devices import machine as devices
 from manor_lifecycle import machine as lifecycle
 
@@ -118,7 +119,7 @@ def pages() -> dict[str, str]:
     marked = {
         name: filled((DOCS / name).read_text(encoding="utf-8")) for name in ("lifecycle.md", "devices.md")
     }
-    return {**catalogue.pages(), "documents.md": reference.page(), **marked}
+    return {**catalogue.pages(), "documents.md": documents.page(), "cli.md": commands.page(), **marked}
 
 
 if __name__ == "__main__":
