@@ -20,6 +20,7 @@ from manor_config import service as config_service
 from manor_config.settings import Settings as ConfigSettings
 from manor_discovery import service as discovery_service
 from manor_discovery.settings import Settings as DiscoverySettings
+from manor_lifecycle import opening
 from manor_lifecycle import service as lifecycle_service
 from manor_lifecycle.hypervisors import fake
 from manor_lifecycle.opening import Opened
@@ -130,7 +131,7 @@ class Scene:
 
     async def open_room(self, peer: Peer, settings: Settings) -> Any:
         """As the service's own, keeping what is inside for the test."""
-        made = await lifecycle_service.open_all(peer, settings)
+        made = await opening.open_all(peer, settings)
         self.opened.append(made)
         return lifecycle_service.room(made)
 

@@ -132,6 +132,8 @@ async def _life(
         life.running = await _spec_of_run(means, life, record.revision if record else 0, listed)
         devices = {device.id: device for device in devices_of(life.running)}
         life.connections = {id_: Connection(devices[id_], 0) for id_ in listed.devices if id_ in devices}
+    elif expected is not None:  # it is gone: whatever was connected is to be released
+        life.connections = {device.id: Connection(device, 0) for device in devices_of(life.spec)}
     return life
 
 

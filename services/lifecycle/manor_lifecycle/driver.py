@@ -199,7 +199,8 @@ class Driver:
                 life.reason = ""
             life.state = target
         keeps_running = life.document is not None and life.spec.run == "always"
-        there = observed(life, keeps_running=keeps_running, renewed=work.renewed)
+        expected = life.uuid in self._means.ledger.live
+        there = observed(life, keeps_running=keeps_running, expected=expected, renewed=work.renewed)
         work.steps = plan.make(work.kind, work.arguments, there)
         work.progress = lambda within: self._progress(work, within)
         self._view(work, state=OperationState.RUNNING, steps=plan.describe(work.steps))
@@ -239,6 +240,8 @@ class Driver:
             done = plan.progress(work.steps, index)
             self._view(work, step=step.text, progress=done, cancellable=left)
         try:
+            if not step.cancellable:  # there may be no way back: what was done so far is on disk first
+                await self._means.commit()
             work.interruptible = step.cancellable
             await self._do(life, work, step)
         except asyncio.CancelledError:

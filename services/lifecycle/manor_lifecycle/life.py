@@ -126,7 +126,7 @@ class Life:
         return next((d for d in devices_of(self.spec) if d.id == device), None)
 
 
-def observed(life: Life, *, keeps_running: bool, renewed: bool = False) -> Observed:
+def observed(life: Life, *, keeps_running: bool, expected: bool = False, renewed: bool = False) -> Observed:
     """Return what a plan depends on."""
     return Observed(
         guest=life.guest,
@@ -137,6 +137,7 @@ def observed(life: Life, *, keeps_running: bool, renewed: bool = False) -> Obser
         keeps_running=keeps_running,
         stopped=life.stopped,
         renames_runs=Feature.RENAME in life.features,
+        expected=expected,
         renewed=renewed,
     )
 

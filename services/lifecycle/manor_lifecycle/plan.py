@@ -116,7 +116,7 @@ class Observed:
     """What a plan depends on. `devices`: disks, nics and channels of the document, in order.
 
     `connected`: ids that have a back end connected; `renames_runs`: the adapter can show another name.
-    `renewed`: the run is already the one that this operation made, before the service was restarted.
+    `expected`: the journal knows of a run, there or not. `renewed`: the run is already the one that this operation made, before the service was restarted.
     """
 
     guest: GuestState | None = None
@@ -127,6 +127,7 @@ class Observed:
     keeps_running: bool = False  # run policy `always`
     stopped: bool = False  # what the ownership record says
     renames_runs: bool = False
+    expected: bool = False
     renewed: bool = False
 
     @staticmethod
@@ -188,6 +189,8 @@ def _bring_up(paused: bool, observed: Observed) -> tuple[Step, ...]:
 
 
 def _tear_down(observed: Observed) -> tuple[Step, ...]:
+    if observed.guest is None and not observed.connected and not observed.expected:
+        return ()
     release = (Step(Act.RELEASE_ALL, optional=True, cancellable=False),) if observed.connected else ()
     return (_DESTROY, *release)
 
@@ -207,14 +210,11 @@ def _start(arguments: Arguments, observed: Observed) -> tuple[Step, ...]:
     if observed.guest in (GuestState.RUNNING, GuestState.PAUSED):
         stopped = (Step(Act.FORGET_STOPPED),) if observed.stopped else ()
         return (*stopped, *(() if arguments.paused else _resume(arguments, observed)))
-    remains = _tear_down(observed) if observed.guest is GuestState.ENDED else ()
-    return (*remains, *_bring_up(arguments.paused, observed))
+    return (*_tear_down(observed), *_bring_up(arguments.paused, observed))
 
 
 def _shutdown(arguments: Arguments, observed: Observed) -> tuple[Step, ...]:
-    if observed.guest is None:
-        return _remember(arguments, observed)
-    asks = () if observed.guest is GuestState.ENDED else _ask(arguments, observed)
+    asks = _ask(arguments, observed) if observed.guest in (GuestState.RUNNING, GuestState.PAUSED) else ()
     return (*_remember(arguments, observed), *asks, *_tear_down(observed))
 
 
@@ -243,26 +243,26 @@ def _destroy(arguments: Arguments, observed: Observed) -> tuple[Step, ...]:
 
 def _save(arguments: Arguments, observed: Observed) -> tuple[Step, ...]:
     if observed.saved or observed.guest is None:
-        return _tear_down(observed) if observed.guest is not None else ()
+        return _tear_down(observed)
     save = Step(Act.SAVE, undo=Act.UNSAVE, weight=20, timeout_s=SAVE_TIMEOUT_S)
     keep = Step(Act.KEEP, undo=Act.FORGET_SAVED, timeout_s=30, cancellable=False)
     return (save, keep, *_tear_down(observed))
 
 
 def _restore(arguments: Arguments, observed: Observed) -> tuple[Step, ...]:
-    if not observed.saved:
-        return () if arguments.paused else _resume(arguments, observed)
+    remove = Step(Act.REMOVE_SAVED, optional=True, cancellable=False)
+    if not observed.saved:  # the run is there, and the saved state must not be used again
+        return (*(() if arguments.paused else _resume(arguments, observed)), remove)
     load = Step(Act.RESTORE, undo=Act.DESTROY, weight=20, timeout_s=SAVE_TIMEOUT_S)
     forget = Step(Act.FORGET_SAVED, undo=Act.KEEP, timeout_s=30, cancellable=False)
     # Once its CPUs ran, the guest has changed its disks: the saved state must never be used again.
     resume = () if arguments.paused else (Step(Act.RESUME, commit=True),)
-    remove = Step(Act.REMOVE_SAVED, optional=True, cancellable=False)
     return (_CLAIM, *_connects(observed), load, *_announces(observed), forget, *resume, remove)
 
 
 def _discard(arguments: Arguments, observed: Observed) -> tuple[Step, ...]:
-    forget = Step(Act.FORGET_SAVED, timeout_s=30, cancellable=False)
-    return (forget, Step(Act.REMOVE_SAVED, optional=True)) if observed.saved else ()
+    forget = (Step(Act.FORGET_SAVED, timeout_s=30, cancellable=False),) if observed.saved else ()
+    return (*forget, Step(Act.REMOVE_SAVED, optional=True, cancellable=False))
 
 
 def _rename(arguments: Arguments, observed: Observed) -> tuple[Step, ...]:
@@ -272,10 +272,9 @@ def _rename(arguments: Arguments, observed: Observed) -> tuple[Step, ...]:
 
 
 def _delete(arguments: Arguments, observed: Observed) -> tuple[Step, ...]:
-    end = _tear_down(observed) if observed.guest is not None or observed.connected else ()
     document = (Step(Act.DELETE_DOCUMENT, timeout_s=30, cancellable=False),) if observed.documented else ()
     record = Step(Act.DELETE_RECORD, timeout_s=30, cancellable=False)
-    return (*end, *_discard(arguments, observed), *document, record)
+    return (*_tear_down(observed), *_discard(arguments, observed), *document, record)
 
 
 def _end(arguments: Arguments, observed: Observed) -> tuple[Step, ...]:
@@ -290,13 +289,12 @@ def _end(arguments: Arguments, observed: Observed) -> tuple[Step, ...]:
 def _restart(arguments: Arguments, observed: Observed) -> tuple[Step, ...]:
     if observed.renewed:
         return _resume(arguments, observed)
-    end = _end(arguments, observed) if observed.guest is not None or observed.connected else ()
     wait = (
         (Step(Act.WAIT, weight=2, timeout_s=arguments.delay_s + 60, amount=arguments.delay_s),)
         if arguments.delay_s
         else ()
     )
-    return (*end, *wait, *_bring_up(False, observed))
+    return (*_end(arguments, observed), *wait, *_bring_up(False, observed))
 
 
 def _unplug(arguments: Arguments, observed: Observed) -> tuple[Step, ...]:

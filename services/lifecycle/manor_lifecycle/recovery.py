@@ -128,6 +128,8 @@ def _undo(seen: Witnesses, found: Open) -> tuple[Act, ...]:
 
 def _undo_bring_up(seen: Witnesses, found: Open, saved: bool) -> tuple[Act, ...]:
     survivable = is_renewed(seen.lived, seen.listed, found)
+    if found.begun.kind == "restore" and not saved and found.turned is None and _is_newest(seen):
+        return ()  # the saved state was given up for this run: it is all there is
     old_run = (
         seen.listed is not None
         and seen.lived is not None
@@ -141,6 +143,11 @@ def _undo_bring_up(seen: Witnesses, found: Open, saved: bool) -> tuple[Act, ...]
     # It is undone only before its guest ran; so the saved state is good, although it was forgotten already.
     back = (Act.KEEP,) if found.begun.kind == "restore" and not saved and found.turned is not None else ()
     return (Act.DESTROY, Act.RELEASE_ALL, *back)
+
+
+def _is_newest(seen: Witnesses) -> bool:
+    listed, record = seen.listed, seen.record
+    return listed is not None and record is not None and listed.incarnation == record.incarnation
 
 
 def is_renewed(lived: Lived | None, listed: RunningDomain | None, found: Open) -> bool:

@@ -1,0 +1,290 @@
+"""Every operation is killed before and after, and cancelled at, each of its points, on the fake hypervisor.
+
+A point is a deed of the driver, done or undone. First the operation runs once and its points are counted. Then
+it runs once for each: the service ends at the point as by kill -9 and starts again, or the operation is cancelled
+there. What must hold: the domain is in a valid state, nothing is left behind, the operation has an outcome, the
+same id is answered with that outcome, and asking again succeeds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from manor_bus.errors import Kind, ManorError
+from manor_bus.messages import Message
+from manor_bus.messages import lifecycle as m
+from manor_bus.messages.lifecycle import OperationState, State
+from manor_lifecycle import driver
+from manor_lifecycle.deeds import DEEDS
+from manor_lifecycle.hypervisors import GuestState
+from tests.lifecycle.scene import Scene, disk, on_stage
+
+ROOT, EXTRA = disk("root"), disk("extra")
+NET = {"id": "net"}
+
+
+@dataclass
+class Points:
+    """Counts deeds; stops at one of them, before or after it, until the gate opens."""
+
+    stop_at: int = -1
+    after: bool = False
+    count: int = 0
+    names: list[str] = field(default_factory=list)
+    reached: asyncio.Event = field(default_factory=asyncio.Event)
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    armed: bool = False
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(driver, "DEEDS", {act: self.around(deed) for act, deed in DEEDS.items()})
+
+    def around(self, deed: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+        async def counted(means: Any, life: Any, work: Any, step: Any) -> None:
+            mine = self.count if self.armed else -2
+            self.count += self.armed
+            self.names += [step.text] * self.armed
+            if mine == self.stop_at and not self.after:
+                self.reached.set()
+                await self.gate.wait()
+            await deed(means, life, work, step)
+            if mine == self.stop_at and self.after:
+                self.reached.set()
+                await self.gate.wait()
+
+        return counted
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kind of operation: how to get there, what to ask for, where it leads and where it began."""
+
+    prepare: Callable[[Scene], Awaitable[None]]
+    begin: Callable[[Scene], Awaitable[str]]
+    goal: State
+    before: State
+    devices: set[str]
+    devices_before: set[str]
+
+
+def asks(request: Message) -> Callable[[Scene], Awaitable[str]]:
+    async def begin(scene: Scene) -> str:
+        return (await scene.call(request, key="the-operation")).id
+
+    return begin
+
+
+def changes(*disks: dict[str, Any]) -> Callable[[Scene], Awaitable[str]]:
+    async def begin(scene: Scene) -> str:
+        await scene.apply("web", disks=list(disks), nics=[NET])
+        while not (found := await scene.operations("web", active=True)):
+            await asyncio.sleep(0.01)
+        return found[0].id
+
+    return begin
+
+
+async def defined(scene: Scene) -> None:
+    await scene.apply("web", disks=[ROOT], nics=[NET])
+
+
+async def running(scene: Scene) -> None:
+    await defined(scene)
+    assert (await scene.do(m.DomainStart(name="web"))).state is OperationState.DONE
+
+
+async def running_with_extra(scene: Scene) -> None:
+    await scene.apply("web", disks=[ROOT, EXTRA], nics=[NET])
+    assert (await scene.do(m.DomainStart(name="web"))).state is OperationState.DONE
+
+
+async def suspended(scene: Scene) -> None:
+    await running(scene)
+    assert (await scene.do(m.DomainSave(name="web"))).state is OperationState.DONE
+
+
+USED, MORE, NONE = {"root", "net"}, {"root", "net", "extra"}, set[str]()
+CASES = {
+    "start": Case(defined, asks(m.DomainStart(name="web")), State.RUNNING, State.DEFINED, USED, NONE),
+    "shutdown": Case(running, asks(m.DomainShutdown(name="web")), State.DEFINED, State.RUNNING, NONE, USED),
+    "destroy": Case(running, asks(m.DomainDestroy(name="web")), State.DEFINED, State.RUNNING, NONE, USED),
+    "reboot": Case(running, asks(m.DomainReboot(name="web")), State.RUNNING, State.RUNNING, USED, USED),
+    "reset": Case(running, asks(m.DomainReset(name="web")), State.RUNNING, State.RUNNING, USED, USED),
+    "pause": Case(running, asks(m.DomainPause(name="web")), State.PAUSED, State.RUNNING, USED, USED),
+    "save": Case(running, asks(m.DomainSave(name="web")), State.SUSPENDED, State.RUNNING, NONE, USED),
+    "restore": Case(suspended, asks(m.DomainRestore(name="web")), State.RUNNING, State.SUSPENDED, USED, NONE),
+    "discard": Case(suspended, asks(m.DomainDiscard(name="web")), State.DEFINED, State.SUSPENDED, NONE, NONE),
+    "plug": Case(running, changes(ROOT, EXTRA), State.RUNNING, State.RUNNING, MORE, USED),
+    "unplug": Case(running_with_extra, changes(ROOT), State.RUNNING, State.RUNNING, USED, MORE),
+}
+RUNS = {State.RUNNING: GuestState.RUNNING, State.PAUSED: GuestState.PAUSED}
+
+
+async def check(scene: Scene, state: State, devices: set[str], where: str) -> None:
+    """The domain is in this state, and nothing else is there."""
+    status = await scene.until(state)
+    await asyncio.sleep(15)
+    status = await scene.status()
+    assert status.state is state, (where, status)
+    assert {name for _, name in scene.devices.open} == devices, where
+    there = {guest.state for guest in await scene.fake.domains()}
+    assert there == ({RUNS[state]} if state in RUNS else set()), where
+    if state in RUNS:
+        (guest,) = await scene.fake.domains()
+        assert set(guest.devices) == devices, where
+        assert guest.incarnation == status.incarnation, where
+    saved = {path.name for path in (scene.folder / "lifecycle" / "saved").iterdir()}
+    assert saved == ({f"{status.uuid}.state"} if state is State.SUSPENDED else set()), where
+    means = scene.opened[-1].means
+    assert not means.ledger.active, where
+    assert not means.owed, where
+    assert means.starts._taken == 0, where
+    assert set(means.ledger.live) == ({status.uuid} if state in RUNS else set()), where
+
+
+async def again(scene: Scene, case: Case) -> None:
+    """Asking again leads to the goal."""
+    match case.goal:
+        case State.RUNNING if (await scene.status()).state is State.DEFINED:
+            request: Message = m.DomainStart(name="web")
+        case State.RUNNING if (await scene.status()).state is State.SUSPENDED:
+            request = m.DomainRestore(name="web")
+        case State.DEFINED if (await scene.status()).state is State.SUSPENDED:
+            request = m.DomainDiscard(name="web")
+        case State.DEFINED:
+            request = m.DomainDestroy(name="web")
+        case State.SUSPENDED:
+            request = m.DomainSave(name="web")
+        case State.PAUSED:
+            request = m.DomainPause(name="web")
+        case _:
+            return
+    assert (await scene.do(request)).state is OperationState.DONE
+
+
+def stopped_at(
+    tmp_path: Path,
+    case: Case,
+    points: Points,
+    then: Callable[[Scene, str], Awaitable[None]],
+) -> None:
+    async def scenario(scene: Scene) -> None:
+        await case.prepare(scene)
+        await asyncio.sleep(1)
+        points.armed = True
+        operation = await case.begin(scene)
+        if points.stop_at >= 0:
+            await points.reached.wait()
+        await then(scene, operation)
+
+    on_stage(tmp_path / f"{points.stop_at}-{points.after}", scenario)
+
+
+def count(tmp_path: Path, case: Case, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    points = Points()
+    points.install(monkeypatch)
+
+    async def then(scene: Scene, operation: str) -> None:
+        assert (await scene.outcome(operation)).state is OperationState.DONE
+        await check(scene, case.goal, case.devices, "undisturbed")
+
+    stopped_at(tmp_path, case, points, then)
+    assert points.names
+    return points.names
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("kind", CASES)
+def test_a_service_killed_at_any_point_goes_on_when_it_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, after: bool
+) -> None:
+    case = CASES[kind]
+    for point, name in enumerate(count(tmp_path, case, monkeypatch)):
+        points = Points(point, after)
+        points.install(monkeypatch)
+
+        async def then(scene: Scene, operation: str, points: Points = points, name: str = name) -> None:
+            await scene.kill()
+            points.armed = False
+            await scene.restart()
+            outcome = await scene.outcome(operation)
+            assert outcome.state is OperationState.DONE, (name, outcome)
+            await check(scene, case.goal, case.devices, name)
+            if operation == "the-operation":
+                assert (await case.begin(scene)) == operation
+                assert await scene.outcome(operation) == outcome
+
+        stopped_at(tmp_path, case, points, then)
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_an_operation_cancelled_at_any_point_leaves_one_of_two_outcomes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    case = CASES[kind]
+    for point, name in enumerate(count(tmp_path, case, monkeypatch)):
+        points = Points(point)
+        points.install(monkeypatch)
+
+        async def then(scene: Scene, operation: str, points: Points = points, name: str = name) -> None:
+            points.gate.set()
+            asked = asyncio.create_task(cancel(scene, operation))
+            outcome = await scene.outcome(operation)
+            await asked
+            if outcome.state is OperationState.DONE:
+                await check(scene, case.goal, case.devices, name)
+            elif kind in ("plug", "unplug"):  # the document still says so: it is tried again
+                assert outcome.state is OperationState.CANCELLED, (name, outcome)
+                await check(scene, case.goal, case.devices, name)
+            else:
+                assert outcome.state is OperationState.CANCELLED, (name, outcome)
+                await asyncio.sleep(15)
+                asked_already = kind in ("shutdown", "reboot") and name != "remember that it was stopped"
+                if asked_already and (await scene.status()).state is State.DEFINED:
+                    await check(scene, State.DEFINED, set(), name)  # the guest obeyed all the same
+                else:
+                    await check(scene, case.before, case.devices_before, name)
+            await again(scene, case)
+            await check(scene, case.goal, case.devices, f"{name}, again")
+
+        stopped_at(tmp_path, case, points, then)
+
+
+async def cancel(scene: Scene, operation: str) -> None:
+    try:
+        request = m.OperationCancel(id=operation)
+        await scene.operator.call(request, m.Operation, timeout=10)
+    except ManorError as error:
+        assert error.kind is Kind.DENIED_STATE  # noqa: PT017 - past its last chance is a legal answer
+
+
+@pytest.mark.parametrize("kind", ["start", "save", "restore", "reboot", "shutdown"])
+def test_any_beginning_of_the_journal_leads_to_a_valid_state(tmp_path: Path, kind: str) -> None:
+    case = CASES[kind]
+    left = 0
+    while True:
+        torn: list[bytes] = []
+
+        async def scenario(scene: Scene, left: int = left, torn: list[bytes] = torn) -> None:
+            await case.prepare(scene)
+            path = scene.folder / "lifecycle" / "journal"
+            length = path.stat().st_size
+            operation = await case.begin(scene)
+            assert (await scene.outcome(operation)).state is OperationState.DONE
+            await scene.kill()
+            torn += path.read_bytes()[length:].splitlines(keepends=True)
+            kept = path.read_bytes()[:length] + b"".join(torn[:left])
+            path.write_bytes(kept + b"".join(torn[left : left + 1])[:20])
+            await scene.restart()
+            status = await scene.until(lambda status: status.state in (case.goal, case.before))
+            await check(scene, status.state, case.devices, f"{left} records")
+
+        on_stage(tmp_path / str(left), scenario)
+        left += 1
+        if left > len(torn):
+            return
