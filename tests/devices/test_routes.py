@@ -50,18 +50,18 @@ def test_a_volume_is_the_file_behind_it_in_its_own_format():
 
 
 @pytest.mark.parametrize(
-    ("device", "volumes", "coming"),
+    ("device", "volumes", "document"),
     [
-        (Nic(id="n", network="nowhere"), {}, False),
-        (Disk(id="a", volume="root"), {}, False),
-        (Disk(id="a", volume="root"), {"root": VolumeFile("", "raw", "creating")}, True),
-        (Disk(id="a", volume="root"), {"root": VolumeFile("", "raw", "resizing")}, True),
+        (Nic(id="n", network="nowhere"), {}, ("Network", "nowhere")),
+        (Disk(id="a", volume="root"), {}, ("Volume", "root")),
+        (Disk(id="a", volume="root"), {"root": VolumeFile("", "raw", "creating")}, ("", "")),
+        (Disk(id="a", volume="root"), {"root": VolumeFile("", "raw", "resizing")}, ("", "")),
     ],
 )
-def test_what_is_not_there_yet_is_told_with_whether_it_is_coming(device, volumes, coming):
+def test_what_is_not_there_yet_is_told_with_the_document_that_is_missing(device, volumes, document):
     found = routed(device, **volumes)
     assert isinstance(found, NotYet)
-    assert found.coming is coming
+    assert (found.kind, found.name) == document
 
 
 @pytest.mark.parametrize(

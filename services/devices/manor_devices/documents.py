@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
 from manor_bus.errors import Kind, ManorError, not_found, unavailable
-from manor_bus.messages.config import DocumentChanged, History, HistoryListed
+from manor_bus.messages.config import DocumentChanged, Get, Got, History, HistoryListed
 from manor_bus.messages.devices import Connect
 from manor_bus.messages.documents import Network, NetworkSpec, Provider, Volume
 from manor_bus.peer import Change, Peer, Synced
@@ -19,7 +19,6 @@ from manor_devices.routes import NotYet, route
 from manor_devices.volumes import Record
 
 ASK_S: Final = 10.0
-LATE_S: Final = 2.0  # a document of the same transaction as the domain's may arrive a little later
 AGAIN_S: Final = 30.0
 HISTORY_MAX: Final = 200
 log = logging.getLogger(__name__)
@@ -54,24 +53,34 @@ class Documents:
         changed.set()
 
     async def resolve(self, request: Connect, deadline: float) -> Target:
-        """Return what a device's names are here. Waits for what may still come, until the deadline."""
+        """Return what a device's names are here. Waits for what is being made, until the deadline."""
         loop = asyncio.get_running_loop()
-        late = loop.time() + LATE_S
         while True:
-            disk = request.disk
+            changed, disk = self._changed, request.disk
             volume = self._pools.file(disk.volume) if disk is not None and disk.volume else None
             found = route(request, self._networks, {disk.volume: volume} if disk and volume else {})
             if isinstance(found, Target):
                 return found
-            known = {"network", "volume"} <= self._synced
-            until = deadline if found.coming or not known else min(deadline, late)
-            if loop.time() >= until:
-                raise _missing(found, known=known)
-            try:
-                async with asyncio.timeout_at(until):
-                    await self._changed.wait()
-            except TimeoutError:
+            if found.kind and await self._fetch(found, deadline - loop.time()):
                 continue
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await changed.wait()
+            except TimeoutError:
+                raise unavailable(found.reason, delivered=True, hint="Try again when it is ready.") from None
+
+    async def _fetch(self, missing: NotYet, seconds: float) -> bool:
+        """Ask config for a document that was not told yet; True: it can be used now."""
+        request = Get(kind=missing.kind, name=missing.name)
+        try:
+            got = await self._peer.call(request, Got, timeout=max(0.1, seconds))
+        except ManorError as error:
+            if error.kind is Kind.NOT_FOUND:
+                raise not_found(missing.reason, hint="Apply the document, or correct the name.") from None
+            raise
+        if isinstance(got.document, Network):
+            self._networks.setdefault(missing.name, got.document.spec)
+        return isinstance(got.document, Network)
 
     async def was_deleted(self, record: Record) -> bool:
         """Ask config whether a volume's document was deleted on purpose after the revision we know."""
@@ -91,7 +100,7 @@ class Documents:
     async def _follow(self, kind: str, take: Callable[[str, Any], None]) -> None:
         async for change in self._peer.watch(f"config.{kind}.*"):
             if isinstance(change, Synced):
-                if kind == "volume" and kind not in self._synced:
+                if kind == "volume":
                     self._pools.synced()
                 self._synced.add(kind)
             else:
@@ -142,13 +151,3 @@ class Documents:
         except ManorError as error:
             return str(error)
         return ""
-
-
-def _missing(found: NotYet, *, known: bool) -> ManorError:
-    if not known:
-        return unavailable(
-            f"{found.reason}, and config has not told all documents yet", delivered=True, hint="Try again."
-        )
-    if found.coming:
-        return unavailable(found.reason, delivered=True, hint="Try again when it is ready.")
-    return not_found(found.reason, hint="Apply the document, or correct the name.")

@@ -282,10 +282,10 @@ class Modules:
             self._listener.lost(name, error.message)
             raise
         self._step(name, opened)
-        await self._journal.sync()
         self._listener.came(name, observation, found=opened is Trigger.FOUND)
         for notice in self._early.pop(name, []):
             self._noticed(name, notice)
+        await self._journal.sync()
 
     async def _open(self, name: str) -> Observation:
         module = self._modules[name]

@@ -29,10 +29,11 @@ class VolumeFile:
 
 @dataclass(frozen=True, slots=True)
 class NotYet:
-    """What is missing may still come: a document that is on its way, a volume being made."""
+    """What is missing may still come: a document that is on its way, or a volume being made (no document)."""
 
     reason: str
-    coming: bool = False  # it is being made
+    kind: str = ""
+    name: str = ""
 
 
 def checked(request: Connect) -> Disk | Nic | None:
@@ -79,7 +80,7 @@ def _nic(nic: Nic, networks: Mapping[str, NetworkSpec]) -> Target | NotYet:
         return Target(nic.provider or "usernet", network=NetworkSpec())
     network = networks.get(nic.network)
     if network is None:
-        return NotYet(f"there is no Network document {nic.network}")
+        return NotYet(f"there is no Network document {nic.network}", "Network", nic.network)
     by_type = {"user": "usernet", "bridge": "bridge"}
     return Target(nic.provider or by_type[network.type], network=network)
 
@@ -87,13 +88,13 @@ def _nic(nic: Nic, networks: Mapping[str, NetworkSpec]) -> Target | NotYet:
 def _volume(disk: Disk, volumes: Mapping[str, VolumeFile]) -> Target | NotYet:
     volume = volumes.get(disk.volume)
     if volume is None:
-        return NotYet(f"there is no Volume document {disk.volume}")
+        return NotYet(f"there is no Volume document {disk.volume}", "Volume", disk.volume)
     if volume.state in ("failed", "deleting"):
         raise denied_state(
             f"volume {disk.volume} is {volume.state}: {volume.reason}", hint="See: manor describe volume"
         )
     if volume.state != "ready":
-        return NotYet(f"volume {disk.volume} is {volume.state}", coming=True)
+        return NotYet(f"volume {disk.volume} is {volume.state}")
     if volume.clones and not disk.readonly:
         raise denied_state(
             f"volume {disk.volume} may only be read: {', '.join(volume.clones)} share its clusters",

@@ -1,0 +1,217 @@
+"""What may be asked about connections: repeated, stale, wrong, in every order."""
+
+import asyncio
+
+import pytest
+
+from manor_bus.errors import Kind, ManorError
+from manor_devices import connections
+from tests.devices.driving import UUID, bench, key, on_virtual_time, request
+
+
+async def refusal(coroutine):
+    with pytest.raises(ManorError) as caught:
+        await coroutine
+    return caught.value
+
+
+@on_virtual_time
+async def test_a_repeated_connect_answers_the_same_descriptor(tmp_path):
+    async with bench(tmp_path) as made:
+        first = await made.connect()
+        assert await made.connect() == first
+        await made.calls.connected(key(), 1)
+        assert await made.connect() == first
+        assert made.connection().state.value == "CONNECTED"
+
+
+@on_virtual_time
+async def test_two_connects_at_the_same_time_are_one(tmp_path):
+    async with bench(tmp_path) as made:
+        first, second = await asyncio.gather(made.connect(), made.connect())
+        assert first == second
+        assert made.connection().generation == 1
+
+
+@on_virtual_time
+async def test_the_words_of_a_front_end_may_be_repeated(tmp_path):
+    async with bench(tmp_path) as made:
+        await made.attach()
+        await made.calls.connected(key(), 1)
+        await made.calls.detach(key(), force=False)
+        await made.calls.detach(key(), force=False)
+        await made.calls.released(key(), 1, made.soon())
+        await made.calls.released(key(), 1, made.soon())
+        await made.calls.detach(key(), force=True)
+        await made.calls.domain_gone(UUID, 1, made.soon())
+        await made.calls.domain_gone(UUID, 1, made.soon())
+        assert (made.states(), made.world.served) == ({}, {})
+
+
+@on_virtual_time
+async def test_words_about_an_older_generation_are_stale_and_change_nothing(tmp_path):
+    async with bench(tmp_path) as made:
+        await made.attach()
+        await made.calls.released(key(), 1, made.soon())
+        await made.attach()
+        for call in (
+            made.calls.connected(key(), 1),
+            made.calls.refused(key(), 1, "in use", pending=False),
+            made.calls.released(key(), 1, made.soon()),
+        ):
+            error = await refusal(call)
+            assert error.kind is Kind.STALE
+            assert "generation 2" in error.message
+        assert made.connection().state.value == "CONNECTED"
+
+
+@on_virtual_time
+async def test_nobody_connects_to_a_run_that_ended_or_is_older(tmp_path):
+    async with bench(tmp_path) as made:
+        await made.attach(incarnation=3)
+        assert (await refusal(made.connect(incarnation=2))).kind is Kind.STALE
+        await made.calls.domain_gone(UUID, 3, made.soon())
+        assert (await refusal(made.connect(incarnation=3))).kind is Kind.STALE
+        await made.restart()
+        assert (await refusal(made.connect(incarnation=3))).kind is Kind.STALE
+        assert (await made.connect(incarnation=4)).generation == 1
+
+
+@on_virtual_time
+async def test_the_first_word_of_a_newer_run_closes_what_the_older_left(tmp_path):
+    async with bench(tmp_path) as made:
+        await made.attach("vda", incarnation=1)
+        await made.attach("vdb", incarnation=1)
+        await made.attach("vda", incarnation=2)
+        assert made.states() == {("vda", 2): "CONNECTED"}
+        assert list(made.world.served) == [key("vda", 2)]
+
+
+@on_virtual_time
+async def test_the_end_of_a_run_waits_until_everything_is_released(tmp_path):
+    async with bench(tmp_path) as made:
+        for device in ("vda", "vdb"):
+            await made.attach(device)
+        await made.calls.domain_gone(UUID, 1, made.soon())
+        assert made.world.served == {}
+        assert made.journal.keys("connection/") == ()
+
+
+@on_virtual_time
+async def test_a_release_that_hangs_does_not_hold_the_caller_beyond_its_time_and_is_forgotten_later(tmp_path):
+    async with bench(tmp_path) as made:
+        await made.attach()
+        made.world.behaviour["release"] = "hang"
+        begun = made.now()
+        await made.calls.domain_gone(UUID, 1, begun + 5)
+        assert made.now() - begun <= 5
+        made.world.behaviour.clear()
+        await asyncio.sleep(100)
+        assert (made.states(), made.world.served) == ({}, {})
+
+
+@on_virtual_time
+async def test_without_a_provider_connect_waits_for_it_within_its_time(tmp_path):
+    async with bench(tmp_path) as made:
+        await made.modules.unload("fake")
+        error = await refusal(made.connect(within=5))
+        assert error.kind is Kind.UNAVAILABLE
+        assert "web/vda is still WAITING: back end fake is available" in error.message
+        waiting = asyncio.ensure_future(made.connect(within=100))
+        await asyncio.sleep(10)
+        await made.modules.load("fake")
+        assert (await waiting).generation == 1
+
+
+@on_virtual_time
+async def test_a_back_end_that_could_not_be_opened_is_told_at_once(tmp_path):
+    async with bench(tmp_path) as made:
+        await made.modules.unload("fake")
+        made.world.behaviour["observe"] = "refuse"
+        with pytest.raises(ManorError):
+            await made.modules.load("fake")
+        begun = made.now()
+        error = await refusal(made.connect())
+        assert "back end fake cannot be used: back end fake was told to refuse" in error.message
+        assert made.now() == begun
+
+
+@on_virtual_time
+async def test_a_provider_nobody_installed_is_not_found(tmp_path):
+    async with bench(tmp_path) as made:
+        channel = request()
+        channel = type(channel)(key=channel.key, domain="web", type="channel")
+        error = await refusal(made.calls.connect(channel, made.soon()))
+        assert error.kind is Kind.NOT_FOUND
+        assert "There are: fake" in error.hint
+
+
+@on_virtual_time
+async def test_other_settings_of_a_device_that_is_there_are_refused_and_change_nothing(tmp_path):
+    async with bench(tmp_path) as made:
+        await made.attach(source="/a")
+        error = await refusal(made.connect(source="/b"))
+        assert error.kind is Kind.DENIED_STATE
+        assert "change its settings" in error.message
+        assert made.connection().request.disk.source == "/a"
+        await made.calls.released(key(), 1, made.soon())
+        assert (await made.attach(source="/b")).generation == 2
+
+
+@on_virtual_time
+async def test_a_device_follows_the_new_name_of_its_domain(tmp_path):
+    async with bench(tmp_path) as made:
+        first = await made.attach()
+        again = await made.calls.connect(request(domain="shop"), made.soon())
+        assert again == first
+        assert [status.domain for status in made.calls.listed("")] == ["shop"]
+
+
+@on_virtual_time
+async def test_a_refused_detach_leaves_the_device_or_waits_for_the_guest(tmp_path):
+    async with bench(tmp_path) as made:
+        await made.attach()
+        await made.calls.detach(key(), force=False)
+        error = await refusal(made.connect())
+        assert "web/vda is CLOSING: attach is not possible" in error.message
+        await made.calls.refused(key(), 1, "mounted", pending=True)
+        await asyncio.sleep(0)
+        assert made.connection().state.value == "DETACH_PENDING"
+        assert (await made.connect()).generation == 1
+        assert made.connection().state.value == "CONNECTED"
+
+
+@on_virtual_time
+async def test_a_connection_nobody_knows_is_stale_for_news_and_nothing_for_the_end(tmp_path):
+    async with bench(tmp_path) as made:
+        assert (await refusal(made.calls.connected(key(), 1))).kind is Kind.STALE
+        assert (await refusal(made.calls.refused(key(), 1, "", pending=False))).kind is Kind.STALE
+        await made.calls.released(key(), 1, made.soon())
+        await made.calls.detach(key(), force=False)
+        assert made.states() == {}
+
+
+@on_virtual_time
+async def test_connections_are_listed_by_domain_and_sorted(tmp_path):
+    async with bench(tmp_path) as made:
+        for uuid, domain, device in (("u2", "web", "vdb"), ("u2", "web", "vda"), ("u1", "db", "vda")):
+            wanted = request(device, uuid=uuid, domain=domain)
+            await made.calls.connect(wanted, made.soon())
+        names = [(status.domain, status.key.id) for status in made.calls.listed("")]
+        assert names == [("db", "vda"), ("web", "vda"), ("web", "vdb")]
+        assert len(made.calls.listed("web")) == len(made.calls.listed("u2")) == 2
+        assert made.calls.listed("nobody") == ()
+
+
+@on_virtual_time
+async def test_only_so_many_ended_runs_are_remembered(tmp_path):
+    async with bench(tmp_path) as made:
+        for number in range(30):
+            await made.calls.domain_gone(f"u{number}", 1, made.soon())
+        before = connections.ENDED_MAX
+        connections.ENDED_MAX = 10
+        try:
+            await made.calls.domain_gone("u30", 1, made.soon())
+        finally:
+            connections.ENDED_MAX = before
+        assert len(made.journal.keys("ended/")) == 10

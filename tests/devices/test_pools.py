@@ -1,0 +1,290 @@
+"""Volumes made, grown, cloned, kept and deleted as their documents say, with the real qemu-img."""
+
+import asyncio
+import os
+import shutil
+
+import msgspec
+import pytest
+
+from manor_bus.errors import ManorError, unavailable
+from manor_bus.messages.documents import Metadata, Volume, VolumeSpec
+from manor_devices import images, pools
+from manor_devices.pools import Pools
+from manor_devices.records import Journal
+
+pytestmark = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img is not installed")
+
+
+exists = os.path.exists
+
+
+async def inline(work):
+    work()
+
+
+def document(name="root", size_mib=4, revision=1, uuid="", **fields):
+    spec = VolumeSpec(size_mib=size_mib, **fields)
+    return Volume(
+        metadata=Metadata(name=name, uuid=uuid or f"{name}-uuid-0123", revision=revision), spec=spec
+    )
+
+
+class Keeper:
+    """Pools with users and a history of deletions that the test decides."""
+
+    def __init__(self, folder):
+        self.folder, self.users, self.deleted, self.error = folder, {}, set(), None
+        self.changed, self.asked = asyncio.Event(), asyncio.Event()
+        self.open()
+
+    def open(self):
+        self.journal = Journal(self.folder / "records", inline)
+        self.pools = Pools(
+            self.journal,
+            self.folder / "volumes",
+            lambda name: self.users.get(name, ()),
+            lambda name: self.users.get(name, ()),
+            self.was_deleted,
+            lambda name: self.changed.set(),
+        )
+
+    async def was_deleted(self, record):
+        self.asked.set()
+        if self.error is not None:
+            raise self.error
+        return record.name in self.deleted
+
+    def apply(self, *documents):
+        for one in documents:
+            self.pools.document(one.metadata.name, one)
+
+    def delete(self, name):
+        self.deleted.add(name)
+        self.pools.document(name, None)
+
+    async def until(self, condition):
+        async with asyncio.timeout(30):
+            while not condition():
+                self.changed.clear()
+                await self.changed.wait()
+
+    async def becomes(self, name, state, reason=""):
+        def is_so():
+            status = self.pools.status(name)
+            return status is not None and status.state == state and reason in status.reason
+
+        await self.until(is_so)
+        return self.pools.status(name)
+
+    async def restart(self):
+        await self.close()
+        self.open()
+
+    async def close(self):
+        await self.pools.close()
+        await self.journal.close()
+
+
+@pytest.fixture
+async def keeper(tmp_path):
+    made = Keeper(tmp_path)
+    made.pools.synced()
+    yield made
+    await made.close()
+
+
+async def shape(path, format_="qcow2"):
+    return [(layer.format, layer.size >> 20) for layer in await images.chain(path, format_)]
+
+
+@pytest.mark.parametrize("format_", ["raw", "qcow2"])
+async def test_a_volume_is_made_in_its_pool_and_shown(keeper, format_):
+    keeper.apply(document(format=format_, pool="fast"))
+    status = await keeper.becomes("root", "ready")
+    assert (status.size_mib, status.format, status.revision) == (4, format_, 1)
+    assert status.path == str(keeper.folder / "volumes" / "fast" / f"root-root-uui.{format_}")
+    assert await shape(status.path, format_) == [(format_, 4)]
+    assert os.stat(status.path).st_mode & 0o777 == 0o600
+    file = keeper.pools.file("root")
+    assert (file.path, file.state) == (status.path, "ready")
+
+
+async def test_a_preallocated_volume_occupies_its_size(keeper):
+    keeper.apply(document(preallocate=True))
+    assert (await keeper.becomes("root", "ready")).used_mib >= 4
+
+
+async def test_a_volume_grows_and_is_never_made_smaller(keeper):
+    keeper.apply(document())
+    await keeper.becomes("root", "ready")
+    keeper.apply(document(size_mib=9, revision=2))
+    await keeper.until(lambda: keeper.pools.status("root").size_mib == 9)
+    status = await keeper.becomes("root", "ready")
+    assert await shape(status.path) == [("qcow2", 9)]
+    keeper.apply(document(size_mib=3, revision=3))
+    status = await keeper.becomes("root", "ready", "is not made smaller")
+    assert await shape(status.path) == [("qcow2", 9)]
+
+
+async def test_a_volume_in_use_grows_when_it_is_detached(keeper):
+    keeper.apply(document())
+    await keeper.becomes("root", "ready")
+    keeper.users["root"] = ("web/vda",)
+    keeper.apply(document(size_mib=9))
+    status = await keeper.becomes("root", "ready", "grows to 9 MiB when it is detached from web/vda")
+    assert status.users == ("web/vda",)
+    keeper.users.clear()
+    keeper.pools.used("root")
+    await keeper.until(lambda: keeper.pools.status("root").size_mib == 9)
+
+
+async def test_a_clone_shares_its_base_which_then_may_not_go(keeper):
+    keeper.apply(document("copy", 8, clone_of="base"), document("base"))
+    status = await keeper.becomes("copy", "ready")
+    assert await shape(status.path) == [("qcow2", 8), ("qcow2", 4)]
+    assert keeper.pools.file("base").clones == ("copy",)
+    keeper.delete("base")
+    await keeper.becomes("base", "deleting", "no longer used by copy")
+    keeper.delete("copy")
+    await keeper.until(lambda: keeper.pools.statuses() == ())
+    assert not exists(status.path)
+
+
+async def test_a_raw_clone_is_a_copy_of_its_own(keeper):
+    keeper.apply(document("base"), document("copy", 8, clone_of="base", format="raw"))
+    status = await keeper.becomes("copy", "ready")
+    assert await shape(status.path, "raw") == [("raw", 8)]
+    assert keeper.pools.file("base").clones == ()
+
+
+async def test_a_clone_waits_while_its_base_is_being_written(keeper):
+    keeper.apply(document("base"))
+    await keeper.becomes("base", "ready")
+    keeper.users["base"] = ("web/vda",)
+    keeper.apply(document("copy", clone_of="base"))
+    await keeper.becomes("copy", "creating", "is written by web/vda")
+    keeper.users.clear()
+    keeper.pools.used("base")
+    await keeper.becomes("copy", "ready")
+
+
+async def test_a_volume_may_start_from_an_image_of_the_node(keeper, tmp_path):
+    await images.create(tmp_path / "cloud.img", "raw", 2)
+    keeper.apply(document(backing_file=str(tmp_path / "cloud.img"), backing_format="raw"))
+    assert await shape((await keeper.becomes("root", "ready")).path) == [("qcow2", 4), ("raw", 2)]
+    keeper.apply(document("other", backing_file=str(tmp_path / "gone.img"), backing_format="raw"))
+    await keeper.becomes("other", "failed", "there is no file")
+
+
+async def test_a_volume_in_use_is_deleted_when_it_is_released(keeper):
+    keeper.apply(document())
+    path = (await keeper.becomes("root", "ready")).path
+    keeper.users["root"] = ("web/vda",)
+    keeper.delete("root")
+    await keeper.becomes("root", "deleting", "web/vda")
+    assert exists(path)
+    keeper.users.clear()
+    keeper.pools.used("root")
+    await keeper.until(lambda: keeper.pools.status("root") is None)
+    assert not exists(path)
+
+
+async def test_a_kept_volume_leaves_its_file(keeper):
+    keeper.apply(document(keep=True))
+    path = (await keeper.becomes("root", "ready")).path
+    keeper.delete("root")
+    await keeper.until(lambda: keeper.pools.status("root") is None)
+    assert exists(path)
+    assert keeper.journal.keys("volume/") == ()
+
+
+async def test_a_store_that_forgot_a_document_does_not_cost_the_file(keeper):
+    keeper.apply(document())
+    path = (await keeper.becomes("root", "ready")).path
+    keeper.pools.document("root", None)
+    await keeper.becomes("root", "failed", "gone but was never deleted")
+    assert exists(path)
+    keeper.apply(document())
+    await keeper.becomes("root", "ready")
+
+
+async def test_a_deletion_that_cannot_be_proven_now_is_asked_for_again(keeper, monkeypatch):
+    monkeypatch.setattr(pools, "RETRY_S", 0.05)
+    keeper.apply(document())
+    path = (await keeper.becomes("root", "ready")).path
+    keeper.error = unavailable("config is away", delivered=False)
+    keeper.delete("root")
+    for _ in range(2):
+        await asyncio.wait_for(keeper.asked.wait(), 10)
+        assert exists(path)
+        keeper.asked.clear()
+    keeper.error = None
+    await keeper.until(lambda: keeper.pools.status("root") is None)
+    assert not exists(path)
+
+
+async def test_what_was_deleted_while_the_service_was_down_goes_after_the_documents_were_seen(keeper):
+    keeper.apply(document("one"), document("two"))
+    path = (await keeper.becomes("one", "ready")).path
+    await keeper.becomes("two", "ready")
+    await keeper.restart()
+    keeper.deleted.add("one")
+    keeper.apply(document("two"))
+    await keeper.becomes("two", "ready")
+    assert exists(path)
+    keeper.pools.synced()
+    await keeper.until(lambda: not exists(path))
+    assert await keeper.becomes("two", "ready")
+
+
+async def test_a_name_used_again_is_another_volume(keeper):
+    keeper.apply(document(uuid="aaaaaaaa-1"))
+    first = (await keeper.becomes("root", "ready")).path
+    keeper.delete("root")
+    keeper.apply(document(uuid="bbbbbbbb-2"))
+    await keeper.until(lambda: not exists(first))
+    status = await keeper.becomes("root", "ready")
+    assert status.uuid == "bbbbbbbb-2"
+    assert exists(status.path)
+
+
+async def test_a_file_half_made_is_made_again_and_leaves_nothing(keeper, monkeypatch):
+    async def fails(*_, **__):
+        raise ManorError(unavailable("x", delivered=True).kind, "the disk is full")
+
+    monkeypatch.setattr(images, "create", fails)
+    keeper.apply(document())
+    await keeper.becomes("root", "failed", "the disk is full")
+    assert os.listdir(keeper.folder / "volumes" / "default") == []
+    monkeypatch.undo()
+    keeper.apply(document(revision=2))
+    await keeper.becomes("root", "ready")
+    assert len(os.listdir(keeper.folder / "volumes" / "default")) == 1
+
+
+async def test_what_the_document_asks_in_vain_is_told(keeper):
+    keeper.apply(document(pool="../../etc"))
+    await keeper.becomes("root", "failed", "pool '../../etc' must be")
+    keeper.apply(document(revision=2))
+    await keeper.becomes("root", "ready")
+    keeper.apply(document(format="raw", revision=3))
+    await keeper.becomes("root", "ready", "format cannot change")
+
+
+async def test_a_file_that_vanished_is_told_and_not_made_anew_empty(keeper):
+    keeper.apply(document())
+    status = await keeper.becomes("root", "ready")
+    os.unlink(status.path)
+    keeper.pools.used("root")
+    await keeper.becomes("root", "failed", "is gone")
+    assert not exists(status.path)
+
+
+async def test_records_survive_with_what_cannot_change(keeper):
+    keeper.apply(document(keep=True, pool="p"))
+    await keeper.becomes("root", "ready")
+    await keeper.restart()
+    stored = keeper.journal.get(keeper.journal.keys("volume/")[0], pools.Record)
+    assert (stored.made, stored.size_mib, stored.spec.pool, stored.spec.keep) == (True, 4, "p", True)
+    assert msgspec.json.encode(stored)
