@@ -25,7 +25,7 @@ from zmq.utils.monitor import parse_monitor_message
 from manor_bus import clock, codec, introspect, keys, policy
 from manor_bus.connections import Connection, Connections
 from manor_bus.errors import Kind, ManorError
-from manor_bus.messages.bus import Reloaded
+from manor_bus.messages.bus import Authorise, Reloaded
 from manor_bus.settings import BrokerSettings
 from manor_bus.switch import Switch
 
@@ -93,6 +93,7 @@ class Broker:
     def __init__(self, settings: BrokerSettings) -> None:
         self._settings = settings
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._granted: dict[str, str] = {}  # by Credential documents
         self._gate = Gate(self._context, keys.authorised(settings.keys))
         self._connections = Connections()
         self._ending: deque[tuple[float, Connection]] = deque()
@@ -105,7 +106,9 @@ class Broker:
             wall=time.time() - now,
         )  # fmt: skip
         self.switch.started = now
-        self.switch.answers = introspect.answers(self.switch, clock.resident_kib, self._reload)
+        self.switch.answers = introspect.answers(
+            self.switch, clock.resident_kib, self._reload, self._authorise
+        )
 
     def _open(self) -> zmq.Socket[bytes]:
         pair = keys.load(self._settings.keys / "broker.key")
@@ -292,9 +295,16 @@ class Broker:
                     connection.ending = True  # from now on it is not listened to
                     self._ending.append((time.monotonic() + GRACE_S, connection))
 
+    def _authorise(self, request: Authorise, now: float) -> Reloaded:
+        """Take the keys that Credential documents grant; the key folder wins where both name a key."""
+        for public, principal in request.keys.items():
+            keys.check_grant(public, principal)
+        self._granted = dict(request.keys)
+        return self._reload(now)
+
     def _reload(self, now: float) -> Reloaded:
         """Read the keys again and end the sessions whose key stands for something else now, or nothing."""
-        self._gate.table = table = keys.authorised(self._settings.keys)
+        self._gate.table = table = {**self._granted, **keys.authorised(self._settings.keys)}
         ended = 0
         for connection in self._connections:
             if connection.conn and table.get(connection.key) != connection.label:

@@ -18,7 +18,10 @@ Answer = Callable[[msgspec.Raw, float], Message]
 
 
 def answers(
-    switch: Switch, resident_kib: Callable[[], int], reload: Callable[[float], bus.Reloaded]
+    switch: Switch,
+    resident_kib: Callable[[], int],
+    reload: Callable[[float], bus.Reloaded],
+    authorise: Callable[[bus.Authorise, float], bus.Reloaded] | None = None,
 ) -> dict[str, Answer]:
     """Return the answer to each `bus.*` subject."""
 
@@ -55,6 +58,8 @@ def answers(
         "bus.kick": (bus.Kick, kick),
         "bus.reload": (bus.Reload, lambda _, now: reload(now)),
     }
+    if authorise is not None:
+        typed = {**typed, "bus.authorise": (bus.Authorise, authorise)}
     return {subject: _decoding(wanted, answer) for subject, (wanted, answer) in typed.items()}
 
 

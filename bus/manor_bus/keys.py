@@ -131,6 +131,16 @@ def authorised(directory: Path) -> dict[str, str]:
     return table
 
 
+def check_grant(public: str, principal: str) -> None:
+    """Refuse keys that a document may not grant: Manor's own services and nodes have theirs in the folder."""
+    check_public(public)
+    check_principal(principal)
+    kind, _, name = principal.partition("/")
+    if kind == "node" or (kind == "service" and name in SERVICES):
+        problem = Problem(path="principal", value=principal, reason="only the key folder may name it")
+        raise bad_request(f"{principal} cannot be granted by a document", problem)
+
+
 def load(path: Path) -> KeyPair:
     """Read a key pair; refuses a file that others may read."""
     try:

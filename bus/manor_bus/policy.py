@@ -21,6 +21,7 @@ PUBLISHES: Final = MappingProxyType(
         "devices": ("device.>", "backend.*", "volume.*"),
     }
 )
+CONFIG_ONLY: Final = "bus.authorise"
 OPERATORS_ONLY: Final = ("bus.kick", "bus.reload")
 DECISIONS_MAX: Final = 65_536
 _RESERVED: Final = frozenset(("bus", "srv", "operator", *PUBLISHES))
@@ -40,6 +41,8 @@ _DENIED: Final = Decision(False, "default deny: no rule allows it")
 def decide(label: str, verb: str, subject: str) -> Decision:
     """Decide whether principal `label` (`service/config`, `operator/alice`) may do `verb` on a subject."""
     kind, _, name = label.partition("/")
+    if verb == "call" and subject == CONFIG_ONLY:
+        return Decision(label == "service/config", "only config passes credentials on")
     if kind == "service":
         return _service(name, verb, subject)
     if kind == "operator":

@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from manor_bus import introspect, policy
-from manor_bus.messages.bus import Reloaded
+from manor_bus.messages.bus import Authorise, Reloaded
 from manor_bus.switch import Switch
 from manor_bus.transport import Listener
 
@@ -137,6 +137,7 @@ class Network:
         self.by_conn: dict[bytes, VirtualLink] = {}
         self.switch: Switch | None = None
         self.frozen = False
+        self.granted: list[dict[str, str]] = []  # what config passed on
         self._conns = 0
         self._timer: asyncio.TimerHandle | None = None
         self.start_broker()
@@ -153,10 +154,16 @@ class Network:
         """Start a broker with a new epoch."""
         self.switch = Switch(node=self.node, epoch=self.token(), boot_id="virtual", decide=policy.decide)
         self.switch.started = self.loop.time()
-        self.switch.answers = introspect.answers(self.switch, lambda: 0, lambda _: Reloaded(keys=0, ended=0))
+        self.switch.answers = introspect.answers(
+            self.switch, lambda: 0, lambda _: Reloaded(keys=0, ended=0), self._authorise
+        )
         for link in list(self.links):
             self.loop.call_later(0.01, link.connect)
         self.pump()
+
+    def _authorise(self, request: Authorise, _: float) -> Reloaded:
+        self.granted.append(request.keys)
+        return Reloaded(keys=len(request.keys), ended=0)
 
     def kill_broker(self) -> None:
         """The broker dies: every connection is lost, nothing it held is kept."""

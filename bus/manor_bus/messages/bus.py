@@ -246,6 +246,16 @@ class Reload(Message, frozen=True, kw_only=True):
     """Read the keys again; sessions of revoked or changed keys end at once."""
 
 
+class Authorise(Message, frozen=True, kw_only=True):
+    """Let these keys attach beside those of the node's key folder (which win): the Credential documents.
+
+    The whole table, public key -> principal, each time; sessions of keys that are no longer in it end at once.
+    Only config may call it, and only for operators, observers and services that are not Manor's own.
+    """
+
+    keys: dict[str, str]
+
+
 class Reloaded(Message, frozen=True, kw_only=True):
     """How many keys there are and how many sessions were ended."""
 
@@ -282,6 +292,7 @@ CALLS: Final = (
     Call("bus.ring", RingRead, RingListed),
     Call("bus.kick", Kick, Done, changes=True),
     Call("bus.reload", Reload, Reloaded, changes=True),
+    Call("bus.authorise", Authorise, Reloaded, changes=True),
 )
 EVENTS: Final = (
     Event(("bus.peer.>",), PeerChanged, "bus", "bus.peer", state=False),

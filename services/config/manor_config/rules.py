@@ -165,7 +165,10 @@ FIELDS: Final[Mapping[type, Mapping[str, Rule]]] = {
     },
     d.ProviderSpec: {"backend": WORD, "node": NAME, "settings": SETTINGS, "domain": NAME},
     d.CredentialSpec: {
-        "principal": form("[a-z]{2,16}/[A-Za-z0-9][A-Za-z0-9_-]{0,62}", "kind/name like operator/alice"),
+        "principal": form(
+            "(operator|observer|service(?!/(config|discovery|lifecycle|devices)$))/[a-z0-9][a-z0-9_-]{0,62}",
+            "operator/NAME, observer/NAME, or service/NAME other than Manor's own",
+        ),
         "public_key": form(r"[0-9A-Za-z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}", "40 characters of Z85"),
     },
     d.ClusterSettingsSpec: {

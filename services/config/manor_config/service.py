@@ -24,6 +24,7 @@ from manor_bus.peer import Answer, Context, Peer
 from manor_bus.service import Room
 from manor_config import edits, notes
 from manor_config.catalog import absent, check_kind
+from manor_config.credentials import pass_on
 from manor_config.documents import PREFIX, Parsed, key_of, loaded
 from manor_config.engines import Engine, tables
 from manor_config.engines.memory import MemoryEngine
@@ -358,7 +359,8 @@ async def open_room(
     """Open the service on a connected peer."""
     config = Config(peer, settings, now, new_uuid)
     await config.open()
-    tasks = [asyncio.create_task(work) for work in (config.compact(), config.end_with_storage())]
+    credentials = pass_on(peer, lambda: config.store.catalog.everything())
+    tasks = [asyncio.create_task(work) for work in (config.compact(), config.end_with_storage(), credentials)]
 
     async def close() -> None:
         for task in tasks:

@@ -67,7 +67,7 @@ class Writer:
             raise ManorError(Kind.NO_CAPACITY, f"{WAITING_MAX} transactions are waiting", hint=hint)
         job = _Job(what, self._loop.create_future())
         self._jobs.put(job)
-        return await asyncio.shield(job.future)
+        return await job.future
 
     def fail(self, error: Exception) -> None:
         """Acknowledge nothing any more; the reader found the file damaged, or the writer did."""
