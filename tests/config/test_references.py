@@ -54,6 +54,7 @@ def test_a_circle_is_found_exactly_when_there_is_one(edges: dict[int, set[int]])
     refs = {number: Ref("Domain", str(number)) for number in range(7)}
     used = {refs[a]: [refs[b] for b in bs] for a, bs in edges.items()}
     found = list(circles(refs.values(), lambda ref: used.get(ref, [])))
+    assert len({(way[-1], way[0]) for way in found}) == len(found)
     for way in found:
         for here, there in zip(way, (*way[1:], way[0]), strict=True):
             assert there in used[here]

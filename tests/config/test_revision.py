@@ -27,6 +27,18 @@ def test_a_transaction_writes_one_revision_with_numbered_entries() -> None:
     assert [one.row() for one in entries] == [Row("a", b"new", 10, 2, 4), None, Row("c", b"first", 10, 10, 1)]
 
 
+@pytest.mark.parametrize("guard", [Guard("a", 5), Guard("a", 5, b"1"), Guard("a", None, b"1"), Guard("x", 0)])
+def test_a_guard_speaks_of_the_last_change_or_the_exact_value(guard: Guard) -> None:
+    assert rev.decide(Transaction((guard,)), 9, ROWS.get)[0].succeeded
+
+
+@pytest.mark.parametrize(
+    "guard", [Guard("a", 2), Guard("a", 3), Guard("a", 5, b"2"), Guard("x", 1), Guard("a", 0)]
+)
+def test_a_guard_does_not_hold_for_anything_else(guard: Guard) -> None:
+    assert not rev.decide(Transaction((guard,)), 9, ROWS.get)[0].succeeded
+
+
 def test_a_refused_transaction_shows_each_compared_key_once() -> None:
     guards = (Guard("a", revision=5), Guard("a", value=b"no"), Guard("absent", revision=0))
     outcome, entries = rev.decide(Transaction(guards, (Write("a", b"x"),)), 9, ROWS.get)

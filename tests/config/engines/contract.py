@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -266,7 +267,8 @@ async def test_a_watcher_of_the_future_is_told(open_engine: Open) -> None:
 
 KEYS = st.sampled_from(["a", "a/b", "b", "c"])
 VALUES = st.none() | st.sampled_from([b"", b"1", b"2"])
-GUARDS = st.lists(st.builds(Guard, KEYS, st.integers(0, 6), st.none() | st.just(b"1")), max_size=2)
+# (key, whether its revision is right, whether its value is compared too, the value)
+GUARDS = st.lists(st.tuples(KEYS, st.sampled_from([True, True, False]), st.booleans(), VALUES), max_size=2)
 WRITES = st.dictionaries(KEYS, VALUES, max_size=4)
 STEPS = st.lists(
     st.tuples(st.just("txn"), GUARDS, WRITES, st.sampled_from(["", "", "op1", "op2"]))
@@ -276,13 +278,17 @@ STEPS = st.lists(
 )
 
 
-def _expected(
-    present: dict[str, tuple[bytes, int]], guards: list[Guard], writes: dict[str, bytes | None]
-) -> bool:
+def _guards(present: dict[str, tuple[bytes, int]], drawn: list[Any]) -> tuple[Guard, ...]:
+    return tuple(
+        Guard(key, present.get(key, (b"", 0))[1] + (not right), value if compared else None)
+        for key, right, compared, value in drawn
+    )
+
+
+def _expected(present: dict[str, tuple[bytes, int]], drawn: list[Any]) -> bool:
     return all(
-        guard.revision == present.get(guard.key, (b"", 0))[1]
-        and (guard.value is None or present.get(guard.key, (None, 0))[0] == guard.value)
-        for guard in guards
+        right and (not compared or value is None or present.get(key, (None, 0))[0] == value)
+        for key, right, compared, value in drawn
     )
 
 
@@ -307,14 +313,15 @@ async def _compare_with_model(open_engine: Open, steps: list[tuple[object, ...]]
                 await engine.compact(upto)
                 floor = max(floor, min(upto, revision))
                 ops = {op_id: known for op_id, known in ops.items() if known > floor}
-            case ("txn", list() as guards, dict() as writes, str() as op_id):
+            case ("txn", list() as drawn, dict() as writes, str() as op_id):
+                guards = _guards(present, drawn)
                 outcome = await engine.txn(
-                    Transaction(tuple(guards), tuple(Write(*pair) for pair in writes.items()), op_id=op_id)
+                    Transaction(guards, tuple(Write(*pair) for pair in writes.items()), op_id=op_id)
                 )
                 if op_id in ops:
                     assert outcome == Outcome(True, ops[op_id], repeated=True)
                     continue
-                assert outcome.succeeded == _expected(present, guards, writes)
+                assert outcome.succeeded == _expected(present, drawn)
                 real = {k: v for k, v in writes.items() if v is not None or k in present}
                 if outcome.succeeded and real:
                     revision += 1

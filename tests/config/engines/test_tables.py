@@ -80,6 +80,17 @@ def test_what_fails_in_the_middle_of_a_commit_leaves_nothing(connection: sqlite3
     assert tables.look(connection, "k") is None
 
 
+def test_a_repetition_among_others_does_not_turn_the_counter_back(connection: sqlite3.Connection) -> None:
+    first = Transaction(writes=(Write("k", b"1"),), op_id="op")
+    tables.commit(connection, [first, put("l", b"")])
+    outcomes = tables.commit(connection, [put("m", b""), first, put("n", b"")])
+    assert [(outcome.revision, outcome.repeated) for outcome in outcomes] == [
+        (3, False),
+        (1, True),
+        (4, False),
+    ]
+
+
 def test_compaction_goes_in_steps(connection: sqlite3.Connection) -> None:
     tables.commit(connection, [put("k", b"%d" % n) for n in range(10)])
     assert tables.compact(connection, 9, 5)
