@@ -68,8 +68,9 @@ def told(app: App, operation: Operation, form: str) -> None:
     elif form == "name":
         app.out(operation.id)
     elif operation.state is OperationState.DONE:
-        found = "".join(f", {key} {clean(value)}" for key, value in operation.result.items())
-        app.out(f"{operation.kind} {clean(operation.target)}: done{found}")
+        app.out(f"{operation.kind} {clean(operation.target)}: done")
+        for key, value in operation.result.items():
+            app.out(f"  {clean(key)}: {clean(value)}")
     elif operation.state not in ENDED:
         app.out(f"{operation.kind} {clean(operation.target)}: {operation.state.value} as {operation.id}")
 

@@ -24,7 +24,7 @@ from manor_cli import follow
 from manor_cli.app import App
 from manor_cli.render import clean
 
-FOLLOWED_MAX: Final = 8  # more domains than this are waited for, but not shown step by step
+FOLLOWED_MAX: Final = 8  # more domains or operations are waited for, but not shown step by step
 Judge = Callable[[Any], bool]
 
 
@@ -92,7 +92,7 @@ def _following(app: App) -> Judge:
     seen: set[str] = set()
 
     def judge(status: DomainStatus) -> bool:
-        if status.operation and status.operation not in seen:
+        if status.operation and status.operation not in seen and len(seen) < FOLLOWED_MAX:
             seen.add(status.operation)
             operation = app.call(OperationShow(id=status.operation), Operation)
             if operation.state not in ENDED:

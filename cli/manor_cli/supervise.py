@@ -283,8 +283,11 @@ def _write(path: Path, text: str) -> None:
 
 def prepare(settings: Settings) -> None:
     """Make the folders of a state directory. Nobody else looks into them; guests pass through to theirs."""
-    for folder, mode in ((settings.directory, 0o711), (settings.run, 0o700), (settings.log, 0o700)):
-        folder.mkdir(mode=mode, parents=True, exist_ok=True)
+    settings.directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+    if settings.directory.stat().st_uid == os.geteuid():
+        settings.directory.chmod(settings.directory.stat().st_mode | 0o011)
+    for folder in (settings.run, settings.log):
+        folder.mkdir(mode=0o700, exist_ok=True)
 
 
 def adopt(settings: Settings) -> dict[str, int]:

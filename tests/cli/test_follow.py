@@ -96,7 +96,7 @@ def test_a_wait_that_took_too_long_says_that_it_goes_on():
 
 def test_results_are_told():
     ran = run("save", "web", client=_saving(result={"path": "/srv/web.save"}))
-    assert ran.out == "save web: done, path /srv/web.save\n"
+    assert ran.out == "save web: done\n  path: /srv/web.save\n"
 
 
 def _saving(**more):

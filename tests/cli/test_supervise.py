@@ -243,7 +243,10 @@ def test_the_fleet_is_the_broker_and_the_four_services(tmp_path):
     assert all(one.environment["MANOR_DIR"] == str(tmp_path) for one in fleet)
 
 
-def test_nobody_else_looks_into_the_folders_and_guests_pass_through_to_theirs(tmp_path):
+@pytest.mark.parametrize("before", [None, 0o700])
+def test_nobody_else_looks_into_the_folders_and_guests_pass_through_to_theirs(tmp_path, before):
+    if before is not None:
+        (tmp_path / "state").mkdir(before)
     supervise.prepare(settings(tmp_path / "state"))
     modes = {folder: (tmp_path / "state" / folder).stat().st_mode & 0o777 for folder in (".", "run", "log")}
     assert modes == {".": 0o711, "run": 0o700, "log": 0o700}

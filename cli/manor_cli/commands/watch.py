@@ -41,7 +41,10 @@ def watch(
     """
     left = count or 0
     if since is not None:
-        _past(app, pattern, since, output)
+        told = _past(app, pattern, since, output, left)
+        if left and told == left:
+            return
+        left -= min(left, told)
     snapshot = not changes_only and since is None
     for change in app.client.watch(pattern, policy="gap", snapshot=snapshot, timeout=app.timeout):
         if isinstance(change, Synced):
@@ -59,19 +62,23 @@ def watch(
             return
 
 
-def _past(app: App, pattern: str, since: int, output: str) -> None:
-    """Print the events that the broker still keeps."""
+def _past(app: App, pattern: str, since: int, output: str, count: int) -> int:
+    """Print the events that the broker still keeps, at most `count` (0: all); return how many."""
+    told = 0
     while True:
         listed = app.call(RingRead(pattern=pattern, since=since), RingListed)
         for event in listed.events:
             wire = codec.decode(event.envelope, Envelope)
             if output == "json":
-                told = {**events.cloud_of(event.sender, wire, event.at), "n": event.n}
-                app.out(as_json(told, indent=0))
+                shown = {**events.cloud_of(event.sender, wire, event.at), "n": event.n}
+                app.out(as_json(shown, indent=0))
             else:
                 app.out(_line(events.line_of(event.sender, wire), event.at))
+            told += 1
+            if told == count:
+                return told
         if not listed.events:
-            return
+            return told
         since = listed.events[-1].n
 
 

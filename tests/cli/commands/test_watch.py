@@ -56,3 +56,11 @@ def test_past_events_come_first_page_by_page():
     assert (told["n"], told["subject"], told["data"]) == (8, "x.y", {"a": 1})
     assert client.asked[0] == RingRead(pattern="x.>", since=7)
     assert client.patterns == [("x.>", False)]
+
+
+def test_a_count_ends_the_past_events_too():
+    wire = Envelope(k=Kind.PUB, subject="x.y", type="x.v1")
+    past = tuple(RingEvent(n=n, at=NOW, sender="s", envelope=codec.encode(wire)) for n in (1, 2, 3))
+    client = FakeClient({RingRead: RingListed(events=past, first=1, last=3)}, changes=[WEB])
+    assert len(run("watch", "x.>", "--since", "0", "-n", "2", client=client).out.splitlines()) == 2
+    assert client.patterns == []
