@@ -6,68 +6,24 @@ Nothing of the bus is imported before a command needs it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
 if TYPE_CHECKING:
-    from manor_bus.envelope import Envelope
     from manor_bus.messages import Message
-    from manor_bus.view import Change, Synced
+    from manor_cli.client import Client
     from manor_cli.settings import Settings
 
     R = TypeVar("R", bound=Message)
 
-Policy = Literal["coalesce", "gap", "kick"]
 CALL_S: Final = 10.0
 WAIT_S: Final = 300.0  # for something that takes time, unless --timeout says otherwise
 
 
-class Client(Protocol):
-    """The part of `manor_bus.call.Client` that commands use; tests give another one."""
-
-    def call(
-        self, request: Message, reply: type[R], *, timeout: float, key: str = "", at: str = "",
-        on_part: Callable[[Any], None] | None = None,
-    ) -> R:  # fmt: skip
-        """Ask and wait for the reply; raises ManorError."""
-
-    def raw_call(
-        self,
-        to: str,
-        data: Any,
-        *,
-        timeout: float,
-        key: str = "",
-        on_part: Callable[[Any], None] | None = None,
-    ) -> Any:
-        """Call any subject with plain values."""
-
-    def publish(self, subject: str, type_name: str, data: Any, *, timeout: float = 5.0) -> None:
-        """Publish passing news."""
-
-    def watch(
-        self,
-        pattern: str,
-        *,
-        policy: Policy = "coalesce",
-        snapshot: bool = True,
-        timeout: float | None = None,
-    ) -> Iterator[Change | Synced]:
-        """Follow every object under a pattern."""
-
-    def items(
-        self, pattern: str, *, tap: bool = False, policy: Policy = "gap", timeout: float | None = None
-    ) -> Iterator[tuple[str, Envelope]]:
-        """Follow a pattern as it passes, envelopes and all."""
-
-    def close(self) -> None:
-        """Leave the bus."""
-
-
-Connect = Callable[["Settings"], Client]
+Connect = Callable[["Settings"], "Client"]
 
 
 class App:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -96,8 +95,7 @@ def moment(seconds: float) -> str:
 # -- tables --------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Column:
+class Column(msgspec.Struct, frozen=True):
     """One column: its title, the row's key, how a value is shown, and whether only `-o wide` has it."""
 
     title: str
@@ -106,8 +104,7 @@ class Column:
     wide: bool = False
 
 
-@dataclass(frozen=True)
-class View:
+class View(msgspec.Struct, frozen=True):
     """How rows of one kind are shown. `name` is the key that `-o name` prints, after `prefix`."""
 
     columns: tuple[Column, ...]
