@@ -116,9 +116,27 @@ def _walk(value: bytes | msgspec.Raw, depth: int, left: int) -> int:
         flat = _as_any_map(value).values() if is_map else _as_any_list(value)
         if len(flat) != count:
             raise Malformed(_TWICE)
-        if _SCALARS.issuperset(map(type, flat)):  # most maps and arrays
-            return left - count
+        within = _listed(flat, depth)
+        if 0 <= within <= left - count:  # most maps and arrays
+            return left - count - within
     return _descend(_as_map(value).values() if is_map else _as_list(value), count, depth, left - count)
+
+
+def _listed(values: Collection[Any], depth: int) -> int:
+    """Return how many elements the arrays among these values have; -1 with maps in them, or too deep."""
+    if _SCALARS.issuperset(map(type, values)):
+        return 0
+    total = 0
+    for value in values:
+        kind = type(value)
+        if kind is list and depth > 1:
+            within = _listed(value, depth - 1)
+            if within < 0:
+                return -1
+            total += len(value) + within
+        elif kind not in _SCALARS:
+            return -1
+    return total
 
 
 def _descend(children: Collection[msgspec.Raw], count: int, depth: int, left: int) -> int:

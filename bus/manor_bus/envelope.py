@@ -68,6 +68,9 @@ _FLAT: Final = frozenset(Envelope.__struct_fields__) - {"data", "err"}  # scalar
 def read(untrusted: bytes) -> Envelope:
     """Decode a peer's frame and check its structure; raises ManorError or codec.Malformed with the reason."""
     wire = codec.decode(untrusted, Envelope)
+    if codec.encode(wire) == untrusted:  # as our library writes it: no key stands twice, none is unknown
+        codec.check(wire.data, codec.DEPTH_MAX - 1)
+        return wire
     values = codec.fields(untrusted)
     left = codec.ELEMENTS_MAX
     for key in values.keys() - _FLAT:
