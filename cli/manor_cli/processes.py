@@ -1,7 +1,7 @@
 """Find and end the processes of one state directory, by what the kernel says of them.
 
 A process is ours when its command line is `python -m manor_<room>` and its environment names our directory,
-or when it is a QEMU program with a path of ours in its arguments. Pid files are for people; a number in a
+or when it is a QEMU program that has a file of ours open or named. Pid files are for people; a number in a
 file proves nothing. Signals go through pid descriptors, so that a number used again is never hit.
 """
 
@@ -29,6 +29,7 @@ PROGRAMS: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 SUPERVISOR: Final = "manor_cli.supervise"
+GUESTS: Final = ("qemu-system-", "qemu-storage-daemon")
 PROC: Final = Path("/proc")
 
 
@@ -97,9 +98,19 @@ def guests(directory: Path) -> list[int]:
     return [
         process.pid
         for process in scan()
-        if Path(process.arguments[0]).name.startswith("qemu-")
-        and any(ours in argument for argument in process.arguments[1:])
+        if Path(process.arguments[0]).name.startswith(GUESTS)
+        and any(ours in text for text in (*process.arguments[1:], *open_files(process.pid)))
     ]
+
+
+def open_files(pid: int) -> list[str]:
+    """Return what a process has open; nothing when it is gone or not ours to look at."""
+    found = []
+    with suppress(OSError):
+        for entry in (PROC / str(pid) / "fd").iterdir():
+            with suppress(OSError):
+                found.append(os.readlink(entry))
+    return found
 
 
 def gone(pids: Iterable[int], timeout: float) -> list[int]:
@@ -150,10 +161,3 @@ def tell(pid: int, number: signal.Signals) -> bool:
     finally:
         os.close(descriptor)
     return True
-
-
-def holds_open(pid: int, path: str) -> bool:
-    """Whether a process has a file open."""
-    with suppress(OSError):
-        return any(os.readlink(entry) == path for entry in (PROC / str(pid) / "fd").iterdir())
-    return False

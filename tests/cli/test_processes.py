@@ -33,18 +33,29 @@ def test_a_service_is_known_by_its_module_and_its_state_directory(tmp_path, star
     assert {name: [one.pid for one in ones] for name, ones in found.items()} == {"config": [mine.pid]}
 
 
-def test_guests_are_qemu_programs_with_our_files(tmp_path):
-    def wait_for_input(name, *arguments):
+def test_guests_are_qemu_programs_that_work_with_our_files(tmp_path):
+    def wait_for_input(name, *arguments, output=None):
         command = [name, "-c", "read", *arguments]
-        return programs.seen(subprocess.Popen(command, executable="/bin/bash", stdin=subprocess.PIPE))
+        return programs.seen(
+            subprocess.Popen(command, executable="/bin/bash", stdin=subprocess.PIPE, stdout=output)
+        )
 
-    ours = wait_for_input("/usr/bin/qemu-system-x86_64", f"{tmp_path}/web/qmp.sock")
-    others = [wait_for_input("/usr/bin/qemu-img", "/srv/x"), wait_for_input("tail", f"{tmp_path}/log")]
+    with (tmp_path / "qemu.log").open("w") as log:
+        ours = [
+            wait_for_input("/usr/bin/qemu-system-x86_64", f"{tmp_path}/web/qmp.sock"),
+            wait_for_input("/usr/bin/qemu-system-x86_64", output=log),
+            wait_for_input("qemu-storage-daemon", output=log),
+        ]
+        others = [
+            wait_for_input("/usr/bin/qemu-system-x86_64", "/srv/x"),
+            wait_for_input("/usr/bin/qemu-img", f"{tmp_path}/x"),
+            wait_for_input("tail", f"{tmp_path}/log", output=log),
+        ]
     try:
-        assert processes.guests(tmp_path) == [ours.pid]
+        assert sorted(processes.guests(tmp_path)) == sorted(one.pid for one in ours)
         assert processes.guests(tmp_path.parent / "elsewhere") == []
     finally:
-        for process in (ours, *others):
+        for process in (*ours, *others):
             process.communicate()
 
 
@@ -90,6 +101,6 @@ def test_the_supervisor_is_who_holds_the_lock(tmp_path):
 def test_open_files_of_a_process_are_seen(tmp_path):
     path = tmp_path / "lock"
     with path.open("w"):
-        assert processes.holds_open(os.getpid(), str(path))
-    assert not processes.holds_open(os.getpid(), str(path))
-    assert not processes.holds_open(2**22 + 1, str(path))
+        assert str(path) in processes.open_files(os.getpid())
+    assert str(path) not in processes.open_files(os.getpid())
+    assert processes.open_files(2**22 + 1) == []

@@ -155,7 +155,7 @@ def _until_waiting(app: App, name: str, pid: int) -> None:
     """Wait until the second instance stands at the lock of the room, ready to take over."""
     lock = str(app.settings.directory / name / "lock")
     deadline = time.monotonic() + (app.timeout or READY_S)
-    while not processes.holds_open(pid, lock):
+    while lock not in processes.open_files(pid):
         if time.monotonic() > deadline or processes.look(pid) is None:
             control.ask(app.settings.run, "end", service=name, pid=pid)
             message = f"the second instance of {name} did not come up; the first goes on"

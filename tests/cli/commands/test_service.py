@@ -39,7 +39,7 @@ def supervised(monkeypatch):
     def make(*peers):
         client = Supervised(*peers)
         monkeypatch.setattr(control, "ask", client.wish)
-        monkeypatch.setattr(processes, "holds_open", lambda pid, path: True)
+        monkeypatch.setattr(processes, "open_files", lambda pid: ["/nowhere/manor/config/lock"])
         return client
 
     return make
@@ -90,7 +90,7 @@ def test_a_replacement_stands_ready_before_the_first_is_drained(supervised):
 
 def test_a_replacement_that_does_not_come_up_changes_nothing(supervised, monkeypatch):
     client = supervised(peer("service/config", "a1"))
-    monkeypatch.setattr(processes, "holds_open", lambda pid, path: False)
+    monkeypatch.setattr(processes, "open_files", lambda pid: [])
     monkeypatch.setattr(processes, "look", lambda pid: None)
     ran = run("service", "replace", "config", client=client)
     assert ran.code == 8
