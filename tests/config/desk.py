@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal, TypeVar
 
 from manor_bus import codec
@@ -28,6 +29,7 @@ class FakePeer:
     """What the room needs of a peer: its published state, and what was published."""
 
     published: list[tuple[str, DocumentChanged | None]] = field(default_factory=list)
+    session: Any = field(default_factory=lambda: SimpleNamespace(greeted=False, broker_epoch=""))
 
     def __post_init__(self) -> None:
         def publish(subject: str, type_name: str, body: Any, epoch: str, rev: int) -> None:
@@ -82,7 +84,8 @@ async def opened(directory: Path, engine: Literal["sqlite", "memory"] = "sqlite"
         now=lambda: float(next(clock)),
         new_uuid=lambda: f"00000000-0000-4000-8000-{next(numbers):012}",
     )
+    desk = Desk(room, peer)
     try:
-        yield Desk(room, peer)
+        yield desk
     finally:
         await room.close()

@@ -17,6 +17,7 @@ from manor_bus.messages import config as m
 from manor_bus.messages import documents as d
 from manor_bus.peer import Change, Synced
 from manor_bus.settings import BusSettings
+from manor_config import service
 from manor_config.service import HISTORY_AGE_S, open_room
 from manor_config.settings import Settings
 from tests.config.desk import Desk, opened
@@ -434,6 +435,18 @@ async def test_a_damaged_store_is_not_an_empty_one(tmp_path: Path) -> None:
         await asyncio.wait_for(desk.peer.state.complete(), 1)
     async with opened(tmp_path) as desk:
         assert (await get(desk)).metadata.name == "web"
+
+
+async def test_no_part_of_the_service_dies_unnoticed(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    noticed = asyncio.Event()
+
+    def critical(text: str, **_: object) -> None:
+        assert "died" in text
+        noticed.set()
+
+    monkeypatch.setattr(service.log, "critical", critical)
+    del desk.peer.session.greeted  # a bug in what runs for ever
+    await asyncio.wait_for(noticed.wait(), 10)
 
 
 async def test_a_store_that_fails_ends_the_process_and_the_next_one_finds_the_damage(tmp_path: Path) -> None:

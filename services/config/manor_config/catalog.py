@@ -110,3 +110,15 @@ def absent(ref: Ref) -> ManorError:
     """Return the refusal of a name that does not exist."""
     hint = f"`manor get {ref.kind.lower()}` lists those there are."
     return not_found(f"there is no {ref.kind} {ref.name!r}", hint=hint)
+
+
+def named(kind: str, name: str) -> Ref:
+    """Return what a request names."""
+    check_kind(kind)
+    return Ref(kind, name)
+
+
+def not_then(ref: Ref, revision: int, why: str) -> ManorError:
+    """Return the refusal of a revision at which a document did not exist."""
+    hint = f"`manor history {ref.kind.lower()} {ref.name}` shows its revisions."
+    return not_found(f"{ref} did not exist at revision {revision}: {why}", hint=hint)

@@ -16,14 +16,14 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from manor_bus.errors import ManorError, Problem, bad_request, denied_state, not_found
+from manor_bus.errors import ManorError, Problem, bad_request, denied_state
 from manor_bus.messages import Message
 from manor_bus.messages import config as m
 from manor_bus.messages.documents import AnyDocument, Metadata
 from manor_bus.peer import Answer, Context, Peer
 from manor_bus.service import Room
 from manor_config import edits, notes
-from manor_config.catalog import absent, check_kind
+from manor_config.catalog import absent, check_kind, named, not_then
 from manor_config.credentials import pass_on
 from manor_config.documents import PREFIX, Parsed, key_of, loaded
 from manor_config.engines import Engine, tables
@@ -112,7 +112,7 @@ class Config:
     async def delete(self, request: m.Delete, context: Context) -> m.Applied:
         """Delete documents."""
         store = self.store
-        refs = [_ref(one.kind, one.name) for one in request.references]
+        refs = [named(one.kind, one.name) for one in request.references]
 
         def decide(stamp: edits.Stamp) -> edits.Edit:
             return edits.delete(store.catalog, refs, request.revision)
@@ -122,7 +122,7 @@ class Config:
     async def rename(self, request: m.Rename, context: Context) -> m.Applied:
         """Rename a document."""
         store = self.store
-        ref = _ref(request.kind, request.name)
+        ref = named(request.kind, request.name)
 
         def decide(stamp: edits.Stamp) -> edits.Edit:
             return edits.rename(store.catalog, ref, request.new_name, request.revision, stamp)
@@ -132,7 +132,7 @@ class Config:
     async def rollback(self, request: m.Rollback, context: Context) -> m.Applied:
         """Write a past state of a document as a new revision."""
         store = self.store
-        ref = _ref(request.kind, request.name)
+        ref = named(request.kind, request.name)
         past = await self._as_of(store, ref, request.revision)
 
         def decide(stamp: edits.Stamp) -> edits.Edit:
@@ -163,7 +163,7 @@ class Config:
 
     async def get(self, request: m.Get, context: Context) -> m.Got:
         """Answer with one document."""
-        store, ref = self.store, _ref(request.kind, request.name)
+        store, ref = self.store, named(request.kind, request.name)
         if request.revision is None:
             return m.Got(document=store.catalog.get(ref), revision=store.engine.revision)
         document = await self._as_of(store, ref, request.revision)
@@ -173,10 +173,10 @@ class Config:
         entry = await store.engine.at(key_of(ref), revision)
         if entry is None:
             raise (
-                absent(ref) if store.catalog.find(ref) is None else _not_then(ref, revision, "created later")
+                absent(ref) if store.catalog.find(ref) is None else not_then(ref, revision, "created later")
             )
         if entry.value is None:
-            raise _not_then(ref, revision, f"deleted at revision {entry.revision}")
+            raise not_then(ref, revision, f"deleted at revision {entry.revision}")
         return loaded(entry.value, entry.revision)
 
     async def list(self, request: m.List, context: Context) -> m.Listed:
@@ -190,7 +190,7 @@ class Config:
 
     async def history(self, request: m.History, context: Context) -> m.HistoryListed:
         """Answer with the past of a document."""
-        engine, ref = self.store.engine, _ref(request.kind, request.name)
+        engine, ref = self.store.engine, named(request.kind, request.name)
         limit = _limit(request.limit, HISTORY_MAX)
         past = await engine.past(key_of(ref), limit + 1)
         if not past:
@@ -305,6 +305,11 @@ class Config:
                     done = upto
             await asyncio.sleep(COMPACT_EVERY_S)
 
+    async def pass_credentials_on(self) -> None:
+        """Let the broker know whose keys the documents grant, for ever."""
+        await self.opened.wait()
+        await pass_on(self._peer, lambda: self.store.catalog.everything())
+
     async def end_with_storage(self) -> None:
         """End the process when the storage failed; the next one looks at what is on the disk."""
         await self.opened.wait()
@@ -320,14 +325,10 @@ class Config:
             await self._store.engine.close()
 
 
-def _ref(kind: str, name: str) -> Ref:
-    check_kind(kind)
-    return Ref(kind, name)
-
-
-def _not_then(ref: Ref, revision: int, why: str) -> ManorError:
-    hint = f"`manor history {ref.kind.lower()} {ref.name}` shows its revisions."
-    return not_found(f"{ref} did not exist at revision {revision}: {why}", hint=hint)
+def _mourn(task: asyncio.Task[None]) -> None:
+    """Log the bug that ended a task which should run for ever."""
+    if not task.cancelled() and isinstance(task.exception(), Exception):
+        log.critical("a part of config died; restart the service", exc_info=task.exception())
 
 
 def _limit(limit: int, most: int) -> int:
@@ -359,8 +360,10 @@ async def open_room(
     """Open the service on a connected peer."""
     config = Config(peer, settings, now, new_uuid)
     await config.open()
-    credentials = pass_on(peer, lambda: config.store.catalog.everything())
-    tasks = [asyncio.create_task(work) for work in (config.compact(), config.end_with_storage(), credentials)]
+    work = (config.compact(), config.end_with_storage(), config.pass_credentials_on())
+    tasks = [asyncio.create_task(one) for one in work]
+    for task in tasks:
+        task.add_done_callback(_mourn)
 
     async def close() -> None:
         for task in tasks:
