@@ -209,10 +209,23 @@ class Client:
         self, pattern: str, *, tap: bool = False, policy: Policy = "gap", timeout: float | None = None
     ) -> Iterator[Item]:
         """Follow a pattern as it passes, envelopes and all; `tap`: calls and replies, too."""
+        for arrived in self._batches(pattern, policy, timeout, tap=tap):
+            yield from arrived.items
+
+    def frames(
+        self, pattern: str, *, tap: bool = False, policy: Policy = "gap", timeout: float | None = None
+    ) -> Iterator[bytes]:
+        """Follow a pattern as it passes, every frame byte for byte (see `record`)."""
+        for arrived in self._batches(pattern, policy, timeout, tap=tap):
+            yield arrived.frame
+
+    def _batches(
+        self, pattern: str, policy: Policy, timeout: float | None, *, tap: bool
+    ) -> Iterator[outcomes.Arrived]:
         wish = bus.Subscribe(sid=next(self._sids), policy=policy, tap=tap)
         for event in self._events(pattern, wish, timeout):
             if isinstance(event, outcomes.Arrived):
-                yield from event.items
+                yield event
                 self._session.consumed(event)
 
     def _events(
@@ -244,7 +257,7 @@ class Client:
             case outcomes.Missed() if mine.view is not None and not mine.renewing:
                 mine.renewing = True
                 self._at(mine.renewed + AGAIN_S, partial(self._renew, mine))
-            case outcomes.Arrived(_, _, items, _):
+            case outcomes.Arrived(_, _, items):
                 for sender, wire in items:
                     self._act(mine, reading(mine.view, sender, wire))
             case outcomes.Replied(token, reply, _) if token in mine.asked and mine.view is not None:

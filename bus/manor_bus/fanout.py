@@ -141,7 +141,7 @@ class Fanout:
         streams = tuple(
             stream
             for stream in self._streams.values()
-            if not stream.tap and matches(stream.pattern, subject) and self._may_watch(stream.label, subject)
+            if matches(stream.pattern, subject) and self._may_watch(stream.label, subject)
         )
         self._by_subject[subject] = streams
         return streams

@@ -100,8 +100,8 @@ class Followed:
         self._tell(Live(sub.sid, done.owners))
         return True
 
-    def items(self, down: Down, size: int) -> None:
-        """Take a frame of a subscription, `size` bytes long."""
+    def items(self, down: Down, frame: bytes) -> None:
+        """Take a frame of a subscription, decoded and as it came."""
         sub = self._by_life.get(down.sid)
         if sub is None or sub.next is None:
             return  # ended here
@@ -111,7 +111,7 @@ class Followed:
         if down.items:
             sub.next += len(down.items)
             items = tuple((item.sender, item.envelope) for item in down.items)
-            self._tell(Arrived(sub.sid, sub.life, items, size - _head(down)))
+            self._tell(Arrived(sub.sid, sub.life, items, len(frame) - _head(down), frame))
         elif sub.messages > sub.told_messages:
             self._credit(sub)  # a quiet moment: also the last bit of room, someone may wait for it
 

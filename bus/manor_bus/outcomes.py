@@ -76,13 +76,14 @@ class Live:
 class Arrived:
     """Items of a subscription, in `size` bytes; give it to `consumed` when the application is done with them.
 
-    `life` numbers the subscription on the wire: it changes with every new connection.
+    `life` numbers the subscription on the wire: it changes with every new connection. `frame` is what came.
     """
 
     sid: int
     life: int
     items: tuple[tuple[str, Envelope], ...]
     size: int
+    frame: bytes = b""
 
 
 @dataclass(frozen=True)

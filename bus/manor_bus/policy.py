@@ -41,6 +41,8 @@ _DENIED: Final = Decision(False, "default deny: no rule allows it")
 def decide(label: str, verb: str, subject: str) -> Decision:
     """Decide whether principal `label` (`service/config`, `operator/alice`) may do `verb` on a subject."""
     kind, _, name = label.partition("/")
+    if not name:
+        return _DENIED
     if verb == "call" and subject == CONFIG_ONLY:
         return Decision(label == "service/config", "only config passes credentials on")
     if kind == "service":

@@ -51,9 +51,10 @@ class Ring:
         for kept in self._kept:
             if kept.n <= since or not matches(pattern, kept.subject):
                 continue
-            size += len(kept.envelope) + 128
-            if len(found) >= limit or size > ANSWER_BYTES_MAX:
+            envelope = kept.envelope if len(kept.envelope) < ANSWER_BYTES_MAX else b""  # too large to tell
+            size += len(envelope) + 128
+            if len(found) >= limit or size > ANSWER_BYTES_MAX + 128:
                 break
-            found.append(RingEvent(n=kept.n, at=kept.at, sender=kept.sender, envelope=kept.envelope))
+            found.append(RingEvent(n=kept.n, at=kept.at, sender=kept.sender, envelope=envelope))
         first = self._kept[0].n if self._kept else self.last + 1
         return RingListed(events=tuple(found), first=first, last=self.last)

@@ -174,7 +174,7 @@ class Session:
         self._heard = now
         down = codec.decode(frame, Down)
         if down.sid:
-            self._followed.items(down, len(frame))
+            self._followed.items(down, frame)
             return
         for item in down.items:
             self._take(item.sender, item.envelope, down.n, now)

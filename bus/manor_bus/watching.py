@@ -92,7 +92,7 @@ class Watching:
                 if watch.view is not None and watch.renewal is None:
                     due = max(self._loop.time(), watch.renewed + RENEW_S)
                     watch.renewal = self._loop.call_at(due, self._renew, watch)
-            case Arrived(_, _, items, _):
+            case Arrived(_, _, items):
                 for sender, wire in items:
                     self._act(watch, reading(watch.view, sender, wire))
                 watch.queue.put_nowait(event)
