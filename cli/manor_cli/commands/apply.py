@@ -46,7 +46,7 @@ def files_option(function: F) -> F:
 def apply(
     app: App, files: Sequence[str], dry_run: bool, reason: str, chunk: int | None, wait: bool, output: str
 ) -> None:
-    """Create or change what documents describe, all of it or nothing.
+    """Create or change what documents describe, all or nothing.
 
     With --wait it returns when domains and volumes are as described; a failed step is an error.
     A document with metadata.revision is only written if that is still its revision.
@@ -73,7 +73,7 @@ def apply(
 @output_option
 @click.pass_obj
 def diff(app: App, files: Sequence[str], output: str) -> None:
-    """Show how documents differ from what is stored, field by field; change nothing.
+    """Show how documents differ from what is stored.
 
     \b
     Example:

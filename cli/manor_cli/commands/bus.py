@@ -31,7 +31,7 @@ class Recorded(msgspec.Struct, frozen=True):
 
 @click.group()
 def bus() -> None:
-    """Look at the bus: who is attached, what passes, what the policy says.
+    """Look at the bus: peers, messages, policy, recordings.
 
     \b
     Example:

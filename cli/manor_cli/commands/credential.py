@@ -14,7 +14,7 @@ from manor_cli.output import output_option, show
 
 @click.group()
 def credential() -> None:
-    """Give, replace and take back the keys with which principals attach to the bus.
+    """Give, replace and take back keys to the bus.
 
     \b
     Example:

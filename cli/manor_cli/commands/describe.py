@@ -25,7 +25,7 @@ RECENT: Final = 5
 @click.argument("name")
 @click.pass_obj
 def describe(app: App, kind: str, name: str) -> None:
-    """Describe one thing: what was asked for, what is there, and what happened lately.
+    """Describe one thing: asked for, there, and lately.
 
     \b
     Example:

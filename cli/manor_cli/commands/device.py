@@ -23,7 +23,7 @@ TYPES: Final[dict[str, Any]] = {"disk": Disk, "nic": Nic, "channel": Channel, "p
 
 @click.group()
 def device() -> None:
-    """Attach, detach and list the devices of domains, also while they run.
+    """Attach, detach and list the devices of domains.
 
     \b
     Example:

@@ -86,7 +86,7 @@ def reboot(
 
 @verb
 def reset(app: App, name: str, reason: str, wait: bool, output: str) -> None:
-    """Reset the machine as its reset button does, without asking the guest.
+    """Reset the machine as its reset button does.
 
     \b
     Example:
@@ -130,7 +130,7 @@ def destroy(app: App, name: str, reason: str, wait: bool, output: str) -> None:
 
 @verb
 def save(app: App, name: str, reason: str, wait: bool, output: str) -> None:
-    """Save memory and device state to the node and end the run; `manor restore` continues it.
+    """Save memory and devices and end the run, to restore later.
 
     \b
     Example:
@@ -153,7 +153,7 @@ def restore(app: App, name: str, reason: str, wait: bool, output: str, paused: b
 
 @verb
 def discard(app: App, name: str, reason: str, wait: bool, output: str) -> None:
-    """Throw the saved state of a domain away: its next start is a fresh one.
+    """Throw the saved state away: the next start is a fresh one.
 
     \b
     Example:
@@ -177,7 +177,7 @@ def rename(app: App, name: str, reason: str, wait: bool, output: str, new_name: 
 
 @verb
 def clear(app: App, name: str, reason: str, wait: bool, output: str) -> None:
-    """Clear FAILED after you have looked into it: the domain may be started again.
+    """Clear FAILED after you have looked: it may be started again.
 
     \b
     Example:
@@ -192,7 +192,7 @@ def clear(app: App, name: str, reason: str, wait: bool, output: str) -> None:
 @output_option
 @click.pass_obj
 def nmi(app: App, name: str, wait: bool, output: str) -> None:
-    """Send a non-maskable interrupt; many guests then write a crash dump.
+    """Send a non-maskable interrupt: many guests then dump core.
 
     \b
     Example:

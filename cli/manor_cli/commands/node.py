@@ -32,7 +32,9 @@ _LOCAL = View(
 @click.option("--node", default="", help="Name of this node (default: node1).")
 @click.pass_obj
 def init(app: App, node: str) -> None:
-    """Create the state directory, this node's name, and its first keys. Repeating it is harmless.
+    """Create the state directory, the node's name, and its keys.
+
+    Repeating it is harmless.
 
     \b
     Example:
@@ -108,7 +110,9 @@ async def _foreground(app: App, settings: Any) -> None:
 )
 @click.pass_obj
 def down(app: App, keep_domains: bool, deadline: float) -> None:
-    """Shut the guests down, then stop all services. Leaves nothing running.
+    """Shut the guests down, then stop all services.
+
+    Leaves nothing running.
 
     Works also when the supervisor or the bus is dead: processes are found by what they are.
 
@@ -138,7 +142,9 @@ def down(app: App, keep_domains: bool, deadline: float) -> None:
 @output_option
 @click.pass_obj
 def status(app: App, output: str) -> None:
-    """Show what runs on this machine, whether or not the bus answers. Exit code 8 when not all is ready.
+    """Show what runs on this machine, also without a bus.
+
+    Exit code 8 when not everything is ready.
 
     \b
     Example:

@@ -21,7 +21,9 @@ from manor_cli.render import as_json, whole
 @click.option("--compact", is_flag=True, help="Each answer in one line.")
 @click.pass_obj
 def call(app: App, subject: str, body: str, key: str, at: str, compact: bool) -> None:
-    """Call SUBJECT with the JSON text BODY; print partial replies and the reply as JSON.
+    """Post a call by hand; print its replies as JSON.
+
+    SUBJECT says who answers, BODY is a JSON text.
 
     `manor schema` lists the subjects, `manor schema SUBJECT` says what BODY has. `-` reads it from stdin.
 
@@ -49,7 +51,9 @@ def call(app: App, subject: str, body: str, key: str, at: str, compact: bool) ->
 @click.option("--type", "type_name", default="", help="Name of its schema (default: SUBJECT.v1).")
 @click.pass_obj
 def publish(app: App, subject: str, body: str, type_name: str) -> None:
-    """Publish BODY as passing news; operators may do so under operator.NAME.
+    """Publish news by hand.
+
+    Operators may do so under operator.NAME; BODY is a JSON text.
 
     \b
     Example:

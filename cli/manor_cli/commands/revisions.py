@@ -32,7 +32,9 @@ def delete(
     wait: bool,
     output: str,
 ) -> None:
-    """Delete documents; refused while something uses them, naming by whom.
+    """Delete documents.
+
+    Refused while something uses one, naming by whom.
 
     \b
     Example:
@@ -56,7 +58,7 @@ def delete(
 @output_option
 @click.pass_obj
 def history(app: App, kind: str, name: str, limit: int, output: str) -> None:
-    """Show the revisions of a document, newest first: when, by whom, why, what.
+    """Show the revisions of a document: when, by whom, why, what.
 
     \b
     Example:
@@ -81,7 +83,7 @@ def history(app: App, kind: str, name: str, limit: int, output: str) -> None:
 @output_option
 @click.pass_obj
 def rollback(app: App, kind: str, name: str, revision: int, reason: str, output: str) -> None:
-    """Write a document as it was at REVISION, as a new revision.
+    """Write a document as it was at REVISION once more.
 
     \b
     Example:

@@ -33,7 +33,9 @@ CATALOGUE = View(
 @output_option
 @click.pass_obj
 def schema(app: App, name: str, asyncapi: bool, markdown: bool, output: str) -> None:
-    """List all messages, or print the JSON Schema of one: a type, a subject, or a kind of document.
+    """List all messages, or print the JSON Schema of one.
+
+    NAME: a type, a subject, or a kind of document.
 
     \b
     Example:

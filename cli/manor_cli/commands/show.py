@@ -21,7 +21,9 @@ from manor_cli.render import View, as_json, as_yaml, whole
 @output_option
 @click.pass_obj
 def list_(app: App, kind: str, selector: str, output: str) -> None:
-    """List what is there: domains, or nodes, services, providers, volumes, devices, back ends.
+    """List what is there: domains, or things of another KIND.
+
+    KIND: nodes, services, providers, resources, volumes, devices, backends, or a kind of document.
 
     \b
     Example:

@@ -7,7 +7,7 @@ import click
 
 @click.command()
 def version() -> None:
-    """Say which version this is, and which version of the bus protocol it speaks.
+    """Say which version this is, and of which bus protocol.
 
     \b
     Example:

@@ -28,7 +28,7 @@ from manor_cli.render import as_json
 def watch(
     app: App, pattern: str, output: str, once: bool, changes_only: bool, since: int | None, count: int | None
 ) -> None:
-    """Follow every object under PATTERN: first as it is now, then each new value.
+    """Follow what is under PATTERN: as it is, then each change.
 
     Patterns: domain.web, domain.* (one word), device.> (one or more). The global --timeout ends it.
     With -o json each line is one JSON object with CloudEvents names; "data" is null when the object is gone.
