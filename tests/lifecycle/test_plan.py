@@ -85,7 +85,7 @@ def test_the_shutdown_of_a_domain_that_always_runs_is_remembered_first() -> None
     assert (first.act, first.undo) == (Act.REMEMBER_STOPPED, Act.FORGET_STOPPED)
 
 
-@pytest.mark.parametrize("kind", ["pause", "resume", "save", "shutdown", "discard"])
+@pytest.mark.parametrize("kind", ["pause", "resume", "save", "shutdown"])
 def test_what_is_so_already_needs_no_step(kind: str) -> None:
     there = {"pause": GuestState.PAUSED, "resume": GuestState.RUNNING}
     assert make(kind, Arguments(), Observed(guest=there.get(kind))) == ()

@@ -1,9 +1,9 @@
 """Every operation is killed before and after, and cancelled at, each of its points, on the fake hypervisor.
 
-A point is a deed of the driver, done or undone. First the operation runs once and its points are counted. Then
-it runs once for each: the service ends at the point as by kill -9 and starts again, or the operation is cancelled
-there. What must hold: the domain is in a valid state, nothing is left behind, the operation has an outcome, the
-same id is answered with that outcome, and asking again succeeds.
+A point is a deed of the driver, done or undone. First the operation runs once and its points are counted.
+Then it runs once for each: the service ends there as by kill -9 and starts again, or the operation is
+cancelled there. What must hold: the domain is in a valid state, nothing is left behind, the operation has an
+outcome, the same id is answered with that outcome, and asking again succeeds.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def asks(request: Message) -> Callable[[Scene], Awaitable[str]]:
 def changes(*disks: dict[str, Any]) -> Callable[[Scene], Awaitable[str]]:
     async def begin(scene: Scene) -> str:
         await scene.apply("web", disks=list(disks), nics=[NET])
-        while not (found := await scene.operations("web", active=True)):
+        while not (found := await scene.operations("web", active=True)):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         return found[0].id
 

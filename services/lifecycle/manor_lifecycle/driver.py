@@ -23,7 +23,7 @@ from manor_lifecycle import machine, plan
 from manor_lifecycle.deeds import DEEDS
 from manor_lifecycle.hypervisors import GuestState
 from manor_lifecycle.ledger import Begun, Closed, Stepped, Turned
-from manor_lifecycle.life import Life, Work, observed
+from manor_lifecycle.life import Life, Work, lived, observed
 from manor_lifecycle.machine import Trigger
 from manor_lifecycle.means import Means
 from manor_lifecycle.operations import trigger_of
@@ -308,6 +308,8 @@ class Driver:
             trigger = _seen(life)
             if machine.knows(life.state, trigger):
                 life.state, _ = machine.step(life.state, trigger)
+        if life.guest is not None and life.uuid not in self._means.ledger.live:
+            self._means.note(lived(life, self._means.boot_id))
         if life.guest is None and life.connections:  # no run, no connections: devices is told until it knows
             self._means.owed[life.uuid, life.born] = None
             life.connections.clear()

@@ -116,7 +116,8 @@ class Observed:
     """What a plan depends on. `devices`: disks, nics and channels of the document, in order.
 
     `connected`: ids that have a back end connected; `renames_runs`: the adapter can show another name.
-    `expected`: the journal knows of a run, there or not. `renewed`: the run is already the one that this operation made, before the service was restarted.
+    `expected`: the journal knows of a run, there or not. `renewed`: the run is already the one that this
+    operation made, before the service was restarted.
     """
 
     guest: GuestState | None = None
