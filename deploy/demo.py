@@ -115,7 +115,7 @@ def typed(line: str) -> str:
 def seen(text: str) -> str:
     """Wait until the guest has printed a text, maybe before now, and return that line."""
     printed = run(MANOR, "--timeout", str(PATIENCE_S), "console", "web", "--watch", "--until", text)
-    lines = [line.strip() for line in printed.splitlines() if text in line]
+    lines = [line[line.index(text) :].strip() for line in printed.splitlines() if text in line]
     if not lines:
         raise Failed(f"the guest did not print {text}, but: {printed[-500:]}")
     return lines[-1]

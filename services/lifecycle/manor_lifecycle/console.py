@@ -30,6 +30,8 @@ CHUNK_BYTES: Final = 16 << 10
 BATCH_BYTES: Final = 4 * CHUNK_BYTES  # published at once; a guest that prints faster is shown with holes
 WRITE_BYTES_MAX: Final = 4096
 AGAIN_S: Final = 1.0
+FIRST_READ_S: Final = 0.02
+FIRST_READS: Final = 10
 NEVER: Final = frozenset({Kind.DENIED_STATE, Kind.BAD_REQUEST})  # there is no console to wait for
 
 _log = logging.getLogger(__name__)
@@ -164,6 +166,10 @@ class Consoles:
     async def attach(self, uuid: str, request: ConsoleAttach, who: str, key: str) -> ConsoleAttached:
         """Return what was printed, and the right to type when it is asked for and free."""
         console = self._find(uuid, request.name)
+        for _ in range(FIRST_READS):
+            if console.ring.end or console.missing:
+                break
+            await asyncio.sleep(FIRST_READ_S)  # it was opened just now: what was printed before is on its way
         if console.missing and not console.ring.end:
             raise denied_state(f"{request.name} has no console: {console.missing}")
         if request.write:

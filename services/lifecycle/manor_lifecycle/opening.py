@@ -21,11 +21,13 @@ from manor_lifecycle import hypervisors
 from manor_lifecycle.awakening import awaken
 from manor_lifecycle.capacity import measure
 from manor_lifecycle.claims import Claims
+from manor_lifecycle.console import Consoles
 from manor_lifecycle.domains import Domains
 from manor_lifecycle.hypervisors import AdapterSettings, Description, Hypervisor
 from manor_lifecycle.journal import Journal
 from manor_lifecycle.ledger import Ledger
 from manor_lifecycle.life import document_of
+from manor_lifecycle.listening import Listening
 from manor_lifecycle.means import Means, Turns
 from manor_lifecycle.publishing import Publishing
 from manor_lifecycle.settings import Settings
@@ -46,6 +48,8 @@ class Opened:
     means: Means
     domains: Domains
     publishing: Publishing
+    consoles: Consoles
+    listening: Listening
     registrar: Registrar
     labels: dict[str, str] = field(default_factory=dict)
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
@@ -56,6 +60,7 @@ class Opened:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
         await self.domains.driver.close()
+        await self.consoles.close()
         await self.means.claims.close()
         self.publishing.close()
         await self.registrar.close()
@@ -72,7 +77,10 @@ async def open_all(peer: Peer, settings: Settings, wall: Callable[[], float] = t
     registrar = Registrar(peer)
     publishing = Publishing(peer, registrar, means.node)
     domains = Domains(means, publishing)
-    opened = Opened(means, domains, publishing, registrar)
+    consoles = Consoles(peer.publish)
+    listening = Listening(means, domains, consoles)
+    publishing.look, publishing.forget = listening.look, listening.forget
+    opened = Opened(means, domains, publishing, consoles, listening, registrar)
     await means.claims.load(CONFIG_TIMEOUT_S)
     await _cluster_settings(opened, peer)
     watch = aiter(peer.watch("config.domain.*"))

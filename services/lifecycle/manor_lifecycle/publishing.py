@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -32,6 +33,8 @@ class Publishing:
         self._peer = peer
         self._registrar = registrar
         self._node = node
+        self.look: Callable[[Life], None] | None = None  # told of every change at once
+        self.forget: Callable[[Life], None] | None = None
         self._lives: dict[str, Life] = {}
         self._operations: dict[str, Operation] = {}
         self._told: dict[str, DomainStatus] = {}  # what was told last, by uuid
@@ -42,6 +45,8 @@ class Publishing:
     def changed(self, life: Life) -> None:
         """A domain may look different now."""
         self._lives[life.uuid] = life
+        if self.look is not None:
+            self.look(life)
         self._soon()
 
     def told(self, operation: Operation) -> None:
@@ -52,6 +57,8 @@ class Publishing:
     def removed(self, life: Life) -> None:
         """A domain is no more."""
         self._lives.pop(life.uuid, None)
+        if self.forget is not None:
+            self.forget(life)
         told = self._told.pop(life.uuid, None)
         if told is not None:
             self._registrar.drop("domain", told.name, "deleted")

@@ -20,6 +20,7 @@ from manor_lifecycle import machine, operations, plan
 from manor_lifecycle.domains import Domains
 from manor_lifecycle.ledger import Begun, Closed, has_ended
 from manor_lifecycle.life import Life, Work, observed
+from manor_lifecycle.listening import Listening
 from manor_lifecycle.machine import Trigger
 from manor_lifecycle.means import Means
 from manor_lifecycle.opening import Opened, open_all
@@ -283,7 +284,7 @@ def _deaf(context: Context) -> Context:
     )
 
 
-def _answers(service: Lifecycle) -> dict[type[Message], Answer]:
+def _answers(service: Lifecycle, listening: Listening) -> dict[type[Message], Answer]:
     plain: dict[str, type[Message]] = {
         "reset": m.DomainReset,
         "pause": m.DomainPause,
@@ -306,6 +307,9 @@ def _answers(service: Lifecycle) -> dict[type[Message], Answer]:
         m.DomainShow: service.show,
         m.DomainsList: service.listed,
         m.DomainScreenshot: service.screenshot,
+        m.ConsoleAttach: listening.attach,
+        m.ConsoleWrite: listening.write,
+        m.ConsoleDetach: listening.detach,
         m.OperationList: service.operation_list,
         m.OperationShow: service.operation_show,
         m.OperationFollow: service.operation_follow,
@@ -316,7 +320,7 @@ def _answers(service: Lifecycle) -> dict[type[Message], Answer]:
 def room(opened: Opened) -> Room:
     """Put the answers on what was opened."""
     service = Lifecycle(opened.domains, opened.means, opened.publishing)
-    return Room(answers=_answers(service), owns=OWNS, close=opened.close)
+    return Room(answers=_answers(service, opened.listening), owns=OWNS, close=opened.close)
 
 
 async def open_room(peer: Peer, settings: Settings) -> Room:

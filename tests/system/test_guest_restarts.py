@@ -1,0 +1,134 @@
+"""A real guest lives on while every part of Manor is killed and replaced around it; it says so itself."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from manor_bus.view import Change
+from tests.system.nodes import Node, node
+
+ROOT = Path(__file__).resolve().parents[2]
+PARTS = ("bus", "config", "discovery", "lifecycle", "devices")
+PROMPT = "guest# "
+DOCUMENTS = """\
+kind: Volume
+metadata: {{name: scratch}}
+spec: {{size_mib: 32, format: qcow2}}
+---
+kind: Domain
+metadata: {{name: web}}
+spec:
+  memory: {{size_mib: 256}}
+  boot: {{kernel: {kernel}, initrd: {initrd}, cmdline: console=ttyS0 quiet}}
+  disks: [{{id: disk0, volume: scratch, format: qcow2}}]
+"""
+
+pytestmark = [pytest.mark.system, pytest.mark.qemu]
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    built = subprocess.run(
+        [sys.executable, ROOT / "deploy" / "guest" / "build.py"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=600,
+    )
+    image = dict(line.split(" ", 1) for line in built.stdout.splitlines())
+    folder = tmp_path_factory.mktemp("guest")
+    for parent in (folder, *folder.parents[:2]):
+        parent.chmod(0o711)  # the domain has a user of its own, who must get to its disk
+    with node(folder, "--hypervisor", "qemu") as made:
+        documents = folder / "web.yaml"
+        documents.write_text(DOCUMENTS.format(**image))
+        made.manor("apply", "-f", str(documents))
+        made.manor("start", "web")
+        made.manor("--timeout", "100", "console", "web", "--watch", "--until", "MANOR-GUEST-READY")
+        yield made
+
+
+def typed(running: Node, line: str) -> str:
+    """Type a line at the guest's console and return what it answered."""
+    console = ("--timeout", "60", "console", "web", "--no-scrollback", "--until", PROMPT)
+    return running.manor(*console, stdin=line + "\n").stdout
+
+
+def uptime(running: Node) -> float:
+    """Ask the guest how long it has been up, in seconds."""
+    answer = typed(running, "cat /proc/uptime")
+    found = re.search(r"^([0-9.]+) [0-9.]+\s*$", answer, re.MULTILINE)
+    assert found, answer
+    return float(found[1])
+
+
+def emulators(running: Node) -> list[str]:
+    """Return the processes of the node's guests."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (folder / "cmdline").read_bytes()
+        except OSError:
+            continue  # it ended
+        if b"qemu-system" in line and str(running.directory).encode() in line:
+            found.append(folder.name)
+    return found
+
+
+def test_a_guest_outlives_the_killing_of_every_part(running: Node) -> None:
+    assert "DISK-WRITTEN" in typed(running, "disk write /dev/vda 4")
+    before, pids = uptime(running), emulators(running)
+    assert len(pids) == 1
+    for part in PARTS:
+        running.wait_replaced(part, running.kill(part))
+        now = uptime(running)
+        assert now > before, f"the guest was restarted when {part} was killed"
+        before = now
+    for part in PARTS[1:]:
+        running.manor("service", "replace", part)
+        now = uptime(running)
+        assert now > before, f"the guest was restarted when {part} was replaced"
+        before = now
+    assert emulators(running) == pids
+    assert "DISK-VERIFIED" in typed(running, "disk verify /dev/vda 4")
+    row = running.json("list")[0]
+    assert (row["state"], row["incarnation"]) == ("RUNNING", 1)
+
+
+def test_a_save_continues_where_it_was(running: Node) -> None:
+    before = uptime(running)
+    running.manor("save", "web")
+    assert running.json("list")[0]["state"] == "SUSPENDED"
+    assert emulators(running) == []
+    running.manor("restore", "web")
+    assert uptime(running) >= before
+    assert "DISK-VERIFIED" in typed(running, "disk verify /dev/vda 4")
+
+
+def test_a_killed_guest_is_noticed_and_told(running: Node) -> None:
+    (pid,) = emulators(running)
+    subprocess.run(["kill", "-9", pid], check=True)
+    with running.client() as client:
+        for change in client.watch("domain.web", timeout=30):
+            if isinstance(change, Change) and change.value.entry.fact.status.state == "DEFINED":
+                assert "device-model" in change.value.entry.fact.status.reason
+                return
+    raise AssertionError("nobody noticed")
+
+
+def test_down_can_leave_the_guests_and_up_takes_them_again(running: Node) -> None:
+    running.manor("start", "web")
+    running.manor("--timeout", "100", "console", "web", "--watch", "--until", "MANOR-GUEST-READY")
+    before, pids = uptime(running), emulators(running)
+    running.manor("down", "--keep-domains")
+    assert emulators(running) == pids
+    running.manor("up", "--detach", "--hypervisor", "qemu")
+    assert uptime(running) > before
+    running.manor("down")
+    assert emulators(running) == []
