@@ -35,6 +35,7 @@ MEMORY_BYTES_MAX: Final = 2_147_483_648
 MEMORY_KIB_HIGH: Final = 786_432  # from here on, who makes it grow is ended
 AUDIT_S: Final = 1.0
 GRACE_S: Final = 0.05  # for the RESET that says why, before the connection is shut
+GATHER_S: Final = 0.001  # events of a flood wait that long for each other
 _NAME: Final = int(zmq.SNDMORE | zmq.NOBLOCK)
 _LAST: Final = int(zmq.NOBLOCK)
 _ZAP: Final = "inproc://zeromq.zap.01"
@@ -102,7 +103,7 @@ class Broker:
         self._router = self._open()
         self._send_frame = super(zmq.Socket, self._router).send  # half the time of the wrapper around it
         self._stopping = False
-        self._audit_at = self._resident = 0.0
+        self._audit_at = self._resident = self._flush_at = 0.0
         now = time.monotonic()
         self.switch = Switch(
             node=settings.node, epoch=secrets.token_hex(8), boot_id=clock.boot_id(), decide=policy.decide,
@@ -175,6 +176,8 @@ class Broker:
         router, switch, wait_ms = self._router, self.switch, -1
         while not self._stopping:
             due = min(switch.next_timer(), self._ending[0][0] if self._ending else float("inf"))
+            if switch.fanout.waiting:
+                due = min(due, self._flush_at)
             before, wait_ms = wait_ms, max(0, min(1_000, int((due - time.monotonic()) * 1000) + 1))
             if wait_ms != before:
                 router.setsockopt(zmq.RCVTIMEO, wait_ms)
@@ -187,13 +190,21 @@ class Broker:
             now = time.monotonic()
             if now >= switch.next_timer():
                 switch.advance(now)
-            switch.flush(now)
+            self._flush(now)
             self._send()
             while self._ending and self._ending[0][0] <= now:
                 self._ending.popleft()[1].shut()
             if now >= self._audit_at:
                 self._audit_at = now + AUDIT_S
                 self._audit()
+
+    def _flush(self, now: float) -> None:
+        """Send events at once after a pause, else together: a flood costs each subscriber few frames."""
+        if not self.switch.fanout.waiting:
+            self.switch.flush(now)
+        elif now >= self._flush_at:
+            self._flush_at = now + GATHER_S
+            self.switch.flush(now)
 
     def _drain(self, conn: bytes) -> None:
         """Take messages while there are some; `conn` has sent the first one."""

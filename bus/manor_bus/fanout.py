@@ -162,6 +162,11 @@ class Fanout:
         stream.size += len(packed)
         self._dirty[stream] = None
 
+    @property
+    def waiting(self) -> bool:
+        """Whether events have collected that `flush` would send."""
+        return bool(self._dirty)
+
     # --- frames out -----------------------------------------------------------------------------------
 
     def flush(self, out: list[Send]) -> None:

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from manor_bus.envelope import Envelope
 from manor_bus.errors import ManorError
 from manor_bus.messages.bus import Owner, Welcome
 
 
-@dataclass(frozen=True)
-class Greeted:
+class Greeted(msgspec.Struct, frozen=True):
     """The broker knows us; `welcome.address` is our name."""
 
     welcome: Welcome
 
 
-@dataclass(frozen=True)
-class Turned:
+class Turned(msgspec.Struct, frozen=True):
     """The broker refused the greeting."""
 
     error: ManorError
 
 
-@dataclass(frozen=True)
-class Replied:
+class Replied(msgspec.Struct, frozen=True):
     """A call ended: exactly one of reply and error."""
 
     token: int
@@ -32,23 +29,20 @@ class Replied:
     error: ManorError | None
 
 
-@dataclass(frozen=True)
-class Parted:
+class Parted(msgspec.Struct, frozen=True):
     """A partial reply."""
 
     token: int
     part: Envelope
 
 
-@dataclass(frozen=True)
-class Restarted:
+class Restarted(msgspec.Struct, frozen=True):
     """The call is tried again: the partial replies so far are void."""
 
     token: int
 
 
-@dataclass(frozen=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True):
     """Somebody calls us; `deadline` is on our clock."""
 
     sender: str
@@ -56,24 +50,21 @@ class Asked:
     deadline: float
 
 
-@dataclass(frozen=True)
-class Withdrawn:
+class Withdrawn(msgspec.Struct, frozen=True):
     """The caller of `id` gave up."""
 
     sender: str
     id: str
 
 
-@dataclass(frozen=True)
-class Live:
+class Live(msgspec.Struct, frozen=True):
     """A subscription is live (again): what came before is unknown."""
 
     sid: int
     owners: tuple[Owner, ...]
 
 
-@dataclass(frozen=True)
-class Arrived:
+class Arrived(msgspec.Struct, frozen=True):
     """Items of a subscription, in `size` bytes; give it to `consumed` when the application is done with them.
 
     `life` numbers the subscription on the wire: it changes with every new connection. `frame` is what came.
@@ -86,29 +77,25 @@ class Arrived:
     frame: bytes = b""
 
 
-@dataclass(frozen=True)
-class Missed:
+class Missed(msgspec.Struct, frozen=True):
     """Items of a subscription were dropped: ask the owners."""
 
     sid: int
     count: int
 
 
-@dataclass(frozen=True)
-class Barred:
+class Barred(msgspec.Struct, frozen=True):
     """A subscription was refused."""
 
     sid: int
     error: ManorError
 
 
-@dataclass(frozen=True)
-class Drained:
+class Drained(msgspec.Struct, frozen=True):
     """The broker sends us no more calls."""
 
 
-@dataclass(frozen=True)
-class Dead:
+class Dead(msgspec.Struct, frozen=True):
     """No frame for too long: the shell must open a new connection."""
 
 

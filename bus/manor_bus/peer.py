@@ -34,8 +34,7 @@ Answer = Callable[[Any, "Context"], Awaitable[Message]]
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Context:
+class Context(msgspec.Struct, frozen=True):
     """Who calls, and until when. `caller` is the verified address, `deadline` is on the loop's clock."""
 
     caller: str
@@ -88,6 +87,7 @@ class Peer:
         self.on_greeted: list[Callable[[], None]] = []  # called whenever the broker knows us (again)
         self._calls: dict[int, _Call] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._due = float("inf")  # when it rings
         self._closed = False
         self._turning = False
         self.state = State(self._publish_raw)
@@ -263,15 +263,14 @@ class Peer:
         out, self.session.out = self.session.out, []
         for frame in out:
             self._link.send(frame)
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         due = self.session.next_timer()
-        if due != float("inf"):
-            self._timer = self._loop.call_at(due, self._tick)
+        if due < self._due:  # a timer that rings too early does no harm, setting one for every frame costs
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer, self._due = self._loop.call_at(due, self._tick), due
 
     def _tick(self) -> None:
-        self._timer = None
+        self._timer, self._due = None, float("inf")
         self.session.advance(self._loop.time())
         self.turn()
 

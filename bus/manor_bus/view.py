@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from manor_bus import codec
 from manor_bus.envelope import Envelope
 from manor_bus.messages.bus import Owner, OwnerChanged
@@ -21,8 +23,7 @@ from manor_bus.messages.node import SnapshotItem
 from manor_bus.subjects import matches
 
 
-@dataclass(frozen=True)
-class Fetch:
+class Fetch(msgspec.Struct, frozen=True):
     """The shell shall ask this instance for its snapshot and feed `snapshot` or `failed`.
 
     `again`: it could not be asked just now, so wait a little first.
@@ -33,8 +34,7 @@ class Fetch:
     again: bool = False
 
 
-@dataclass(frozen=True)
-class News:
+class News(msgspec.Struct, frozen=True):
     """One change for the application; `data` is None when the object is gone."""
 
     subject: str
@@ -45,13 +45,11 @@ class News:
     data: codec.Body | None
 
 
-@dataclass(frozen=True)
-class AllKnown:
+class AllKnown(msgspec.Struct, frozen=True):
     """The view equals the state of every owner that answered."""
 
 
-@dataclass(frozen=True)
-class Change:
+class Change(msgspec.Struct, frozen=True):
     """What an application sees: a new value of one object.
 
     `value` is None when the object is gone, and plain builtins when its type is not in the catalogue.
@@ -65,8 +63,7 @@ class Change:
     type: str = ""
 
 
-@dataclass(frozen=True)
-class Synced:
+class Synced(msgspec.Struct, frozen=True):
     """What an application sees when everything that is there now has been told."""
 
 

@@ -32,7 +32,9 @@ log = logging.getLogger(__name__)
 class _Watch:
     sid: int
     view: View | None
-    queue: asyncio.Queue[Change | Synced | ManorError | Arrived] = field(default_factory=asyncio.Queue)
+    queue: asyncio.Queue[tuple[list[Change | Synced], Arrived | ManorError | None]] = field(
+        default_factory=asyncio.Queue
+    )  # what happened, and how it ended: a batch that was read to here, or the whole watch
     fetches: set[asyncio.Task[None]] = field(default_factory=set)
     renewal: asyncio.TimerHandle | None = None
     renewed: float = float("-inf")
@@ -60,14 +62,14 @@ class Watching:
         self._peer.turn()
         try:
             while True:
-                entry = await mine.queue.get()
-                if isinstance(entry, ManorError):
-                    raise entry
-                if isinstance(entry, Arrived):  # the end of a batch: it was read to here
-                    session.consumed(entry)
+                changes, end = await mine.queue.get()
+                for change in changes:
+                    yield change
+                if isinstance(end, ManorError):
+                    raise end
+                if end is not None:
+                    session.consumed(end)
                     self._peer.turn()
-                else:
-                    yield entry
         finally:
             del self._watches[mine.sid]
             for task in mine.fetches:
@@ -84,7 +86,7 @@ class Watching:
             return
         match event:
             case Barred(_, error):
-                watch.queue.put_nowait(error)
+                watch.queue.put_nowait(([], error))
             case Live(_, owners):
                 self._act(watch, watch.view.live(owners) if watch.view is not None else [AllKnown()])
             case Missed(_, count):
@@ -93,14 +95,15 @@ class Watching:
                     due = max(self._loop.time(), watch.renewed + RENEW_S)
                     watch.renewal = self._loop.call_at(due, self._renew, watch)
             case Arrived(_, _, items):
+                changes: list[Change | Synced] = []
                 for sender, wire in items:
-                    self._act(watch, reading(watch.view, sender, wire))
-                watch.queue.put_nowait(event)
+                    self._collect(watch, reading(watch.view, sender, wire), changes)
+                watch.queue.put_nowait((changes, event))
 
     def end(self, error: ManorError) -> None:
         """End all of them."""
         for watch in self._watches.values():
-            watch.queue.put_nowait(error)
+            watch.queue.put_nowait(([], error))
 
     def _renew(self, watch: _Watch) -> None:
         watch.renewal, watch.renewed = None, self._loop.time()
@@ -108,15 +111,21 @@ class Watching:
         self._peer.turn()
 
     def _act(self, watch: _Watch, actions: Sequence[Action]) -> None:
+        changes: list[Change | Synced] = []
+        self._collect(watch, actions, changes)
+        if changes:
+            watch.queue.put_nowait((changes, None))
+
+    def _collect(self, watch: _Watch, actions: Sequence[Action], changes: list[Change | Synced]) -> None:
         for action in actions:
             match action:
                 case News():
                     try:
-                        watch.queue.put_nowait(change_of(action))
+                        changes.append(change_of(action))
                     except ManorError as error:
                         log.warning("left out %s of %s: %s", action.subject, action.sender, error)
                 case AllKnown():
-                    watch.queue.put_nowait(Synced())
+                    changes.append(Synced())
                 case Fetch():
                     task = self._loop.create_task(self._fetch(watch, action))
                     watch.fetches.add(task)
