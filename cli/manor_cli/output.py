@@ -12,6 +12,7 @@ from manor_cli.app import App
 from manor_cli.render import View
 
 FORMS: Final = ("table", "wide", "json", "yaml", "name")
+RICH_ROWS_MAX: Final = 500  # rich takes a millisecond for each row
 STYLES: Final = {
     "RUNNING": "green",
     "CONNECTED": "green",
@@ -72,7 +73,7 @@ def show_one(app: App, view: View, row: Mapping[str, Any], output: str) -> None:
 def _table(app: App, view: View, rows: Sequence[Mapping[str, Any]], *, wide: bool) -> None:
     titles = [column.title for column in view.shown(wide=wide)]
     cells = view.cells(rows, wide=wide)
-    if not app.terminal:
+    if not app.terminal or len(rows) > RICH_ROWS_MAX:
         for line in render.plain(titles, cells):
             app.out(line)
         return

@@ -77,6 +77,7 @@ class Console:
     place: Place = field(default_factory=Place)
     recent: bytes = b""
     token: str = ""
+    sender: str = ""
     printed: asyncio.Event = field(default_factory=asyncio.Event)
     found: bool = False
 
@@ -125,6 +126,7 @@ class Console:
                         await self._attach(first=True)
                         ready.set()
                 elif ready.is_set() and isinstance(change.value, lifecycle.ConsoleOutput):
+                    await self._from(change.sender)
                     await self._output(change.value)
                 if self.found:
                     return
@@ -142,6 +144,15 @@ class Console:
             if self.wish.scrollback:
                 self._print(attached.scrollback)
         return attached
+
+    async def _from(self, sender: str) -> None:
+        """Notice another instance of the service; one that lost count begins to count anew."""
+        if self.sender and sender != self.sender:
+            request = lifecycle.ConsoleAttach(name=self.wish.name, write=False)
+            now = await self.peer.call(request, lifecycle.ConsoleAttached, timeout=CALL_S)
+            if now.incarnation == self.place.incarnation and now.offset < self.place.offset:
+                self.place = Place(now.incarnation, now.offset - len(now.scrollback))
+        self.sender = sender
 
     async def _output(self, output: lifecycle.ConsoleOutput) -> None:
         before = self.place.offset if output.incarnation == self.place.incarnation else 0

@@ -1,6 +1,7 @@
 import yaml
 
 from manor_bus.messages.lifecycle import State
+from manor_cli.output import RICH_ROWS_MAX
 from tests.cli.fake import discovery, domain, run
 
 TWO = (domain("web"), domain("a\x1b[31m", State.FAILED, reason="it\nbroke"))
@@ -49,3 +50,8 @@ def test_nothing_is_an_empty_list_for_programs_and_a_word_for_people():
     ran = run("list", client=discovery())
     assert ran.out == ""
     assert "manor apply" in ran.err
+
+
+def test_a_long_table_is_plain_also_on_a_terminal():
+    many = [domain(f"d{number}") for number in range(RICH_ROWS_MAX + 1)]
+    assert run("list", client=discovery(*many), tty=True).out == run("list", client=discovery(*many)).out

@@ -27,6 +27,7 @@ class Guest:
         self.printed, self.incarnation = before, incarnation
         self.watchers, self.asked, self.heard = {}, [], b""
         self.answers, self.called = {}, asyncio.Event()
+        self.service = "service/lifecycle@n1/1"
 
     async def call(self, request, reply, *, timeout):
         self.asked.append(request)
@@ -62,7 +63,7 @@ class Guest:
 
     def emit(self, incarnation, offset, content):
         output = ConsoleOutput(name="web", incarnation=incarnation, offset=offset, content=content)
-        self.watchers["console.web"].put_nowait(Change("console.web", output))
+        self.watchers["console.web"].put_nowait(Change("console.web", output, self.service))
 
     def become(self, state):
         self.watchers["domain.web"].put_nowait(
@@ -259,6 +260,30 @@ async def test_a_service_that_restarted_is_attached_to_again():
     await it.end()
     assert guest.heard == b"x"
     assert [one.token for one in guest.asked if isinstance(one, ConsoleWrite)] == ["t1", "t3"]
+
+
+async def test_a_service_that_lost_count_is_followed_from_where_it_began_anew():
+    guest = Guest(b"0123456789")
+    it = Attached(guest)
+    await guest.until(ConsoleAttach)
+    guest.say(b"a")
+    guest.service, guest.printed = "service/lifecycle@n1/2", b"hi "
+    guest.say(b"again")
+    await it.until(b"again")
+    await it.end()
+    assert it.screen == b"0123456789ahi again"
+
+
+async def test_a_service_that_kept_count_is_followed_without_a_gap():
+    guest = Guest(b"0123456789")
+    it = Attached(guest)
+    await guest.until(ConsoleAttach)
+    guest.say(b"a")
+    guest.service = "service/lifecycle@n1/2"
+    guest.say(b"c", lost=b"b")
+    await it.until(b"c")
+    await it.end()
+    assert it.screen == b"0123456789abc"
 
 
 async def test_a_second_writer_is_refused_with_the_name_of_the_first():

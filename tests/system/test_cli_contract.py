@@ -134,6 +134,14 @@ def test_messages_can_be_posted_by_hand(running: Node) -> None:
     assert json.loads(past.stdout.splitlines()[0])["data"] == {"text": "noon"}
 
 
+def test_a_guest_is_typed_at_through_the_console(running: Node) -> None:
+    running.manor("start", "web", check=False)
+    typed = running.manor("--timeout", "10", "console", "web", "--until", "hello", stdin="hello\n")
+    assert "fake domain web" in typed.stdout
+    watched = running.manor("--timeout", "1", "console", "web", "--watch")
+    assert "hello" in watched.stdout
+
+
 @pytest.mark.parametrize(
     ("words", "kind"),
     [
