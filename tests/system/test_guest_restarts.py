@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,18 +35,19 @@ pytestmark = [pytest.mark.system, pytest.mark.qemu]
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    built = subprocess.run(
-        [sys.executable, ROOT / "deploy" / "guest" / "build.py"],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=600,
-    )
+def folder() -> Iterator[Path]:
+    """A folder that the domain's own user can pass through; pytest's are closed to others."""
+    made = Path(tempfile.mkdtemp(prefix="manor-"))
+    made.chmod(0o711)
+    yield made
+    shutil.rmtree(made)
+
+
+@pytest.fixture(scope="module")
+def running(folder: Path) -> Iterator[Node]:
+    build = [sys.executable, ROOT / "deploy" / "guest" / "build.py"]
+    built = subprocess.run(build, capture_output=True, text=True, check=True, timeout=600)
     image = dict(line.split(" ", 1) for line in built.stdout.splitlines())
-    folder = tmp_path_factory.mktemp("guest")
-    for parent in (folder, *folder.parents[:2]):
-        parent.chmod(0o711)  # the domain has a user of its own, who must get to its disk
     with node(folder, "--hypervisor", "qemu") as made:
         documents = folder / "web.yaml"
         documents.write_text(DOCUMENTS.format(**image))
