@@ -12,6 +12,7 @@ import os
 import resource
 import secrets
 import stat
+import struct
 import threading
 import time
 from collections import deque
@@ -20,7 +21,6 @@ from typing import Final
 
 import zmq
 from zmq.utils import z85
-from zmq.utils.monitor import parse_monitor_message
 
 from manor_bus import clock, codec, introspect, keys, policy
 from manor_bus.connections import Connection, Connections
@@ -40,6 +40,7 @@ _NAME: Final = int(zmq.SNDMORE | zmq.NOBLOCK)
 _LAST: Final = int(zmq.NOBLOCK)
 _ZAP: Final = "inproc://zeromq.zap.01"
 _NEWS: Final = "inproc://monitor-news"
+_MONITORED: Final = struct.Struct("=Hi")  # pyzmq's own parser imports asyncio: a third of our memory
 _NEWS_CONN: Final = b"monitor"
 
 log = logging.getLogger(__name__)
@@ -159,8 +160,8 @@ class Broker:
         ready.set()
         try:
             while True:
-                told = parse_monitor_message(monitor.recv_multipart())
-                news.send(b"%c%d" % (b"A" if told["event"] == zmq.EVENT_ACCEPTED else b"D", told["value"]))
+                event, source = _MONITORED.unpack(monitor.recv_multipart()[0])
+                news.send(b"%c%d" % (b"A" if event == zmq.EVENT_ACCEPTED else b"D", source))
         except zmq.ContextTerminated:
             monitor.close(0)
             news.close(0)
