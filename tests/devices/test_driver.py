@@ -5,7 +5,7 @@ import contextlib
 
 import pytest
 
-from manor_bus.errors import Kind, ManorError
+from manor_bus.errors import Kind, ManorError, denied_state
 from manor_devices import bounds, driver
 from manor_devices.backends.fake import FakeBackend
 from tests.devices.driving import UUID, bench, key, on_virtual_time
@@ -46,14 +46,82 @@ async def test_a_back_end_that_ignores_its_cancellation_is_abandoned(tmp_path):
                     with contextlib.suppress(asyncio.CancelledError):
                         await never.wait()
 
-        made.factory = lambda settings: Deaf(settings, made.world)
-        await made.modules.unload("fake")
-        await made.modules.load("fake")
+        await with_back_end(made, Deaf)
         with pytest.raises(ManorError, match="did not answer"):
             await made.connect()
         await made.calls.domain_gone(UUID, 1, made.soon())
         assert made.states() == {}
         never.set()
+
+
+async def with_back_end(made, made_like):
+    """Serve with another kind of back end."""
+    made.factory = lambda settings: made_like(settings, made.world)
+    await made.modules.unload("fake")
+    await made.modules.load("fake")
+
+
+@on_virtual_time
+async def test_what_a_failed_preparation_left_is_undone_and_undone_again_until_it_is(tmp_path):
+    async with bench(tmp_path) as made:
+
+        class Half(FakeBackend):
+            async def prepare(self, order):
+                await super().prepare(order)
+                raise denied_state("half way")
+
+        await with_back_end(made, Half)
+        with pytest.raises(ManorError, match="half way"):
+            await made.connect()
+        assert made.world.served == {}
+        made.world.behaviour["release"] = "refuse"
+        with pytest.raises(ManorError, match="half way"):
+            await made.connect()
+        assert (made.states(), list(made.world.served)) == ({("vda", 1): "FAILED"}, [key()])
+        made.world.behaviour.clear()
+        await asyncio.sleep(60)
+        assert (made.states(), made.world.served) == ({("vda", 1): "ABSENT"}, {})
+
+
+@on_virtual_time
+async def test_a_release_begins_when_the_cancelled_preparation_has_cleaned_up(tmp_path):
+    async with bench(tmp_path) as made:
+        told = []
+
+        class Slow(FakeBackend):
+            async def prepare(self, order):
+                try:
+                    await asyncio.sleep(30)
+                finally:
+                    await asyncio.sleep(2)
+                    told.append("cleaned up")
+
+            async def release(self, order):
+                told.append("released")
+
+        await with_back_end(made, Slow)
+        connecting = asyncio.ensure_future(made.connect())
+        await asyncio.sleep(1)
+        await made.calls.domain_gone(UUID, 1, made.soon())
+        await asyncio.gather(connecting, return_exceptions=True)
+        assert told == ["cleaned up", "released"]
+
+
+@on_virtual_time
+async def test_nothing_is_prepared_before_the_intent_is_on_the_disk(tmp_path):
+    async with bench(tmp_path) as made:
+        written = asyncio.Event()
+
+        async def slowly(work):
+            await written.wait()
+            work()
+
+        made.journal._run = slowly
+        connecting = asyncio.ensure_future(made.connect())
+        await asyncio.sleep(10)
+        assert made.world.served == {}
+        written.set()
+        assert (await connecting).generation == 1
 
 
 @on_virtual_time
@@ -64,9 +132,7 @@ async def test_a_crash_of_a_back_end_is_told_as_a_bug_and_not_as_a_hang(tmp_path
             async def prepare(self, order):
                 return {}["missing"]
 
-        made.factory = lambda settings: Broken(settings, made.world)
-        await made.modules.unload("fake")
-        await made.modules.load("fake")
+        await with_back_end(made, Broken)
         with pytest.raises(ManorError, match="KeyError") as caught:
             await made.connect()
         assert caught.value.kind is Kind.INTERNAL

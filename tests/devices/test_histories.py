@@ -202,6 +202,8 @@ class Histories(RuleBasedStateMachine):
         assert all(c.request.key.incarnation == self.run_number for c in connections)
         for connection in connections:
             k = connection.request.key
+            if connection.generation == 0:  # asked for in vain: there was never anything to write down
+                continue
             stored = self.bench.journal.get(f"connection/{UUID}/{k.incarnation}/{k.id}", Connection)
             assert msgspec.json.encode(stored) == msgspec.json.encode(connection)
 

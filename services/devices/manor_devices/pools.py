@@ -52,7 +52,6 @@ class Pools:
         self._was_deleted = was_deleted
         self._on_change = on_change
         self._documents: dict[str, Volume] = {}
-        self._synced = False
         self._records: dict[str, Record] = {}  # by uuid
         self._names: dict[str, str] = {}  # uuid -> name, of documents
         self._sharing: dict[str, dict[str, str]] = {}  # name of a base -> uuid and name of its clones
@@ -103,7 +102,6 @@ class Pools:
 
     def synced(self) -> None:
         """All documents were seen: what is left over has none."""
-        self._synced = True
         for uuid in list(self._records):
             self._kick(uuid)
 
@@ -248,8 +246,6 @@ class Pools:
         return Image(top.path, format_, -(-top.size // MIB)), ""
 
     async def _proven_deleted(self, record: Record) -> bool:
-        if not self._synced:
-            return False
         try:
             if await self._was_deleted(record):
                 return True
