@@ -10,7 +10,6 @@ import ctypes
 import logging
 import os
 import resource
-import secrets
 import stat
 import struct
 import threading
@@ -107,7 +106,7 @@ class Broker:
         self._audit_at = self._resident = self._flush_at = 0.0
         now = time.monotonic()
         self.switch = Switch(
-            node=settings.node, epoch=secrets.token_hex(8), boot_id=clock.boot_id(), decide=policy.decide,
+            node=settings.node, epoch=os.urandom(8).hex(), boot_id=clock.boot_id(), decide=policy.decide,
             wall=time.time() - now,
         )  # fmt: skip
         self.switch.started = now
