@@ -8,13 +8,15 @@ from collections.abc import Iterable
 from typing import Final
 
 from manor_bus.errors import Kind, ManorError
-from manor_bus.messages.lifecycle import DomainDestroy, DomainShutdown, DomainStatus, Operation
+from manor_bus.messages.documents import RunPolicy
+from manor_bus.messages.lifecycle import DomainDestroy, DomainShutdown, DomainStart, DomainStatus, Operation
 from manor_cli import facts, follow, processes, views
 from manor_cli.app import App
 from manor_cli.render import clean
 from manor_cli.settings import Settings
 
 POLL_S: Final = 0.2
+RESUME: Final = "resume"  # names of domains that shall always run, for the next `manor up`
 DESTROY_S: Final = 15.0
 GRACE_S: Final = 12.0  # a little more than the supervisor gives its children
 REASON: Final = "manor down"
@@ -30,6 +32,8 @@ def halt_guests(app: App, deadline: float) -> None:
     if not live:
         return
     app.note(f"shutting down {_names(live)} (at most {deadline:g} s)")
+    always = [status.name for status in live if status.run == RunPolicy.ALWAYS]
+    (app.settings.directory / RESUME).write_text("".join(f"{name}\n" for name in always))
     for status in live:
         _post(app, DomainShutdown(name=status.name, timeout_s=deadline, force_after=True, reason=REASON))
     left = _until_none(app, deadline + 2.0)
@@ -38,6 +42,16 @@ def halt_guests(app: App, deadline: float) -> None:
         for status in left:
             _post(app, DomainDestroy(name=status.name, reason=REASON))
         _until_none(app, DESTROY_S)
+
+
+def resume(app: App) -> None:
+    """Start the domains again that shall always run and that `manor down` shut down; told, never fatal."""
+    path = app.settings.directory / RESUME
+    names = path.read_text().split() if path.exists() else []
+    for name in names:
+        app.note(f"starting {clean(name)}, which shall always run")
+        _post(app, DomainStart(name=name, reason="manor up"))
+    path.unlink(missing_ok=True)
 
 
 def _live(app: App) -> list[DomainStatus]:
@@ -50,7 +64,7 @@ def _names(statuses: Iterable[DomainStatus]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def _post(app: App, request: DomainShutdown | DomainDestroy) -> None:
+def _post(app: App, request: DomainShutdown | DomainDestroy | DomainStart) -> None:
     """Post a verb and let it run; a refusal is told and not fatal."""
     try:
         app.call(request, Operation, key=follow.new_id())

@@ -1,8 +1,10 @@
 import subprocess
 
+import pytest
+
 from manor_bus.errors import Kind, ManorError
 from manor_bus.messages.discovery import Find, Found, FoundPart
-from manor_bus.messages.lifecycle import DomainDestroy, DomainShutdown, State
+from manor_bus.messages.lifecycle import DomainDestroy, DomainShutdown, DomainStart, State
 from manor_cli import processes, stopping
 from manor_cli.app import App
 from tests.cli import programs
@@ -32,23 +34,27 @@ class Guests(FakeClient):
         return operation(kind="destroy")
 
 
-def app(client, folder="/nowhere"):
-    environment = {"MANOR_DIR": str(folder), "MANOR_NODE": "n1"}
-    return App(connect=lambda _: client, environment=environment, tty=False)
+@pytest.fixture
+def app(tmp_path):
+    def make(client):
+        environment = {"MANOR_DIR": str(tmp_path), "MANOR_NODE": "n1"}
+        return App(connect=lambda _: client, environment=environment, tty=False)
+
+    return make
 
 
 def asked(client, kind):
     return [one.name for one in client.asked if isinstance(one, kind)]
 
 
-def test_every_running_guest_is_asked_and_nobody_is_destroyed():
+def test_every_running_guest_is_asked_and_nobody_is_destroyed(app):
     client = Guests(domain("a"), domain("b", State.PAUSED), domain("c", State.DEFINED))
     stopping.halt_guests(app(client), 5.0)
     assert asked(client, DomainShutdown) == ["a", "b"]
     assert asked(client, DomainDestroy) == []
 
 
-def test_a_deaf_guest_is_destroyed_when_the_deadline_has_passed(monkeypatch, capsys):
+def test_a_deaf_guest_is_destroyed_when_the_deadline_has_passed(app, monkeypatch, capsys):
     ticks = iter(range(0, 10_000, 4))
     monkeypatch.setattr(stopping.time, "sleep", lambda _: None)
     monkeypatch.setattr(stopping.time, "monotonic", lambda: float(next(ticks)))
@@ -58,18 +64,35 @@ def test_a_deaf_guest_is_destroyed_when_the_deadline_has_passed(monkeypatch, cap
     assert "destroying b" in capsys.readouterr().err
 
 
-def test_guests_of_other_nodes_are_left_alone():
+def test_guests_of_other_nodes_are_left_alone(app):
     client = Guests(domain("a", node="n2"))
     stopping.halt_guests(app(client), 5.0)
     assert asked(client, DomainShutdown) == []
 
 
-def test_a_bus_without_discovery_is_told_and_not_fatal(capsys):
+def test_what_shall_always_run_is_started_again_by_the_next_up(app):
+    client = Guests(domain("a", run="always"), domain("b", run="on-request"))
+    stopping.halt_guests(app(client), 5.0)
+    client.answers = {DomainStart: operation()}
+    client.asked.clear()
+    stopping.resume(app(client))
+    assert client.asked == [DomainStart(name="a", reason="manor up")]
+    stopping.resume(app(client))
+    assert len(client.asked) == 1
+
+
+def test_a_domain_that_cannot_be_started_again_is_told_and_not_fatal(app, tmp_path, capsys):
+    (tmp_path / "resume").write_text("a\n")
+    stopping.resume(app(FakeClient({DomainStart: ManorError(Kind.NO_CAPACITY, "no memory")})))
+    assert "no memory" in capsys.readouterr().err
+
+
+def test_a_bus_without_discovery_is_told_and_not_fatal(app, capsys):
     stopping.halt_guests(app(FakeClient({Find: ManorError(Kind.UNAVAILABLE, "nobody serves it")})), 5.0)
     assert "nobody serves it" in capsys.readouterr().err
 
 
-def test_services_are_ended_even_without_a_supervisor(tmp_path):
+def test_services_are_ended_even_without_a_supervisor(app, tmp_path):
     for name in ("manor_bus", "manor_config"):
         programs.module(tmp_path, name)
     children = [
@@ -79,7 +102,7 @@ def test_services_are_ended_even_without_a_supervisor(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.pid").write_text("1\n")
     try:
-        assert stopping.stop_services(app(None, tmp_path)) == []
+        assert stopping.stop_services(app(None)) == []
         assert [child.wait() for child in children] == [-15, -15]
         assert list((tmp_path / "run").iterdir()) == []
     finally:
@@ -88,11 +111,11 @@ def test_services_are_ended_even_without_a_supervisor(tmp_path):
             child.stdout.close()
 
 
-def test_guests_that_nobody_answers_for_are_ended(tmp_path):
+def test_guests_that_nobody_answers_for_are_ended(app, tmp_path):
     command = ["qemu-system-x86_64", "-c", "read", f"{tmp_path}/x"]
     guest = programs.seen(subprocess.Popen(command, executable="/bin/bash", stdin=subprocess.PIPE))
     try:
-        assert stopping.end_guests(app(None, tmp_path)) == []
+        assert stopping.end_guests(app(None)) == []
         assert guest.wait() == -15
         assert processes.guests(tmp_path) == []
     finally:

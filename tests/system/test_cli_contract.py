@@ -221,6 +221,17 @@ def test_down_shuts_guests_down_and_what_was_described_stays(tmp_path: Path) -> 
         assert [row["kind"] for row in made.json("ops", "list")][:1] == ["shutdown"]
 
 
+def test_what_shall_always_run_runs_again_after_down_and_up(tmp_path: Path) -> None:
+    with node(tmp_path, "--hypervisor", "fake") as made:
+        made.manor("apply", "-f", "-", stdin=WEB.replace("spec: {", "spec: {run: always, "))
+        made.manor("down")
+        made.manor("up", "--detach")
+        started = [row for row in made.json("ops", "list", "web") if row["reason"] == "manor up"]
+        made.manor("ops", "show", started[0]["id"], "--follow")
+        assert [row["state"] for row in made.json("list")] == ["RUNNING"]
+        assert "which shall always run" not in made.manor("up", "--detach").stderr
+
+
 def test_in_the_foreground_ctrl_c_stops_the_services(tmp_path: Path) -> None:
     made = Node(tmp_path)
     manor = Path(sys.executable).parent / "manor"

@@ -78,7 +78,9 @@ def up(app: App, detach: bool, hypervisor: str | None, nodes: int) -> None:
         asyncio.run(_foreground(app, settings))
         return
     supervisor = None if running else starting.detach(settings)
-    for line in starting.summary(settings, starting.until_ready(app, supervisor)):
+    rows = starting.until_ready(app, supervisor)
+    stopping.resume(app)
+    for line in starting.summary(settings, rows):
         app.out(line)
 
 
@@ -90,7 +92,9 @@ async def _foreground(app: App, settings: Any) -> None:
 
     def ready() -> None:
         try:
-            for line in starting.summary(settings, starting.until_ready(app, None)):
+            rows = starting.until_ready(app, None)
+            stopping.resume(app)
+            for line in starting.summary(settings, rows):
                 app.out(line)
         except ManorError as error:
             app.note(f"error: {error}")
