@@ -9,10 +9,13 @@ import argparse
 import sys
 from typing import Final
 
-from benchmarks import fanout, report, roundtrip
+from benchmarks import fanout, fleet, report, resident, roundtrip, startup
 from benchmarks.report import Plan, Run, Section
 
-SECTIONS: Final[dict[str, Run]] = {"roundtrip": roundtrip.run, "fanout": fanout.run}
+SECTIONS: Final[dict[str, Run]] = {
+    "roundtrip": roundtrip.run, "fanout": fanout.run, "fleet": fleet.run, "startup": startup.run,
+    "resident": resident.run,
+}  # fmt: skip
 
 
 def main() -> None:

@@ -114,7 +114,7 @@ async def manor_subscribers(folder: Path, endpoint: str, count: int) -> None:
     counter = _Counter(count)
 
     async def follow(index: int) -> None:
-        stream = peers[index].watch("operation.>", policy="gap", snapshot=False, window=65_536)
+        stream = peers[index].watch("operation.>", policy="gap", snapshot=False, window=16_384)
         async for change in stream:
             if isinstance(change, Change):
                 assert isinstance(change.value, Operation)

@@ -23,7 +23,7 @@ from manor_bus.messages import bus as words
 from manor_bus.messages.lifecycle import DomainStatus, Operation
 
 TOPIC: Final = b"operation."
-WINDOW: Final = 65_536
+WINDOW: Final = 16_384
 WINDOW_BYTES: Final = 64 * 1_048_576
 
 
