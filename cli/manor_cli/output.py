@@ -84,7 +84,9 @@ def console(app: App, *, stderr: bool = False) -> Any:
     """Return rich's console; colours only where they are wanted."""
     from rich.console import Console
 
-    return Console(stderr=stderr, no_color=not app.settings.color, highlight=False)
+    return Console(
+        stderr=stderr, force_terminal=app.terminal or None, no_color=not app.settings.color, highlight=False
+    )
 
 
 def rich_table(titles: Sequence[str], cells: Sequence[Sequence[str]]) -> Any:

@@ -26,10 +26,15 @@ def test_a_table_without_a_terminal_is_plain_text():
     assert len(lines) == 3
 
 
-def test_a_table_on_a_terminal_has_the_same_words():
-    ran = run("list", client=discovery(*TWO), tty=True, environment={"NO_COLOR": "1", "COLUMNS": "200"})
-    assert "RUNNING" in ran.out
-    assert "\x1b" not in ran.out
+def test_a_table_on_a_terminal_has_colours_unless_nobody_wants_them(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm-256color")  # rich looks for itself
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    shown = run("list", client=discovery(*TWO), tty=True)
+    plain = run("list", client=discovery(*TWO), tty=True, environment={"NO_COLOR": "1"})
+    assert "\x1b[32mRUNNING" in shown.out
+    assert "RUNNING" in plain.out
+    assert "\x1b[32m" not in plain.out
 
 
 def test_names_may_hold_what_would_be_mark_up():
