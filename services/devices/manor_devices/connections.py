@@ -167,7 +167,7 @@ class Connections:
             raise denied_state(f"back end {provider} serves {kinds}, not a {slot.connection.request.type}")
         reason = "" if self._driver.modules.epoch(provider) else f"back end {provider} is {module.state}"
         event = Event(T.ATTACH, epoch=self._driver.modules.epoch(provider), reason=reason)
-        self._check(slot, await self._driver.ask(slot, event), "attach")
+        self._check(slot, await self._driver.ask(slot, event, durable=False), "attach")
 
     async def _hand_over(self, slot: Slot, connection: Connection) -> Descriptor:
         if connection.state not in SERVED or connection.descriptor is None:

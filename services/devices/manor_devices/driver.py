@@ -105,12 +105,13 @@ class Driver:
         """Queue an event."""
         self._post(slot, event, None)
 
-    async def ask(self, slot: Slot, event: Event) -> Step:
-        """Queue an event and return its outcome, durable."""
+    async def ask(self, slot: Slot, event: Event, *, durable: bool = True) -> Step:
+        """Queue an event and return its outcome; durable, unless nobody is told of it yet."""
         answer: asyncio.Future[Step] = asyncio.get_running_loop().create_future()
         self._post(slot, event, answer)
         outcome = await answer
-        await self.durable()
+        if durable:
+            await self.durable()
         return outcome
 
     async def durable(self) -> None:
@@ -304,7 +305,8 @@ class Driver:
             reason = f"back end {name} is not loaded"
             return _stamped(connection, Event(T.PROVIDER_LOST, reason=reason))
         try:
-            await self.durable()
+            if connection.state is not S.PREPARING:  # its intent, REQUESTED, is durable already
+                await self.durable()
             async with self._limits.setdefault(name, asyncio.Semaphore(AT_ONCE)):
                 event = await call(slot, connection, backend)
         except ManorError as error:
