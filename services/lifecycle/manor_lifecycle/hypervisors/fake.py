@@ -1,15 +1,6 @@
 """A hypervisor without guests: in memory, with one small file per domain so that runs outlive the service.
 
-For the first five minutes, for tests and for benchmarks. It does as it is told by `spec.extra["fake"]`, or by
-the file `faults.json` in its directory (domain name or `*` -> the same keys, which then come first):
-
-    {"create": "fail"}                      any call by name: fail, refuse, hang, exit, or {"wait_s": 2};
-    {"create": {"do": "fail", "times": 1}}  only so many times
-    {"shutdown": "ignore"}                  the guest does not react (default: it powers off)
-    {"unplug": "refuse" | "ignore"}         the guest keeps the device
-    {"end": {"after_s": 3, "reason": "crash", "kept": true}}    the run ends by itself
-
-`exit` ends the process at once, as a crash would; it needs the option `exits`.
+For the first five minutes, for tests and for benchmarks. It does as it is told: see `faults`.
 """
 
 from __future__ import annotations
@@ -17,15 +8,14 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from manor_bus.errors import Kind, ManorError, conflict, denied_state, not_found
+from manor_bus.errors import Kind, ManorError, conflict, not_found
 from manor_lifecycle.hypervisors import (
     AdapterSettings,
     Attachment,
@@ -44,6 +34,7 @@ from manor_lifecycle.hypervisors import (
     RunningDomain,
     Unplugged,
 )
+from manor_lifecycle.hypervisors.faults import Faults
 
 SHUTDOWN_S: Final = 0.05  # a guest takes so long to power off
 SAVE_STEPS: Final = 4
@@ -96,15 +87,13 @@ class FakeHypervisor:
 
     def __init__(self, settings: AdapterSettings, wall: Callable[[], float] = time.time) -> None:
         self._directory = settings.directory
-        self._exits = bool(settings.options.get("exits"))
+        self._faults = Faults(settings.directory, exits=bool(settings.options.get("exits")))
         self._wall = wall
         self._loop = asyncio.get_running_loop()
         self._guests: dict[str, Guest] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._consoles: dict[str, EchoConsole] = {}
         self._happened: asyncio.Queue[HypervisorEvent | None] = asyncio.Queue()
-        self._times: Counter[tuple[str, str]] = Counter()
-        self._faults: tuple[float, dict[str, dict[str, Any]]] = (0.0, {})
         self._read()
 
     # --- facts ----------------------------------------------------------------------------------------
@@ -147,7 +136,7 @@ class FakeHypervisor:
         if there is not None and there.incarnation != run.incarnation:
             raise conflict(f"run {there.incarnation} of {creation.name} is still there")
         told = spec.extra.get("fake", {})
-        await self._obey(call, creation.name, run.uuid, told if isinstance(told, dict) else {})
+        await self._faults.obey(call, creation.name, run.uuid, told if isinstance(told, dict) else {})
         if there is not None:
             return
         guest = Guest(
@@ -181,7 +170,7 @@ class FakeHypervisor:
     async def shutdown(self, run: Run) -> None:
         """Ask it to power off."""
         guest = await self._alive("shutdown", run)
-        if self._told(guest, "shutdown") != "ignore":
+        if self._faults.wish("shutdown", guest.name, guest.told) != "ignore":
             timer = self._loop.call_later(SHUTDOWN_S, self._end, run, EndReason.POWEROFF, "", False)
             self._timers[run.uuid] = timer
 
@@ -198,7 +187,7 @@ class FakeHypervisor:
         guest = self._guests.get(run.uuid)
         if guest is None or guest.incarnation != run.incarnation or not guest.ours:
             return
-        await self._obey("destroy", guest.name, guest.uuid, guest.told)
+        await self._faults.obey("destroy", guest.name, guest.uuid, guest.told)
         self._remove(guest)
 
     # --- changes of a run -----------------------------------------------------------------------------
@@ -211,8 +200,8 @@ class FakeHypervisor:
 
     async def unplug(self, run: Run, device: str, *, force: bool, timeout_s: float) -> None:
         """Detach a device, if the guest agrees."""
-        guest = await self._alive("unplug", run)
-        told = self._told(guest, "unplug")
+        guest = await self._alive("force-unplug" if force else "unplug", run)
+        told = self._faults.wish("unplug", guest.name, guest.told)
         if device in guest.devices and not force and told == "ignore":
             await asyncio.sleep(timeout_s)
             message = f"the guest did not let {device} go within {timeout_s:g} s"
@@ -242,7 +231,7 @@ class FakeHypervisor:
         guest = self._guests.get(run.uuid)
         if guest is None:
             raise _absent(run)
-        await self._obey("coredump", guest.name, guest.uuid, guest.told)
+        await self._faults.obey("coredump", guest.name, guest.uuid, guest.told)
         _write(path, b"fake core\n")
 
     async def set_memory(self, run: Run, memory_mib: int) -> None:
@@ -297,49 +286,11 @@ class FakeHypervisor:
         if guest.incarnation > run.incarnation:
             message = f"run {run.incarnation} of {guest.name} was followed by {guest.incarnation}"
             raise ManorError(Kind.STALE, message, hint="Ask for the domain's state.")
-        await self._obey(call, guest.name, guest.uuid, guest.told)
+        await self._faults.obey(call, guest.name, guest.uuid, guest.told)
         return guest
 
-    def _told(self, guest: Guest, call: str) -> object:
-        return (guest.told | self._faults_of(guest.name)).get(call)
-
-    async def _obey(self, call: str, name: str, uuid: str, told: Mapping[str, Any]) -> None:
-        wish = {**told, **self._faults_of(name)}.get(call)
-        if isinstance(wish, dict):
-            if "times" in wish and self._times[uuid, call] >= int(wish["times"]):
-                return
-            await asyncio.sleep(float(wish.get("wait_s", 0)))
-            wish = wish.get("do")
-        if wish in ("fail", "refuse", "hang", "exit"):
-            self._times[uuid, call] += 1
-        match wish:
-            case "fail":
-                message = f"the fake hypervisor was told to fail {call} of {name}"
-                raise ManorError(Kind.INTERNAL, message, hint="Change spec.extra.fake of the document.")
-            case "refuse":
-                message = f"the guest {name} refused {call}"
-                raise denied_state(message, hint="Try again later, or force.")
-            case "hang":
-                await self._loop.create_future()
-            case "exit" if self._exits:
-                os._exit(9)
-
-    def _faults_of(self, name: str) -> dict[str, Any]:
-        path = self._directory / "faults.json"
-        try:
-            modified = path.stat().st_mtime_ns / 1e9
-        except FileNotFoundError:
-            return {}
-        if modified != self._faults[0]:
-            try:
-                told = msgspec.json.decode(path.read_bytes(), type=dict[str, dict[str, Any]])
-            except msgspec.MsgspecError as error:
-                raise ManorError(Kind.BAD_REQUEST, f"{path} cannot be read: {error}") from None
-            self._faults = (modified, told)
-        return {**self._faults[1].get("*", {}), **self._faults[1].get(name, {})}
-
     def _schedule(self, guest: Guest) -> None:
-        told = self._told(guest, "end")
+        told = self._faults.wish("end", guest.name, guest.told)
         if not isinstance(told, dict):
             return
         left = float(told.get("after_s", 0)) - (self._wall() - guest.started)
