@@ -19,7 +19,7 @@ GREETING_S: Final = 30.0
 ANSWER_S: Final = 10.0
 
 
-logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)  # what it complains about is raised to us too
+logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL + 1)  # what it complains about is raised to us too
 
 
 class Refusal(Exception):
