@@ -57,6 +57,7 @@ class Bench:
         self.driver.modules = self.modules
         self.calls = Connections(self.journal, self.driver, resolve)
         await self.modules.start()
+        self.driver.awake()
 
     def changed(self, connection):
         self.seen.append((connection.request.key.id, connection.state.value, connection.generation))

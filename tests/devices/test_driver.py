@@ -298,6 +298,21 @@ async def test_what_was_lost_while_the_service_was_down_is_made_again(tmp_path):
 
 
 @on_virtual_time
+async def test_a_detach_under_way_ends_even_when_its_back_end_is_not_there_after_a_restart(tmp_path):
+    async with bench(tmp_path) as made:
+        await made.attach()
+        await made.modules.unload("fake", force=True)
+        await made.calls.detach(key(), force=False)
+        await made.restart()
+        assert made.states() == {("vda", 1): "CLOSING"}
+        await asyncio.sleep(60)
+        assert made.states() == {("vda", 1): "ORPHANED"}
+        await made.modules.load("fake")
+        await asyncio.sleep(1)
+        assert made.states() == {("vda", 1): "CONNECTED"}
+
+
+@on_virtual_time
 async def test_a_leftover_of_ours_that_no_record_explains_is_removed(tmp_path):
     async with bench(tmp_path) as made:
         await made.stop()

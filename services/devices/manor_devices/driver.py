@@ -145,6 +145,14 @@ class Driver:
         self.slots.pop(key)
         self._journal.drop(_record(key))
 
+    def awake(self) -> None:
+        """After a start: connections whose back end was not found again have lost it."""
+        for slot in self.slots.values():
+            provider = slot.connection.target.provider
+            if not self.modules.epoch(provider):
+                self.post(slot, Event(T.PROVIDER_LOST, reason=f"back end {provider} is not loaded"))
+                self._set_timers(slot)
+
     async def close(self) -> None:
         """Stop. Nothing is released: guests stay."""
         for slot in self.slots.values():

@@ -37,7 +37,7 @@ from manor_bus.peer import Answer, Context, Peer
 from manor_bus.registrar import Registrar
 from manor_bus.service import Room
 from manor_devices.backends import Leftover
-from manor_devices.connection import Connection, Event, Trigger
+from manor_devices.connection import Connection
 from manor_devices.connections import Connections
 from manor_devices.documents import Documents
 from manor_devices.driver import Driver, Key, key_of
@@ -144,11 +144,8 @@ class Devices:
         """Find again what was there, go on with it, and only then let anybody see."""
         self._peer.state.hold()
         await self.modules.start()
-        for slot in self.driver.slots.values():
-            provider = slot.connection.target.provider
-            if not self.modules.epoch(provider):
-                lost = Event(Trigger.PROVIDER_LOST, reason=f"back end {provider} is not loaded")
-                self.driver.post(slot, lost)
+        self.driver.awake()
+        for slot in list(self.driver.slots.values()):
             self._connection_changed(slot.connection)
         self._ready = True
         self._publish_statuses()
