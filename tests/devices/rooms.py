@@ -8,6 +8,7 @@ from pathlib import Path
 
 from manor_bus.errors import not_found
 from manor_bus.messages.config import DocumentChanged, Get, Got, History, HistoryEntry, HistoryListed
+from manor_bus.messages.discovery import Register, Registered, Renew, Withdraw
 from manor_bus.service import Room
 from manor_bus.settings import BusSettings
 from manor_devices import service
@@ -70,6 +71,32 @@ class Config:
 
 
 @dataclass
+class Discovery:
+    """Remembers the facts it was told."""
+
+    facts: dict = field(default_factory=dict)
+
+    async def open_room(self, peer, settings):
+        async def close():
+            pass
+
+        answers = {Register: self.register, Renew: self.renew, Withdraw: self.withdraw}
+        return Room(answers=answers, owns=(), close=close)
+
+    async def register(self, request, context):
+        self.facts |= {entry.fact.name: entry.fact for entry in request.registrations}
+        return Registered(epoch="d1", period_ms=1_000)
+
+    async def renew(self, request, context):
+        return Registered(epoch="d1", period_ms=1_000)
+
+    async def withdraw(self, request, context):
+        for reference in request.references:
+            self.facts.pop(reference.name, None)
+        return Registered(epoch="d1", period_ms=1_000)
+
+
+@dataclass
 class Place:
     """A running house with the devices room, its world, and an operator."""
 
@@ -77,6 +104,7 @@ class Place:
     config: Config
     world: World
     operator: object
+    facts: dict
     open_room: object
     settings: object
 
@@ -89,22 +117,23 @@ class Place:
 
 
 @asynccontextmanager
-async def place(folder, config=True):
+async def place(folder, *, config=True, fake=FakeBackend):
     world = World(fresh=False)
     found = {
-        "fake": Installed("9", lambda: lambda made: FakeBackend(made, world)),
+        "fake": Installed("9", lambda: lambda made: fake(made, world)),
         "file": Installed("9", lambda: open_file),
         "usernet": Installed("9", lambda: open_usernet),
         "console": Installed("9", lambda: open_console),
     }
     open_room = partial(service.open_room, found=found, run=inline)
     async with house() as made:
-        told = Config()
+        told, discovery = Config(), Discovery()
+        await made.start("discovery", discovery.open_room, None)
         if config:
             await made.start("config", told.open_room, None)
         chosen = settings(folder)
         await made.start("devices", open_room, chosen)
         operator = made.peer()
         await operator.ready()
-        yield Place(made, told, world, operator, open_room, chosen)
+        yield Place(made, told, world, operator, discovery.facts, open_room, chosen)
     await asyncio.sleep(0)

@@ -27,6 +27,8 @@ from manor_bus.messages.devices import (
 )
 from manor_bus.messages.documents import Metadata, Network, NetworkSpec, Nic, Provider, ProviderSpec
 from manor_bus.peer import Synced
+from manor_devices.backends import Leftover, Observation
+from manor_devices.backends.fake import FakeBackend
 from tests.devices.driving import UUID, key, on_virtual_time, request
 from tests.devices.rooms import place
 
@@ -131,6 +133,33 @@ async def test_the_status_of_back_ends_is_published(tmp_path):
             shown[change.subject] = change.value
         assert shown["backend.fake"].in_use == 1
         assert set(shown) == {"backend.console", "backend.fake", "backend.file", "backend.usernet"}
+
+
+@on_virtual_time
+async def test_providers_and_leftovers_are_registered_in_discovery(tmp_path):
+    async with place(tmp_path) as made:
+        await made.ask(request(), Descriptor)
+        await asyncio.sleep(5)
+        fact = made.facts["n1-fake"]
+        assert (fact.backend, fact.node, fact.epoch, fact.state, fact.in_use) == ("fake", "n1", 1, "ready", 1)
+        assert fact.classes == ("disk", "nic", "channel", "console")
+        await made.ask(BackendUnload(name="file"), BackendStatus)
+        await asyncio.sleep(5)
+        assert "n1-file" not in made.facts
+
+
+@on_virtual_time
+async def test_what_stands_in_our_place_and_is_not_ours_is_listed_as_stale(tmp_path):
+    class Strange(FakeBackend):
+        async def observe(self, known):
+            seen = await super().observe(known)
+            return Observation(seen.present, (*seen.leftovers, Leftover("mn0", "somebody's", ours=False)))
+
+    async with place(tmp_path, fake=Strange) as made:
+        await asyncio.sleep(5)
+        leftover = made.facts["fake-mn0"]
+        assert (leftover.type, leftover.state) == ("leftover", "STALE")
+        assert "somebody's" in leftover.reason
 
 
 @on_virtual_time

@@ -98,16 +98,24 @@ class Documents:
     # --- following ------------------------------------------------------------------------------------
 
     async def _follow(self, kind: str, take: Callable[[str, Any], None]) -> None:
-        async for change in self._peer.watch(f"config.{kind}.*"):
-            if isinstance(change, Synced):
-                if kind == "volume":
-                    self._pools.synced()
-                self._synced.add(kind)
-            else:
-                name = change.subject.rpartition(".")[2]
-                document = change.value.document if isinstance(change.value, DocumentChanged) else None
-                take(name, document)
-            self.stir()
+        while True:
+            try:
+                async for change in self._peer.watch(f"config.{kind}.*"):
+                    self._take(kind, change, take)
+            except ManorError as error:
+                log.warning("documents of kind %s cannot be followed: %s", kind, error)
+                await asyncio.sleep(AGAIN_S)
+
+    def _take(self, kind: str, change: Change | Synced, take: Callable[[str, Any], None]) -> None:
+        if isinstance(change, Synced):
+            if kind == "volume":
+                self._pools.synced()
+            self._synced.add(kind)
+        else:
+            name = change.subject.rpartition(".")[2]
+            document = change.value.document if isinstance(change.value, DocumentChanged) else None
+            take(name, document)
+        self.stir()
 
     def _network(self, name: str, document: Network | None) -> None:
         self._networks.pop(name, None)
