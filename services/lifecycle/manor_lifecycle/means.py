@@ -39,6 +39,8 @@ class Turns:
                     self._next()
                 raise
         self._taken += 1
+        if self._taken < self.limit:  # it was raised while others wait
+            self._next()
 
     def give_back(self) -> None:
         """Let the next one have it."""

@@ -1,0 +1,198 @@
+"""Others are told of the last look of what changed, and of nothing twice."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from manor_bus.messages import Message
+from manor_bus.messages.discovery import DomainFact
+from manor_bus.messages.documents import Domain, Metadata
+from manor_bus.messages.lifecycle import Operation, OperationState, State
+from manor_bus.peer import Peer
+from manor_bus.registrar import Registrar
+from manor_lifecycle import publishing as module
+from manor_lifecycle.life import Life
+from manor_lifecycle.publishing import ENDED_KEPT_S, FLUSH_S, Publishing
+from tests.testkit import virtual
+
+
+@dataclass
+class World:
+    """Takes what is told, in place of discovery and of the state stream."""
+
+    facts: list[DomainFact] = field(default_factory=list)
+    dropped: list[tuple[str, str, str]] = field(default_factory=list)
+    stream: dict[str, Message] = field(default_factory=dict)
+    puts: list[str] = field(default_factory=list)
+
+    def put(self, fact: DomainFact, **how: Any) -> None:
+        self.facts.append(fact)
+
+    def drop(self, kind: str, name: str, reason: str) -> None:
+        self.dropped.append((kind, name, reason))
+
+    def put_state(self, subject: str, value: Message) -> None:
+        self.stream[subject] = value
+        self.puts.append(subject)
+
+    def drop_state(self, subject: str) -> None:
+        del self.stream[subject]
+
+
+def on_air(scenario: Callable[[World, Publishing], Awaitable[None]]) -> None:
+    async def run() -> None:
+        world = World()
+        state = SimpleNamespace(put=world.put_state, drop=world.drop_state)
+        peer, registrar = cast(Peer, SimpleNamespace(state=state)), cast(Registrar, world)
+        await scenario(world, Publishing(peer, registrar, "n1"))
+
+    virtual.run(run())
+
+
+def life(name: str = "web", **more: Any) -> Life:
+    return Life(f"uuid-of-{name}", name, **more)
+
+
+def operation(id_: str = "op", state: OperationState = OperationState.RUNNING, **more: Any) -> Operation:
+    return Operation(id=id_, kind="start", target="web", uuid="u1", state=state, **more)
+
+
+def test_changes_of_one_moment_are_told_once_with_the_last_look() -> None:
+    async def scenario(world: World, publishing: Publishing) -> None:
+        web = life()
+        for state in (State.STARTING, State.PAUSED, State.RUNNING):
+            web.state = state
+            publishing.changed(web)
+            publishing.told(operation(step=state.value))
+        assert world.facts == []
+        await asyncio.sleep(FLUSH_S * 2)
+        assert [fact.status.state for fact in world.facts] == [State.RUNNING]
+        assert world.puts == ["operation.op"]
+        assert world.stream["operation.op"] == operation(step="RUNNING")
+
+    on_air(scenario)
+
+
+def test_every_new_look_has_a_higher_generation_and_the_same_look_is_not_told_again() -> None:
+    async def scenario(world: World, publishing: Publishing) -> None:
+        web = life(generation=6)
+        for state in (State.STARTING, State.RUNNING, State.RUNNING):
+            web.state = state
+            publishing.changed(web)
+            await asyncio.sleep(FLUSH_S * 2)
+        assert [fact.status.generation for fact in world.facts] == [7, 8]
+
+    on_air(scenario)
+
+
+def test_whoever_asks_sees_the_look_that_is_told() -> None:
+    async def scenario(world: World, publishing: Publishing) -> None:
+        web = life(state=State.RUNNING)
+        seen = publishing.status(web)
+        assert publishing.status(web) is seen
+        await asyncio.sleep(FLUSH_S * 2)
+        assert [fact.status for fact in world.facts] == [seen]
+
+    on_air(scenario)
+
+
+def test_a_fact_carries_the_labels_of_the_document() -> None:
+    async def scenario(world: World, publishing: Publishing) -> None:
+        publishing.changed(life(document=Domain(metadata=Metadata(name="web", labels={"tier": "1"}))))
+        publishing.changed(life("db"))
+        await asyncio.sleep(FLUSH_S * 2)
+        assert {fact.name: fact.labels for fact in world.facts} == {"web": {"tier": "1"}, "db": {}}
+
+    on_air(scenario)
+
+
+def test_a_renamed_domain_is_not_known_under_its_old_name() -> None:
+    async def scenario(world: World, publishing: Publishing) -> None:
+        web = life()
+        publishing.changed(web)
+        await asyncio.sleep(FLUSH_S * 2)
+        web.name = "www"
+        publishing.changed(web)
+        await asyncio.sleep(FLUSH_S * 2)
+        assert world.dropped == [("domain", "web", "renamed to www")]
+        assert [fact.name for fact in world.facts] == ["web", "www"]
+
+    on_air(scenario)
+
+
+def test_a_removed_domain_is_dropped_and_what_waited_is_not_told_any_more() -> None:
+    async def scenario(world: World, publishing: Publishing) -> None:
+        web, db = life(), life("db")
+        publishing.changed(web)
+        await asyncio.sleep(FLUSH_S * 2)
+        web.state = State.RUNNING
+        publishing.changed(web)
+        publishing.changed(db)
+        publishing.removed(web)
+        publishing.removed(db)
+        await asyncio.sleep(FLUSH_S * 2)
+        assert len(world.facts) == 1
+        assert world.dropped == [("domain", "web", "deleted")]  # of db nobody ever heard
+
+    on_air(scenario)
+
+
+def test_those_inside_hear_of_every_change_at_once() -> None:
+    async def scenario(world: World, publishing: Publishing) -> None:
+        web, looked, forgotten = life(), list[Life](), list[Life]()
+        publishing.look, publishing.forget = looked.append, forgotten.append
+        publishing.changed(web)
+        publishing.changed(web)
+        publishing.removed(web)
+        assert (looked, forgotten) == ([web, web], [web])
+        publishing.close()
+
+    on_air(scenario)
+
+
+def test_an_ended_operation_stays_a_while_in_the_stream_and_an_open_one_stays() -> None:
+    async def scenario(world: World, publishing: Publishing) -> None:
+        publishing.told(operation("open"))
+        publishing.told(operation("first", OperationState.DONE))
+        await asyncio.sleep(ENDED_KEPT_S / 2)
+        publishing.told(operation("second", OperationState.FAILED))
+        await asyncio.sleep(ENDED_KEPT_S / 2 - 1)
+        assert set(world.stream) == {"operation.open", "operation.first", "operation.second"}
+        await asyncio.sleep(2)
+        assert set(world.stream) == {"operation.open", "operation.second"}
+        await asyncio.sleep(ENDED_KEPT_S)
+        assert set(world.stream) == {"operation.open"}
+
+    on_air(scenario)
+
+
+def test_of_very_many_ended_operations_the_last_ones_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ENDED_KEPT_MAX", 2)
+
+    async def scenario(world: World, publishing: Publishing) -> None:
+        for number in range(5):
+            publishing.told(operation(str(number), OperationState.CANCELLED))
+        await asyncio.sleep(FLUSH_S * 2)
+        assert set(world.stream) == {"operation.3", "operation.4"}
+        publishing.close()
+
+    on_air(scenario)
+
+
+def test_closing_tells_what_is_left_and_then_nothing_more() -> None:
+    async def scenario(world: World, publishing: Publishing) -> None:
+        publishing.changed(life())
+        publishing.told(operation("op", OperationState.DONE))
+        publishing.close()
+        assert len(world.facts) == 1
+        assert set(world.stream) == {"operation.op"}
+        await asyncio.sleep(ENDED_KEPT_S * 2)
+        assert set(world.stream) == {"operation.op"}
+
+    on_air(scenario)
