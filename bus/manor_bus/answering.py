@@ -56,7 +56,7 @@ class Answering:
     def serve_own(self) -> None:
         """Answer `srv.*`."""
         own: Mapping[type[Message], Answer] = {
-            node.Ping: self._ping, node.Info: self._info, node.Stats: self._stats,
+            node.Ping: self._ping, node.Info: self._about, node.Stats: self._stats,
             node.Schema: self._schema, node.Drain: self._drain, node.Snapshot: self._snapshot,
         }  # fmt: skip
         self._answers |= {CALL_BY_REQUEST[request].type_name: answer for request, answer in own.items()}
@@ -190,7 +190,7 @@ class Answering:
     async def _ping(self, request: node.Ping, context: Context) -> Done:
         return Done()
 
-    async def _info(self, request: node.Info, context: Context) -> node.InfoAnswer:
+    async def _about(self, request: node.Info, context: Context) -> node.InfoAnswer:
         session = self._peer.session
         return node.InfoAnswer(
             name=self.name or session.address.partition("@")[0].partition("/")[2], instance=session.instance,

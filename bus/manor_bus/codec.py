@@ -25,6 +25,7 @@ QUICK_BYTES_MAX: Final = 16_384
 _encoder: Final = msgspec.msgpack.Encoder()
 _as_map: Final = msgspec.msgpack.Decoder(dict[str, msgspec.Raw]).decode
 _as_list: Final = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
+_as_any: Final = msgspec.msgpack.Decoder().decode
 _as_any_map: Final = msgspec.msgpack.Decoder(dict[str, Any]).decode
 _as_any_list: Final = msgspec.msgpack.Decoder(list[Any]).decode
 _SCALARS: Final = frozenset((str, bytes, int, float, bool, type(None)))
@@ -76,17 +77,23 @@ def check(untrusted: bytes | msgspec.Raw, depth: int = DEPTH_MAX, left: int = EL
     Returns how many of the `left` elements may still follow.
     """
     try:
-        return _walk(untrusted, depth, left)
-    except (msgspec.MsgspecError, ValueError, RecursionError, OverflowError) as error:
+        left = _walk(untrusted, depth, left)
+        view = memoryview(untrusted)
+        if view[0] not in _CONTAINERS or len(view) > QUICK_BYTES_MAX:
+            _as_any(untrusted)  # strings there were not looked at yet
+    except RecursionError:
+        raise Malformed(_DEEP) from None
+    except (msgspec.MsgspecError, ValueError, OverflowError) as error:
         reason = str(error) if isinstance(error, msgspec.MsgspecError) else type(error).__name__
         raise Malformed(reason) from None
+    return left
 
 
 def fields(untrusted: bytes) -> dict[str, msgspec.Raw]:
     """Return the values of one encoded map, undecoded; raise Malformed when a key stands twice."""
     try:
         children = _as_map(untrusted)
-    except (msgspec.MsgspecError, ValueError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise Malformed(str(error)) from None
     if len(children) != _announced(memoryview(untrusted)):
         raise Malformed(_TWICE)

@@ -41,6 +41,7 @@ def test_creating_again_keeps_what_is_there(folder):
 
 def test_a_principal_is_added_with_a_key_of_its_own_or_the_one_it_has(folder):
     path = keys.add(folder, "observer/eye")
+    assert path is not None
     assert keys.authorised(folder)[keys.load(path).public] == "observer/eye"
     assert keys.add(folder, "operator/alice", PUBLIC) is None
     assert keys.authorised(folder)[PUBLIC] == "operator/alice"
@@ -70,8 +71,9 @@ def test_revoking_removes_the_key_and_its_secret(folder):
 
 
 @pytest.mark.parametrize(
-    "name", ["", "admin", "operator/", "operator/A", "operator/../x", "guest/x", "operator/a/b", "operator/-a",
-             "operator/" + "a" * 64, "operator/a\n"],
+    "name",
+    ["", "admin", "operator/", "operator/A", "operator/../x", "guest/x", "operator/a/b", "operator/-a",
+     "operator/" + "a" * 64, "operator/a\n"],
 )  # fmt: skip
 def test_a_name_that_is_no_principal_is_refused(folder, name):
     for action in (keys.add, keys.rotate, keys.revoke):

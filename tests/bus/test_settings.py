@@ -1,6 +1,6 @@
+import os
 from pathlib import Path
 
-from manor_bus import settings
 from manor_bus.settings import BrokerSettings, BusSettings, node_name, state_directory
 
 
@@ -41,9 +41,9 @@ def test_the_name_of_the_node_is_what_init_wrote(tmp_path):
 
 
 def test_the_state_directory_has_the_usual_place(monkeypatch, tmp_path):
-    monkeypatch.setattr(settings.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert state_directory({}) == Path("/var/lib/manor")
-    monkeypatch.setattr(settings.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert state_directory({"XDG_STATE_HOME": str(tmp_path)}) == tmp_path / "manor"
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     assert state_directory({}) == tmp_path / ".local" / "state" / "manor"
