@@ -124,8 +124,7 @@ class Calls:
         if call is None or call.callee is not peer or call.queued:
             self._post.counters["replies_dropped"] += 1
             return
-        call.caller.sent += 1
-        self._post.out.append((call.caller.conn, envelope.single(peer.packed, sent)))
+        self._pass_on(call.caller, envelope.single(peer.packed, sent))
         if self._fanout.taps:
             subject = call.to.partition("@")[0]
             self._fanout.tapped(subject, envelope.item(peer.packed, sent), self._post.out)
@@ -141,7 +140,7 @@ class Calls:
             self._finish(call, now)
             self._refuse_call(call, Kind.TIMEOUT, "cancelled before it was delivered", delivered=False)
         else:
-            self._post.out.append((call.callee.conn, envelope.single(call.caller.packed, sent)))
+            self._pass_on(call.callee, envelope.single(call.caller.packed, sent))
 
     # --- from time and the ends of sessions -------------------------------------------------------------
 
@@ -185,9 +184,16 @@ class Calls:
     # --- frames ---------------------------------------------------------------------------------------
 
     def _deliver(self, call: Call, sent: bytes) -> None:
-        call.callee.sent += 1
-        frame = envelope.single(call.caller.packed, sent, max(1, int(call.deadline * 1000)))
-        self._post.out.append((call.callee.conn, frame))
+        self._pass_on(
+            call.callee, envelope.single(call.caller.packed, sent, max(1, int(call.deadline * 1000)))
+        )
+
+    def _pass_on(self, peer: Peer, frame: bytes) -> None:
+        """Send what another peer said, after the events it said before."""
+        peer.sent += 1
+        if peer.subs and self._fanout.dirty:
+            self._fanout.flush_for(peer.subs.values(), self._post.out)
+        self._post.out.append((peer.conn, frame))
 
     def _finish(self, call: Call, now: float) -> None:
         """Forget a call; whoever waits for its place in the callee's window goes next."""

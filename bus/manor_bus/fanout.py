@@ -7,7 +7,7 @@ what `coalesce` replaces is counted in the frame. Source: design page "The bus",
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final
@@ -81,7 +81,7 @@ class Fanout:
         self._may_watch = may_watch
         self._streams: dict[tuple[str, str, bool], Stream] = {}
         self._by_subject: dict[str, tuple[Stream, ...]] = {}
-        self._dirty: dict[Stream, None] = {}
+        self.dirty: dict[Stream, None] = {}
         self.taps: tuple[Stream, ...] = ()
         self.kicked: list[bytes] = []  # connections whose policy says so
         self.slow: list[Subscription] = []  # those that just fell behind
@@ -110,7 +110,7 @@ class Fanout:
         self.held -= gone.held
         if not stream.subscriptions:
             del self._streams[stream.pattern, stream.label, stream.tap]
-            self._dirty.pop(stream, None)
+            self.dirty.pop(stream, None)
             self._streams_changed()
 
     def _streams_changed(self) -> None:
@@ -160,24 +160,30 @@ class Fanout:
             self._flush_stream(stream, out)
         stream.items.append((subject, packed))
         stream.size += len(packed)
-        self._dirty[stream] = None
+        self.dirty[stream] = None
 
     @property
     def waiting(self) -> bool:
         """Whether events have collected that `flush` would send."""
-        return bool(self._dirty)
+        return bool(self.dirty)
 
     # --- frames out -----------------------------------------------------------------------------------
 
     def flush(self, out: list[Send]) -> None:
         """Send what collected: the end of a drain cycle."""
-        if self._dirty:
-            for stream in self._dirty:
+        if self.dirty:
+            for stream in self.dirty:
                 self._flush_stream(stream, out)
-            self._dirty.clear()
+            self.dirty.clear()
             if self.held > HELD_BYTES_MAX:
                 every = (one for stream in self._streams.values() for one in stream.subscriptions)
                 self.kicked.append(max(every, key=lambda one: one.held).conn)
+
+    def flush_for(self, subscriptions: Iterable[Subscription], out: list[Send]) -> None:
+        """Send what collected for one subscriber now, so that nothing overtakes it."""
+        for subscription in subscriptions:
+            if subscription.stream in self.dirty:
+                self._flush_stream(subscription.stream, out)
 
     def _flush_stream(self, stream: Stream, out: list[Send]) -> None:
         items, size = stream.items, stream.size

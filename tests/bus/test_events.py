@@ -263,3 +263,17 @@ def test_a_tap_sees_events_beside_calls():
     service.publish("operation.a")
     bench.flush()
     assert tap.subjects() == ["operation.a"]
+
+
+def test_a_reply_does_not_overtake_the_events_before_it():
+    bench = Bench()
+    service = bench.join("service/lifecycle", ("lifecycle.>",), ("operation.*",))
+    caller = bench.join()
+    caller.subscribe("operation.*")
+    caller.ask("lifecycle.x")
+    service.publish("operation.a")
+    service.reply(caller.address, "r1")
+    service.publish("operation.b")
+    bench.flush()
+    order = [(down.sid, down.items[0].envelope.k) for down in caller.downs[-3:]]
+    assert order == [(1, Frame.PUB), (0, Frame.REP), (1, Frame.PUB)]
