@@ -35,9 +35,11 @@ async def run(argv: Sequence[str], timeout_s: float, *, uid: int = 0, limited: b
             group=NOBODY if uid else None,
             extra_groups=() if uid else None,
         )
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError) as error:
         raise unavailable(
-            f"the program {argv[0]} is not installed", delivered=True, hint=f"Install {argv[0]} on this node."
+            f"the program {argv[0]} cannot be run: {error.strerror}",
+            delivered=True,
+            hint=f"Install {argv[0]} on this node.",
         ) from None
     if limited and not uid:
         _limit(process.pid)
