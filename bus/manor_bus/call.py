@@ -8,6 +8,7 @@ with Client(BusSettings.from_environment("operator/admin")) as client:
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -23,14 +24,13 @@ from manor_bus.asking import unreachable, unwelcome
 from manor_bus.envelope import Envelope
 from manor_bus.envelope import Kind as Frame
 from manor_bus.errors import Kind, ManorError, Origin
-from manor_bus.messages import Message, bus, node
-from manor_bus.messages.catalogue import CALL_BY_REQUEST
+from manor_bus.messages import Call, Message, bus, node
 from manor_bus.session import Session
 from manor_bus.settings import BusSettings
-from manor_bus.view import Action, AllKnown, Change, Fetch, News, Synced, View, change_of, reading
 
 if TYPE_CHECKING:
     from manor_bus.transport import BlockingLink
+    from manor_bus.view import Action, Change, Fetch, Synced, View
 
 R = TypeVar("R", bound=Message)
 Policy = Literal["coalesce", "gap", "kick"]
@@ -106,7 +106,7 @@ class Client:
         on_part: Callable[[Any], None] | None = None, on_restart: Callable[[], None] | None = None,
     ) -> R:  # fmt: skip
         """Call and wait; the same contract as `Peer.call`."""
-        call = CALL_BY_REQUEST[type(request)]
+        call = _call_of(type(request))
         part = call.part
 
         def read(wire: Envelope) -> None:
@@ -197,6 +197,8 @@ class Client:
 
         A value that is not what its type says is left out.
         """
+        from manor_bus.view import View  # it knows every event; most commands only call
+
         mine = _Following(next(self._sids), pattern, View(pattern) if snapshot else None)
         for event in self._events(pattern, bus.Subscribe(sid=mine.sid, policy=policy), timeout):
             self._follow(mine, event)
@@ -251,15 +253,17 @@ class Client:
             self._flush()
 
     def _follow(self, mine: _Following, event: outcomes.Following | outcomes.Replied) -> None:
+        from manor_bus import view
+
         match event:
             case outcomes.Live(_, owners):
-                self._act(mine, mine.view.live(owners) if mine.view is not None else [AllKnown()])
+                self._act(mine, mine.view.live(owners) if mine.view is not None else [view.AllKnown()])
             case outcomes.Missed() if mine.view is not None and not mine.renewing:
                 mine.renewing = True
                 self._at(mine.renewed + AGAIN_S, partial(self._renew, mine))
             case outcomes.Arrived(_, _, items):
                 for sender, wire in items:
-                    self._act(mine, reading(mine.view, sender, wire))
+                    self._act(mine, view.reading(mine.view, sender, wire))
             case outcomes.Replied(token, reply, _) if token in mine.asked and mine.view is not None:
                 self._listeners.pop(token, None)
                 fetch, items_so_far = mine.asked.pop(token)
@@ -274,18 +278,20 @@ class Client:
         self._session.renew(mine.sid)
 
     def _act(self, mine: _Following, actions: Sequence[Action]) -> None:
+        from manor_bus import view
+
         for action in actions:
             match action:
-                case News():
+                case view.News():
                     try:
-                        mine.ready.append(change_of(action))
+                        mine.ready.append(view.change_of(action))
                     except ManorError:
                         continue  # left out, as the contract says
-                case AllKnown():
-                    mine.ready.append(Synced())
-                case Fetch(again=True):
+                case view.AllKnown():
+                    mine.ready.append(view.Synced())
+                case view.Fetch(again=True):
                     self._at(time.monotonic() + AGAIN_S, partial(self._fetch, mine, action))
-                case Fetch():
+                case view.Fetch():
                     self._fetch(mine, action)
 
     def _fetch(self, mine: _Following, fetch: Fetch) -> None:
@@ -377,3 +383,9 @@ class Client:
         except ManorError as error:  # the part is not what its type says
             self._session.cancel(event.token)
             self._ended[event.token] = outcomes.Replied(event.token, None, error)
+
+
+def _call_of(request: type[Message]) -> Call:
+    """Return a request's entry of the catalogue, from its own module: the whole takes long to import."""
+    calls: tuple[Call, ...] = sys.modules[request.__module__].CALLS
+    return next(call for call in calls if call.request is request)
