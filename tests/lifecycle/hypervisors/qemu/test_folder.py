@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from manor_bus.messages.documents import DomainSpec
+from manor_lifecycle.hypervisors.qemu import folder
+from manor_lifecycle.hypervisors.qemu.record import Record
+
+RECORD = Record(
+    uuid="u1", name="web", incarnation=1, spec=DomainSpec(), uid=0, machine="pc-q35-7.2", accelerator="tcg",
+    cpus=1, memory_mib=64, slots=3, created=1.0,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_a_record_is_read_back(tmp_path: Path, durable: bool) -> None:
+    folder.write_record(tmp_path, RECORD, durable=durable)
+    assert folder.read_record(tmp_path) == RECORD
+    assert [path.name for path in tmp_path.iterdir()] == [folder.RECORD]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"uuid": 1}'])
+def test_a_record_that_cannot_be_read_is_none(tmp_path: Path, content: bytes) -> None:
+    assert folder.read_record(tmp_path) is None
+    (tmp_path / folder.RECORD).write_bytes(content)
+    assert folder.read_record(tmp_path) is None
+
+
+def test_the_variables_of_the_firmware_outlive_the_run(tmp_path: Path) -> None:
+    template = tmp_path / "template"
+    template.write_bytes(b"fresh")
+    room = tmp_path / "u1"
+    room.mkdir()
+    descriptor = folder.variables(room, str(template))
+    os.write(descriptor, b"saved")
+    os.close(descriptor)
+    folder.write_record(room, RECORD, durable=False)
+    folder.empty(room)
+    assert [path.name for path in room.iterdir()] == [folder.VARIABLES]
+    again = folder.variables(room, str(template))
+    assert os.read(again, 10) == b"saved"
+    os.close(again)
+
+
+def test_an_empty_folder_is_removed(tmp_path: Path) -> None:
+    room = tmp_path / "u1"
+    room.mkdir()
+    folder.write_record(room, RECORD, durable=False)
+    folder.empty(room)
+    assert not room.exists()
+
+
+def test_last_words_are_the_end_of_the_log_and_bounded(tmp_path: Path) -> None:
+    assert folder.last_words(tmp_path) == ""
+    (tmp_path / folder.QEMU_LOG).write_bytes(b"x" * 10_000 + b"\xff the end\n")
+    words = folder.last_words(tmp_path)
+    assert words.endswith("the end")
+    assert len(words) <= folder.TAIL
+
+
+def test_logs_are_bounded_and_offsets_in_the_console_stay(tmp_path: Path) -> None:
+    console, qemu = tmp_path / folder.CONSOLE_LOG, tmp_path / folder.QEMU_LOG
+    size = folder.CONSOLE_LOG_KEPT + (8 << 20)
+    console.write_bytes(b"a" * (size - 4) + b"last")
+    qemu.write_bytes(b"x" * (folder.QEMU_LOG_MAX + 1))
+    folder.trim_logs(tmp_path)
+    assert console.stat().st_size == size
+    assert console.read_bytes().endswith(b"last")
+    assert qemu.stat().st_size == 0
+    if console.read_bytes()[:1] == b"\0":  # the file system has holes
+        assert console.stat().st_blocks * 512 < size

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from manor_lifecycle.hypervisors.qemu.lending import in_memory, lend
+
+
+def content(descriptor: int) -> bytes:
+    with open(f"/dev/fd/{descriptor}", "rb") as file:
+        found = file.read()
+    os.close(descriptor)
+    return found
+
+
+def test_a_file_in_memory_can_be_opened_by_its_number() -> None:
+    assert content(in_memory("probe", b"code")) == b"code"
+
+
+def test_a_file_that_everybody_may_read_is_lent_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "kernel"
+    path.write_bytes(b"bits")
+    path.chmod(0o644)
+    descriptor = lend(path)
+    assert os.fstat(descriptor).st_ino == path.stat().st_ino
+    assert content(descriptor) == b"bits"
+
+
+def test_a_private_file_is_lent_as_a_copy(tmp_path: Path) -> None:
+    path = tmp_path / "kernel"
+    path.write_bytes(b"bits" * 100_000)
+    path.chmod(0o600)
+    descriptor = lend(path)
+    assert os.fstat(descriptor).st_ino != path.stat().st_ino
+    assert content(descriptor) == b"bits" * 100_000
+
+
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        lend(tmp_path / "none")
