@@ -5,6 +5,7 @@ Nothing but click is imported here, so that a short command stays short.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, MutableMapping, Sequence
 from importlib import import_module
@@ -123,6 +124,17 @@ def main(arguments: Sequence[str] | None = None, app: App | None = None) -> int:
     return result if isinstance(result, int) else 0
 
 
+def program() -> None:
+    """Be the program `manor`: once everything is said, taking the interpreter apart would only cost time."""
+    code = main()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BrokenPipeError:
+        _forget_output()
+    os._exit(code)
+
+
 def _misused(error: click.UsageError) -> int:
     """Tell a wrong command line in the form of every other error."""
     click.echo(f"error: bad_request: {error.format_message()}", err=True)
@@ -151,6 +163,4 @@ def _refused(error: Exception) -> int:
 
 def _forget_output() -> None:
     """Send what is still buffered nowhere, so that the interpreter's end does not complain."""
-    import os
-
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -132,3 +132,22 @@ def test_a_reader_that_has_seen_enough_is_no_error():
     )
     assert "Traceback" not in done.stderr
     assert "BrokenPipe" not in done.stderr
+
+
+def test_as_a_program_it_says_everything_before_it_ends_and_how():
+    program = "from manor_cli.main import program; program()"
+    calm = "from manor_cli.main import main; raise SystemExit(main())"
+    said = [
+        subprocess.run([sys.executable, "-c", way, "schema"], capture_output=True, check=True).stdout
+        for way in (program, calm)
+    ]
+    assert said[0] == said[1] != b""
+    wrong = subprocess.run([sys.executable, "-c", program, "nonsense"], capture_output=True, check=False)
+    assert wrong.returncode == 2
+    assert b"hint: manor --help" in wrong.stderr
+
+
+def test_a_program_whose_reader_has_seen_enough_ends_without_a_word():
+    command = f"{sys.executable} -c 'from manor_cli.main import program; program()' schema | head -n 1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
