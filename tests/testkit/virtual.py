@@ -13,12 +13,15 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from manor_bus import introspect, policy
-from manor_bus.messages.bus import Authorise, Reloaded
-from manor_bus.switch import Switch
+from manor_bus.messages.bus import Authorise, Limits, Reloaded
+from manor_bus.policy import Decide
+from manor_bus.switch import LIMITS, Switch
 from manor_bus.transport import Listener
 
 T = TypeVar("T")
 TICK_S = 1e-9  # between frames of one connection: the loop does not keep the order of equal times
+
+RECONNECT_S = 0.05
 
 
 class VirtualSelector(selectors.DefaultSelector):
@@ -75,6 +78,7 @@ class VirtualLink:
         self.conn = b""
         self.open = True
         self._last_up = self._last_down = 0.0
+        self._held: list[tuple[bytes, bytes]] | None = None
         network.links.append(self)
         network.loop.call_soon(self.connect)
 
@@ -102,7 +106,20 @@ class VirtualLink:
 
     def _received(self, conn: bytes, frame: bytes) -> None:
         if self.open and conn == self.conn:
-            self.listener.received(frame)
+            if self._held is not None:
+                self._held.append((conn, frame))
+            else:
+                self.listener.received(frame)
+
+    def freeze(self) -> None:
+        """The process stops: what comes for it waits in its socket."""
+        self._held = self._held or []
+
+    def thaw(self) -> None:
+        """The process goes on, and reads what has come meanwhile."""
+        held, self._held = self._held or [], None
+        for conn, frame in held:
+            self._received(conn, frame)
 
     def cut(self) -> None:
         """Lose the connection; it is tried again a little later."""
@@ -111,17 +128,21 @@ class VirtualLink:
             self.conn = b""
             if self.open:
                 self.listener.down()
-                self.network.loop.call_later(0.05, self.connect)
+                self.network.loop.call_later(RECONNECT_S, self.connect)
+
+    def drop(self, noticed_s: float) -> None:
+        """Lose the connection; what is under way is lost, and the broker notices later than we do."""
+        conn = self.conn
+        self.cut()
+        self.network.loop.call_later(noticed_s, self.network.ended, conn)
 
     def close(self) -> None:
-        """End the connection for good."""
+        """End the connection for good; what was sent before still arrives, as from a killed process."""
         self.open = False
-        conn = self.conn
+        conn, self.conn = self.conn, b""
         if conn:
-            self.cut()
-            if self.network.switch is not None:
-                self.network.switch.gone(conn, "disconnected", self.network.loop.time())
-                self.network.pump()
+            at = max(self._last_up + TICK_S, self.network.loop.time())
+            self.network.loop.call_at(at, self.network.ended, conn)
         if self in self.network.links:
             self.network.links.remove(self)
 
@@ -129,10 +150,17 @@ class VirtualLink:
 class Network:
     """The broker's core with virtual wires around it."""
 
-    def __init__(self, seed: int = 0, *, delay_s: float = 0.001, node: str = "n1") -> None:
+    def __init__(
+        self, seed: int = 0, *, delay_s: float = 0.001, node: str = "n1", cycle_s: float = 0.0,
+        decide: Decide = policy.decide, limits: Limits = LIMITS,
+    ) -> None:  # fmt: skip
         self.loop = asyncio.get_running_loop()
         self.random = random.Random(seed)
-        self.delay_s, self.node = delay_s, node
+        self.delay_s, self.node, self.cycle_s = delay_s, node, cycle_s
+        self.decide, self.limits = decide, limits
+        self.heard: list[Callable[[str, bytes, str, bytes], None]] = []  # told every frame: up or down
+        self._waiting: list[tuple[bytes, str, bytes]] | None = None
+        self._cycle: asyncio.TimerHandle | None = None
         self.links: list[VirtualLink] = []
         self.by_conn: dict[bytes, VirtualLink] = {}
         self.switch: Switch | None = None
@@ -152,7 +180,9 @@ class Network:
 
     def start_broker(self) -> None:
         """Start a broker with a new epoch."""
-        self.switch = Switch(node=self.node, epoch=self.token(), boot_id="virtual", decide=policy.decide)
+        self.switch = Switch(
+            node=self.node, epoch=self.token(), boot_id="virtual", decide=self.decide, limits=self.limits
+        )
         self.switch.started = self.loop.time()
         self.switch.answers = introspect.answers(
             self.switch, lambda: 0, lambda _: Reloaded(keys=0, ended=0), self._authorise
@@ -167,7 +197,7 @@ class Network:
 
     def kill_broker(self) -> None:
         """The broker dies: every connection is lost, nothing it held is kept."""
-        self.switch = None
+        self.switch = self._waiting = None
         for link in list(self.links):
             link.cut()
 
@@ -181,15 +211,46 @@ class Network:
         return self.loop.time() + self.random.uniform(0, self.delay_s)
 
     def arrive(self, conn: bytes, label: str, frame: bytes) -> None:
-        """A frame reaches the broker."""
-        if self.switch is not None and conn in self.by_conn:
-            self.switch.frame(conn, label, "virtual", frame, self.loop.time())
+        """A frame reaches the broker. With `cycle_s` it takes several before it sends what collected."""
+        if self._waiting is not None:
+            self._waiting.append((conn, label, frame))
+            return
+        if self.switch is None or conn not in self.by_conn:
+            return
+        for hear in self.heard:
+            hear("up", conn, label, frame)
+        self.switch.frame(conn, label, "virtual", frame, self.loop.time())
+        if not self.cycle_s:
             self.pump()
+        elif self._cycle is None:
+            self._cycle = self.loop.call_later(self.random.uniform(0, self.cycle_s), self.pump)
+
+    def ended(self, conn: bytes) -> None:
+        """The broker notices the end of a connection."""
+        self.by_conn.pop(conn, None)
+        if self.switch is not None:
+            self.switch.gone(conn, "disconnected", self.loop.time())
+            self.pump()
+
+    def freeze_broker(self) -> None:
+        """The broker's process stops: what is sent to it waits in its sockets."""
+        if self.switch is not None:
+            self._waiting = self._waiting or []
+
+    def thaw_broker(self) -> None:
+        """It goes on, and reads what has come meanwhile."""
+        waiting, self._waiting = self._waiting or [], None
+        for entry in waiting:
+            self.arrive(*entry)
+        self.pump()
 
     def pump(self) -> None:
         """Let the broker do what is due, and carry what it sends."""
         switch = self.switch
-        if switch is None:
+        if self._cycle is not None:
+            self._cycle.cancel()
+            self._cycle = None
+        if switch is None or self._waiting is not None:
             return
         now = self.loop.time()
         switch.advance(now)
@@ -199,6 +260,8 @@ class Network:
             for conn, frame in out:
                 link = self.by_conn.get(conn)
                 if link is not None:
+                    for hear in self.heard:
+                        hear("down", conn, link.label, frame)
                     link.deliver(conn, frame)
             cut, switch.cut = switch.cut, []
             for conn in cut:

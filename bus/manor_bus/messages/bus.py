@@ -249,7 +249,7 @@ class Reload(Message, frozen=True, kw_only=True):
 class Authorise(Message, frozen=True, kw_only=True):
     """Let these keys attach beside those of the node's key folder (which win): the Credential documents.
 
-    The whole table, public key -> principal, each time; sessions of keys that are no longer there end at once.
+    The whole table, public key -> principal, each time; sessions of keys that have left it end at once.
     Only config may call it, and only for operators, observers and services that are not Manor's own.
     """
 
