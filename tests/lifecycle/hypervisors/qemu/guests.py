@@ -165,7 +165,7 @@ class Story:
 def process_facts(pid: int) -> dict[str, str]:
     """Return what the kernel says about a process."""
     text = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    return dict(re.findall(r"^(\w+):\s*(.*)$", text, re.MULTILINE))
+    return dict(re.findall(r"^(\w+):[ \t]*(.*)$", text, re.MULTILINE))
 
 
 def pid_of(hypervisor: QemuHypervisor) -> int:

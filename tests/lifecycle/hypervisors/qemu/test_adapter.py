@@ -19,6 +19,7 @@ pytestmark = pytest.mark.qemu
 # A service of its own: continues the saved guest, says so, and waits for its end.
 SERVICE = """
 import asyncio, sys
+from pathlib import Path
 from tests.lifecycle.hypervisors.qemu.guests import UUID, Place, pid_of
 from manor_lifecycle.hypervisors import Run
 

@@ -7,7 +7,8 @@ import pytest
 
 from manor_bus.errors import Kind, ManorError
 from manor_lifecycle.hypervisors import Answering, Ended, EndReason, GuestState, Hung, Run
-from tests.lifecycle.hypervisors.qemu.guests import UUID, Story, pid_of
+from manor_lifecycle.hypervisors.qemu.monitor import Monitor
+from tests.lifecycle.hypervisors.qemu.guests import UUID, pid_of
 
 pytestmark = pytest.mark.qemu
 
@@ -104,14 +105,14 @@ async def test_an_interrupt_that_cannot_be_masked_reaches_the_guest(living):
 async def test_what_ended_while_nobody_watched_is_found_out_afterwards(living, place, end, reason):
     async with living() as (hypervisor, _, screen, _):
         pid = pid_of(hypervisor)
-        await screen.type(f"sleep 1; {end}")
-    while True:
-        async with place.hypervisor() as hypervisor:
-            assert pid_of(hypervisor) == pid
-            domain = await only(hypervisor)
-            if domain.state is GuestState.ENDED:
-                assert domain.ended is reason
-                return
-            story = Story(hypervisor.events())
-            assert (await story.until(Ended)).reason is reason
-            return
+        await screen.type(f"echo go''od; sleep 1; {end}")
+        await screen.until("good")  # it was taken
+    monitor = Monitor("web")
+    await monitor.connect(place.folder / "qemu" / UUID)
+    while (await monitor.ask("query-status"))["status"] != "shutdown":
+        pass
+    await monitor.close()
+    async with place.hypervisor() as hypervisor:
+        assert pid_of(hypervisor) == pid
+        domain = await only(hypervisor)
+        assert (domain.state, domain.ended) == (GuestState.ENDED, reason)

@@ -188,6 +188,15 @@ def _place(record: Record, plugged: Plugged) -> dict[str, Any]:
     return {"bus": "pci.0", "addr": f"{0x10 + plugged.slot:#x}"}
 
 
+def _ide_place(record: Record, plugged: Plugged) -> dict[str, Any]:
+    """SATA has a bus for each disk, IDE one for two."""
+    there = [one.number for one in record.plugged if one.disk is not None and one.disk.bus in ("sata", "ide")]
+    position = there.index(plugged.number)
+    if record.pcie:
+        return {"bus": f"ide.{position}"}
+    return {"bus": f"ide.{position // 2}", "unit": position % 2}
+
+
 def _disk_device(record: Record, plugged: Plugged, disk: Disk) -> dict[str, Any]:
     drive = "cd" if disk.device == "cdrom" else "hd"
     device: dict[str, Any] = {"id": front_end(plugged), "drive": f"t{plugged.number}"}
@@ -201,7 +210,7 @@ def _disk_device(record: Record, plugged: Plugged, disk: Disk) -> dict[str, Any]
     elif disk.bus == "usb":
         device |= {"driver": "usb-storage", "bus": "usb.0"}
     else:
-        device |= {"driver": f"ide-{drive}"}
+        device |= {"driver": f"ide-{drive}", **_ide_place(record, plugged)}
     if (rank := boot_index(record.spec, disk)) is not None:
         device["bootindex"] = rank
     device["serial"] = (disk.serial or disk.id)[:SERIAL_MAX]

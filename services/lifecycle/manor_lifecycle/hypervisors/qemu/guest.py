@@ -258,19 +258,26 @@ class Guest:
                 break
 
     async def _beat(self) -> None:
+        loop = asyncio.get_running_loop()
+        answered = loop.time()
         while not self.process.ended.is_set():
             await asyncio.sleep(self.site.options.heartbeat_s)
             folder.trim_logs(self.path)
             try:
                 await self.monitor.ask("query-status", wait_s=self.site.options.silence_s)
             except ManorError as error:
-                if error.kind is Kind.TIMEOUT and not self._silent:
-                    self._silent = True
-                    self.site.say(Hung(self.run, error.message))
+                if loop.time() - answered >= self.site.options.silence_s:
+                    self._silence(error.message)
                 continue
+            answered = loop.time()
             if self._silent:
                 self._silent = False
                 self.site.say(Answering(self.run))
+
+    def _silence(self, detail: str) -> None:
+        if not self._silent and not self.doomed and not self.process.ended.is_set():
+            self._silent = True
+            self.site.say(Hung(self.run, detail))
 
     async def _wait_for_end(self) -> None:
         await self.process.ended.wait()
