@@ -18,6 +18,7 @@ PUBSUB: Final = "XSUB/XPUB zmq.proxy in C, CURVE"
 MANOR: Final = "manor broker, plain sockets"
 LIBRARY: Final = "manor broker, asyncio library"
 NATS: Final = "nats-server, nats-py, no encryption"
+SECURE: Final = "nats-server, nats-py, TLS both ways"
 HEAD: Final = ("way", "subscribers", "events/s until all have them", "CPU us/event between")
 NOTES: Final = (
     "One publisher floods events of about 300 bytes; every subscriber decodes each into its struct; nothing "
@@ -57,7 +58,7 @@ def run(plan: Plan) -> Section:
     for subscribers in counts:
         with contextlib.ExitStack() as stack:
             ways = _ways(stack, stack.enter_context(ground.directory()), subscribers)
-            events = (2_000 if plan.quick else 8_000) // (4 if subscribers > 10 else 1)
+            events = (1_000 if plan.quick else 8_000) // (4 if subscribers > 10 else 1)
             for one in ways:
                 one.round(200)  # warm; not counted
                 one.rate, one.cpu = [], []
@@ -93,6 +94,7 @@ def _ways(stack: contextlib.ExitStack, folder: Path, count: int) -> list[Way]:
     ]
     if ground.nats_program() is not None:
         ways.append(way(NATS, stack.enter_context(ground.nats(folder)), "library", "nats"))
+        ways.append(way(SECURE, stack.enter_context(ground.nats(folder, secure=True)), "library", "nats"))
     return ways
 
 
@@ -104,8 +106,9 @@ def _figures(ways: list[Way], subscribers: int) -> list[Figure]:
         Figure(f"events per second {to}, broker / XSUB-XPUB zmq.proxy", ratios(manor.rate, pubsub.rate), "x"),
         Figure(f"CPU per event {to}, broker / XSUB-XPUB zmq.proxy", ratios(manor.cpu, pubsub.cpu), "x"),
     ]
-    if NATS in by_name:
-        target = 2.5 if subscribers == 10 else None
-        value = ratios(library.rate, by_name[NATS].rate)
-        found.append(Figure(f"events per second {to}, library / nats-py", value, "x", target, "at least"))
+    target = 2.5 if subscribers == 10 else None
+    for name, other in (("nats-py", NATS), ("nats-py with TLS", SECURE)):
+        if other in by_name:
+            value = ratios(library.rate, by_name[other].rate)
+            found.append(Figure(f"events per second {to}, library / {name}", value, "x", target, "at least"))
     return found

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -69,14 +70,31 @@ def nats_program() -> str | None:
 
 
 @contextlib.contextmanager
-def nats(folder: Path) -> Iterator[Server]:
-    """A nats-server on a loopback port it chooses itself, with no encryption and no authentication."""
+def nats(folder: Path, *, secure: bool = False) -> Iterator[Server]:
+    """A nats-server on a loopback port it chooses itself; `secure`: TLS with certificates on both sides."""
     program = nats_program()
     assert program is not None
-    ports = folder / "nats"
+    name = "nats-tls" if secure else "nats"
+    ports = folder / name
     ports.mkdir()
     command = [program, "-a", "127.0.0.1", "-p", "-1", "--ports_file_dir", str(ports)]
-    with running(command, folder / "nats.log") as pid:
+    if secure:
+        pair = certificate(folder)
+        command += ["--tls", "--tlscert", pair[0], "--tlskey", pair[1], "--tlsverify", "--tlscacert", pair[0]]
+    with running(command, folder / f"{name}.log") as pid:
         wait_for("nats-server", lambda: any(file.stat().st_size for file in ports.iterdir()))
         url = json.loads(next(ports.iterdir()).read_text(encoding="ascii"))["nats"][0]
-        yield Server("nats", pid, url, url)
+        address = url.partition("://")[2]
+        endpoint = f"tls://{address}" if secure else f"nats://{address}"
+        yield Server(name, pid, endpoint, endpoint)
+
+
+def certificate(folder: Path) -> tuple[str, str]:
+    """A certificate for 127.0.0.1 that everybody trusts, and its key."""
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    if not cert.exists():
+        what = ["-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+        who = ["-subj", "/CN=bench", "-addext", "subjectAltName=IP:127.0.0.1"]
+        command = ["openssl", "req", *what, *who, "-keyout", str(key), "-out", str(cert)]
+        subprocess.run(command, check=True, capture_output=True)
+    return str(cert), str(key)

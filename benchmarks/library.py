@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import ssl
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -131,13 +132,18 @@ async def manor_subscribers(folder: Path, endpoint: str, count: int) -> None:
 # --- NATS -------------------------------------------------------------------------------------------------
 
 
-async def _nats(endpoint: str) -> Nats:
-    return await nats.connect(endpoint)
+async def _nats(folder: Path, endpoint: str) -> Nats:
+    if not endpoint.startswith("tls://"):
+        return await nats.connect(endpoint)
+    certificate, key = folder.parent / "cert.pem", folder.parent / "key.pem"
+    context = ssl.create_default_context(cafile=str(certificate))
+    context.load_cert_chain(certificate, key)
+    return await nats.connect(endpoint, tls=context)
 
 
 async def nats_caller(folder: Path, endpoint: str) -> None:
     """Calls through `Client.request`."""
-    mine = await _nats(endpoint)
+    mine = await _nats(folder, endpoint)
 
     async def once() -> None:
         reply = await mine.request(SUBJECT, codec.encode(bodies.SHOW), timeout=30)
@@ -148,7 +154,7 @@ async def nats_caller(folder: Path, endpoint: str) -> None:
 
 async def nats_service(folder: Path, endpoint: str) -> None:
     """Answers through `Client.subscribe`."""
-    mine = await _nats(endpoint)
+    mine = await _nats(folder, endpoint)
 
     async def show(message: Msg) -> None:
         codec.decode(message.data, DomainShow)
@@ -161,7 +167,7 @@ async def nats_service(folder: Path, endpoint: str) -> None:
 
 async def nats_publisher(folder: Path, endpoint: str) -> None:
     """Publishes through `Client.publish`."""
-    mine = await _nats(endpoint)
+    mine = await _nats(folder, endpoint)
     numbers = itertools.count()
 
     async def publish(question: dict[str, Any]) -> dict[str, Any]:
@@ -177,7 +183,7 @@ async def nats_publisher(folder: Path, endpoint: str) -> None:
 async def nats_subscribers(folder: Path, endpoint: str, count: int) -> None:
     """Subscribes, one connection each."""
     counter = _Counter(count)
-    connections = [await _nats(endpoint) for _ in range(count)]
+    connections = [await _nats(folder, endpoint) for _ in range(count)]
     for index, connection in enumerate(connections):
 
         async def took(message: Msg, index: int = index) -> None:

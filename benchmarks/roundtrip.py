@@ -17,6 +17,7 @@ PROXY: Final = "zmq.proxy in C, CURVE"
 MANOR: Final = "manor broker, plain sockets"
 LIBRARY: Final = "manor broker, asyncio library"
 NATS: Final = "nats-server, nats-py, no encryption"
+SECURE: Final = "nats-server, nats-py, TLS both ways"
 NOTES: Final = (
     "Every way carries the same request and reply (about 300 bytes) over ipc, NATS over loopback tcp. "
     "Caller, service and what is between them share the machine's cores.",
@@ -97,6 +98,9 @@ def _ways(stack: contextlib.ExitStack) -> list[Way]:
         nats = stack.enter_context(ground.nats(folder))
         child("library", "service", "nats", nats.behind)
         ways.append(Way(NATS, nats, child("library", "caller", "nats", nats.endpoint)))
+        secure = stack.enter_context(ground.nats(folder, secure=True))
+        child("library", "service", "nats", secure.behind)
+        ways.append(Way(SECURE, secure, child("library", "caller", "nats", secure.endpoint)))
     return ways
 
 
@@ -109,13 +113,13 @@ def _section(ways: list[Way]) -> Section:
             "calls per second, broker / C zmq.proxy", ratios(manor.rate, proxy.rate), "x", 0.4, "at least"
         ),
     ]
-    if NATS in by_name:
-        nats = by_name[NATS]
-        figures += [
-            Figure(
-                "calls per second, library / nats-py", ratios(library.rate, nats.rate), "x", 1.5, "at least"
-            ),
-            Figure("calls per second, plain sockets / nats-py", ratios(manor.rate, nats.rate), "x"),
-            Figure("p50 of a call, library / nats-py", ratios(library.p50, nats.p50), "x"),
-        ]
+    for name, way in (("nats-py", NATS), ("nats-py with TLS", SECURE)):
+        if way in by_name:
+            other = by_name[way]
+            rates = ratios(library.rate, other.rate)
+            figures += [
+                Figure(f"calls per second, library / {name}", rates, "x", 1.5, "at least"),
+                Figure(f"calls per second, plain sockets / {name}", ratios(manor.rate, other.rate), "x"),
+                Figure(f"p50 of a call, library / {name}", ratios(library.p50, other.p50), "x"),
+            ]
     return Section("Requests and replies", HEAD, [one.row() for one in ways], figures, list(NOTES))
