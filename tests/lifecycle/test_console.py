@@ -89,6 +89,14 @@ async def test_after_a_restart_of_the_service_the_numbers_go_on(consoles, bus):
     assert (attached.scrollback, attached.offset) == (b"old words", 5009)
 
 
+async def test_who_attaches_at_once_gets_what_was_printed_before_the_console_was_opened(consoles):
+    stream = Stream(offset=100)
+    stream.printed.put_nowait(b"old words")
+    consoles.started(UUID, "web", 1, opening(stream))
+    attached = await consoles.attach(UUID, ConsoleAttach(name="web"), "alice", "k")
+    assert (attached.scrollback, attached.offset) == (b"old words", 109)
+
+
 async def test_a_flood_is_published_with_a_hole_that_the_numbers_show(consoles, bus):
     stream = Stream()
     consoles.started(UUID, "web", 1, opening(stream))
@@ -178,8 +186,6 @@ async def test_a_renamed_domain_prints_under_its_new_name(consoles, bus):
 
 async def test_a_domain_without_a_console_says_why(consoles, bus):
     consoles.started(UUID, "web", 1, opening())
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
     with pytest.raises(ManorError, match="no more streams") as refused:
         await consoles.attach(UUID, ConsoleAttach(name="web"), "alice", "k1")
     assert refused.value.kind is Kind.DENIED_STATE

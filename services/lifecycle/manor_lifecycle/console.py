@@ -8,6 +8,7 @@ with holes, which the numbers show and the scroll-back fills.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections.abc import Awaitable, Callable
@@ -30,8 +31,8 @@ CHUNK_BYTES: Final = 16 << 10
 BATCH_BYTES: Final = 4 * CHUNK_BYTES  # published at once; a guest that prints faster is shown with holes
 WRITE_BYTES_MAX: Final = 4096
 AGAIN_S: Final = 1.0
-FIRST_READ_S: Final = 0.02
-FIRST_READS: Final = 10
+BACKLOG_S: Final = 0.1  # after it was opened, a stream has said by then what it kept
+OPEN_S: Final = 2.0  # so long who attaches waits for a console that is being opened
 NEVER: Final = frozenset({Kind.DENIED_STATE, Kind.BAD_REQUEST})  # there is no console to wait for
 
 _log = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class _Console:
     told: int = 0
     stream: ConsoleStream | None = None
     missing: str = ""  # why there is none
+    known: asyncio.Event = field(default_factory=asyncio.Event)  # what it printed before, or `missing`
     printed: asyncio.Event = field(default_factory=asyncio.Event)
     typing: asyncio.Lock = field(default_factory=asyncio.Lock)
     tasks: tuple[asyncio.Task[None], ...] = ()
@@ -123,9 +125,11 @@ class Consoles:
                 console.missing = ""
                 if not console.ring.content:
                     console.ring.offset = console.told = console.stream.offset
+                asyncio.get_running_loop().call_later(BACKLOG_S, console.known.set)
                 await self._read_all(console, console.stream)
             except ManorError as error:
                 console.missing = error.message
+                console.known.set()
                 if error.kind in NEVER:
                     return
                 _log.info("console of %s: %s", console.name, error)
@@ -166,10 +170,9 @@ class Consoles:
     async def attach(self, uuid: str, request: ConsoleAttach, who: str, key: str) -> ConsoleAttached:
         """Return what was printed, and the right to type when it is asked for and free."""
         console = self._find(uuid, request.name)
-        for _ in range(FIRST_READS):
-            if console.ring.end or console.missing:
-                break
-            await asyncio.sleep(FIRST_READ_S)  # it was opened just now: what was printed before is on its way
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(OPEN_S):
+                await console.known.wait()
         if console.missing and not console.ring.end:
             raise denied_state(f"{request.name} has no console: {console.missing}")
         if request.write:
