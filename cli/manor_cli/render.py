@@ -8,20 +8,33 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any, Final
 
 import msgspec
 
 # C0 and C1 controls, DEL, and the characters that change the direction or the line of a text.
-_UNSAFE: Final = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
-)
-_UNSAFE_JSON: Final = re.compile("[\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_CONTROLS: Final = "\x00-\x1f\x7f-\x9f"
+_MARKS: Final = "\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069"
+
+
+@cache
+def _unsafe() -> re.Pattern[str]:
+    """Return what may not reach a terminal; compiled when the first text needs it, which is seldom."""
+    return re.compile(f"[{_CONTROLS}{_MARKS}\ud800-\udfff]")
+
+
+@cache
+def _unsafe_json() -> re.Pattern[str]:
+    """Return what JSON lets through and a terminal would obey."""
+    return re.compile(f"[\x7f-\x9f{_MARKS}]")
 
 
 def clean(text: str) -> str:
     r"""Return `text` with every control character written as an escape (`\x1b`)."""
-    return _UNSAFE.sub(_escape, text)
+    if text.isascii() and text.isprintable():
+        return text
+    return _unsafe().sub(_escape, text)
 
 
 def _escape(match: re.Match[str]) -> str:
@@ -136,7 +149,9 @@ def as_json(value: Any, *, indent: int = 2) -> str:
     """Return JSON (`indent` 0: one line), with the characters escaped that would change a terminal."""
     encoded = msgspec.json.encode(value)
     found = (msgspec.json.format(encoded, indent=indent) if indent else encoded).decode()
-    return _UNSAFE_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", found)
+    if found.isascii() and "\x7f" not in found:
+        return found
+    return _unsafe_json().sub(lambda match: f"\\u{ord(match[0]):04x}", found)
 
 
 def as_yaml(value: Any, *, many: bool = False) -> str:
@@ -145,7 +160,7 @@ def as_yaml(value: Any, *, many: bool = False) -> str:
 
     dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
     documents = [msgspec.to_builtins(item) for item in (value if many else [value])]
-    safe = all(not _UNSAFE_JSON.search(as_json_raw(item)) for item in documents)
+    safe = all(not _unsafe_json().search(as_json_raw(item)) for item in documents)
     return str(
         yaml.dump_all(
             documents,
