@@ -154,6 +154,13 @@ class Calls:
                 self._withdraw(call)
             self._refuse_call(call, Kind.TIMEOUT, "no reply within the budget", delivered=not waiting)
 
+    def policy_changed(self, now: float) -> None:
+        """End the calls that wait and may no longer be made."""
+        for call in [call for call in self._roster.pending.values() if call.queued]:
+            if not self._decide(call.caller.label, "call", call.to.partition("@")[0]).allowed:
+                self._finish(call, now)
+                self._refuse_call(call, Kind.FORBIDDEN, "the policy has changed", delivered=False)
+
     def drain(self, peer: Peer, now: float) -> None:
         """No new calls for this instance; what still waits for it goes to another one, or back."""
         for call, sent in self._roster.drain(peer):

@@ -14,7 +14,7 @@ from typing import Final
 
 from manor_bus import envelope
 from manor_bus.messages.bus import Subscribe
-from manor_bus.subjects import matches
+from manor_bus.subjects import is_subject, matches
 
 BATCH_BYTES_MAX: Final = 262_144
 BATCH_ITEMS_MAX: Final = 1_000
@@ -117,9 +117,14 @@ class Fanout:
         self.taps = tuple(stream for stream in self._streams.values() if stream.tap)
         self._by_subject.clear()
 
-    def forget_decisions(self) -> None:
-        """Ask the policy again for every subject."""
+    def policy_changed(self) -> None:
+        """Ask the policy again for every subject, also for what is kept for the slow."""
         self._by_subject.clear()
+        for stream in self._streams.values():
+            for late in stream.subscriptions:
+                for subject in list(late.newest):
+                    if is_subject(subject) and not self._may_watch(stream.label, subject):
+                        self._kept(late, -len(late.newest.pop(subject)))
 
     def streams(self) -> Iterator[Stream]:
         """All streams."""

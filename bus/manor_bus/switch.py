@@ -174,8 +174,10 @@ class Switch:
 
     def change_policy(self, decide: Decide, now: float) -> None:
         """Decide by another policy from now on; a session that has what it may no longer have is ended."""
+        self.fanout.flush(self._post.out)  # what was taken under the old policy goes under it
         self.decide.replace(decide)
-        self.fanout.forget_decisions()
+        self.fanout.policy_changed()
+        self._calls.policy_changed(now)
         for peer in list(self.roster.by_conn.values()):
             if not self._may_have(peer):
                 self._end(peer.conn, "revoked", now)

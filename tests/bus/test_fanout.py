@@ -254,7 +254,7 @@ def test_what_is_decided_about_a_label_is_asked_once_per_subject_until_forgotten
     assert len(stage.flush()) == 1
     assert stage.taken(b"c2") == []
     assert asked == [("a", "x.a"), ("b", "x.a")]
-    stage.fanout.forget_decisions()
+    stage.fanout.policy_changed()
     stage.publish("x.a")
     assert len(asked) == 4
 
@@ -267,3 +267,16 @@ def test_ending_a_subscription_leaves_those_with_the_same_pattern():
     stage.fanout.unsubscribe(first)
     assert stage.flush() == []
     assert stage.taken(b"c2") == [(0, ["x.a"], 0)]
+
+
+def test_what_is_kept_for_the_slow_is_asked_again_when_the_policy_changes():
+    denied = set()
+    stage = Stage(lambda _label, subject: subject not in denied)
+    subscription = stage.subscribe(window=1)
+    stage.publish("x.a", "x.b", "x.c")
+    assert stage.flush() == [(0, ["x.a"], 0)]
+    denied.add("x.b")
+    stage.fanout.policy_changed()
+    assert stage.fanout.held == subscription.held
+    stage.consume(subscription)
+    assert stage.taken() == [(1, ["x.c"], 0)]

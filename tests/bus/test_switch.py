@@ -10,7 +10,10 @@ from manor_bus.errors import Kind
 from manor_bus.messages import bus as words
 from manor_bus.policy import Decision
 from manor_bus.roster import PEERS_MAX
+from manor_bus.switch import LIMITS
 from tests.testkit.bench import Bench, body
+
+LIMITS_OF_ONE = msgspec.structs.replace(LIMITS, in_flight_per_callee=1)
 
 
 def reset_of(wire):
@@ -172,6 +175,22 @@ def test_a_changed_policy_ends_the_sessions_that_have_what_they_may_no_longer_ha
     assert not other.cut
     other.subscribe("domain.*")
     assert other.error().kind is Kind.FORBIDDEN
+
+
+def test_a_changed_policy_ends_what_waits_and_lets_go_what_was_taken_before():
+    bench = Bench(limits=LIMITS_OF_ONE)
+    service = bench.join("service/lifecycle", ("lifecycle.>",), ("operation.*",))
+    caller = bench.join()
+    caller.subscribe("operation.*")
+    caller.ask("lifecycle.x", "r1")
+    caller.ask("lifecycle.x", "r2")
+    service.publish("operation.a")
+    bench.switch.change_policy(lambda _label, verb, _subject: Decision(verb != "call", "no calls"), bench.now)
+    bench.collect()
+    assert (caller.last().re, caller.error().kind, caller.error().delivered) == ("r2", Kind.FORBIDDEN, False)
+    assert caller.subjects() == ["operation.a"]
+    service.reply(caller.address, "r1")
+    assert caller.last().re == "r1"
 
 
 def test_peers_that_come_and_go_are_news():
