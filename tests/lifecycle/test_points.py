@@ -23,6 +23,7 @@ from manor_bus.messages.lifecycle import OperationState, State
 from manor_lifecycle import driver
 from manor_lifecycle.deeds import DEEDS
 from manor_lifecycle.hypervisors import GuestState
+from manor_lifecycle.opening import DEBT_PERIOD_S
 from tests.lifecycle.scene import Scene, disk, on_stage
 
 ROOT, EXTRA = disk("root"), disk("extra")
@@ -52,10 +53,12 @@ class Points:
             if mine == self.stop_at and not self.after:
                 self.reached.set()
                 await self.gate.wait()
-            await deed(means, life, work, step)
-            if mine == self.stop_at and self.after:
-                self.reached.set()
-                await self.gate.wait()
+            try:
+                await deed(means, life, work, step)
+            finally:
+                if mine == self.stop_at and self.after:
+                    self.reached.set()
+                    await self.gate.wait()
 
         return counted
 
@@ -122,13 +125,14 @@ CASES = {
     "plug": Case(running, changes(ROOT, EXTRA), State.RUNNING, State.RUNNING, MORE, USED),
     "unplug": Case(running_with_extra, changes(ROOT), State.RUNNING, State.RUNNING, USED, MORE),
 }
+COUNTED: dict[str, list[str]] = {}
 RUNS = {State.RUNNING: GuestState.RUNNING, State.PAUSED: GuestState.PAUSED}
 
 
 async def check(scene: Scene, state: State, devices: set[str], where: str) -> None:
     """The domain is in this state, and nothing else is there."""
     status = await scene.until(state)
-    await asyncio.sleep(15)
+    await asyncio.sleep(DEBT_PERIOD_S + 1)
     status = await scene.status()
     assert status.state is state, (where, status)
     assert {name for _, name in scene.devices.open} == devices, where
@@ -185,8 +189,11 @@ def stopped_at(
     on_stage(tmp_path / f"{points.stop_at}-{points.after}", scenario)
 
 
-def count(tmp_path: Path, case: Case, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    points = Points()
+def count(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Run once undisturbed and return the points; the same for all tests of a kind."""
+    if kind in COUNTED:
+        return COUNTED[kind]
+    case, points = CASES[kind], Points()
     points.install(monkeypatch)
 
     async def then(scene: Scene, operation: str) -> None:
@@ -195,6 +202,7 @@ def count(tmp_path: Path, case: Case, monkeypatch: pytest.MonkeyPatch) -> list[s
 
     stopped_at(tmp_path, case, points, then)
     assert points.names
+    COUNTED[kind] = points.names
     return points.names
 
 
@@ -204,7 +212,7 @@ def test_a_service_killed_at_any_point_goes_on_when_it_is_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, after: bool
 ) -> None:
     case = CASES[kind]
-    for point, name in enumerate(count(tmp_path, case, monkeypatch)):
+    for point, name in enumerate(count(tmp_path, kind, monkeypatch)):
         points = Points(point, after)
         points.install(monkeypatch)
 
@@ -227,7 +235,7 @@ def test_an_operation_cancelled_at_any_point_leaves_one_of_two_outcomes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     case = CASES[kind]
-    for point, name in enumerate(count(tmp_path, case, monkeypatch)):
+    for point, name in enumerate(count(tmp_path, kind, monkeypatch)):
         points = Points(point)
         points.install(monkeypatch)
 
@@ -243,7 +251,7 @@ def test_an_operation_cancelled_at_any_point_leaves_one_of_two_outcomes(
                 await check(scene, case.goal, case.devices, name)
             else:
                 assert outcome.state is OperationState.CANCELLED, (name, outcome)
-                await asyncio.sleep(15)
+                await asyncio.sleep(1)
                 asked_already = kind in ("shutdown", "reboot") and name != "remember that it was stopped"
                 if asked_already and (await scene.status()).state is State.DEFINED:
                     await check(scene, State.DEFINED, set(), name)  # the guest obeyed all the same
@@ -261,6 +269,69 @@ async def cancel(scene: Scene, operation: str) -> None:
         await scene.operator.call(request, m.Operation, timeout=10)
     except ManorError as error:
         assert error.kind is Kind.DENIED_STATE  # noqa: PT017 - past its last chance is a legal answer
+
+
+UNDONE = {
+    "start": Case(
+        lambda scene: told(scene, resume="fail"),
+        asks(m.DomainStart(name="web")),
+        State.RUNNING,
+        State.DEFINED,
+        USED,
+        NONE,
+    ),
+    "restore": Case(
+        lambda scene: told_suspended(scene),
+        asks(m.DomainRestore(name="web")),
+        State.RUNNING,
+        State.SUSPENDED,
+        USED,
+        NONE,
+    ),
+}
+
+
+async def told(scene: Scene, **faults: Any) -> None:
+    await scene.apply("web", disks=[ROOT], nics=[NET], extra={"fake": faults})
+
+
+async def told_suspended(scene: Scene) -> None:
+    await suspended(scene)
+    await told(scene, restore="fail")
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("kind", UNDONE)
+def test_a_service_killed_while_it_undoes_goes_on_undoing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, after: bool
+) -> None:
+    case, total, point = UNDONE[kind], 99, 0
+    while point < total:
+        points = Points(point, after)
+        points.install(monkeypatch)
+
+        async def then(scene: Scene, operation: str, points: Points = points) -> None:
+            await scene.kill()
+            points.armed = False
+            await scene.restart()
+            outcome = await scene.outcome(operation)
+            assert outcome.state is OperationState.FAILED
+            assert outcome.error is not None
+            assert "told to fail" in outcome.error.message
+            await check(scene, case.before, case.devices_before, points.names[-1])
+
+        async def unharmed(scene: Scene, operation: str, points: Points = points) -> None:
+            assert (await scene.outcome(operation)).state is OperationState.FAILED
+            await check(scene, case.before, case.devices_before, "undisturbed")
+
+        if total == 99:
+            points.stop_at = -1
+            stopped_at(tmp_path, case, points, unharmed)
+            total = len(points.names)
+        else:
+            stopped_at(tmp_path, case, points, then)
+            point += 1
+    assert total > 4
 
 
 @pytest.mark.parametrize("kind", ["start", "save", "restore", "reboot", "shutdown"])

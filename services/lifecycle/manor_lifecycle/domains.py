@@ -181,19 +181,17 @@ class Domains:
 
     def _waits(self, life: Life) -> bool:
         """Say whether a failure was too recent; then it is tried again in time."""
-        if not life.failures or life.works or life.ending is not None:
+        if not life.failures or life.works or life.ending is not None or life.retry_at < 0:
             return False
-        loop = asyncio.get_running_loop()
-        if life.retry_at <= 0.0:
+        if life.retry_at == 0:
+            loop = asyncio.get_running_loop()
             life.retry_at = loop.time() + min(2.0**life.failures, RETRY_S_MAX)
             loop.call_at(life.retry_at, self._again, life)
-        if life.retry_at > loop.time():
-            return True
-        life.retry_at = 0.0
-        return False
+        return True
 
     def _again(self, life: Life) -> None:
         if self.by_uuid.get(life.uuid) is life:
+            life.retry_at = -1.0
             self.poke(life)
 
     def _decide(self, life: Life) -> Decision:
@@ -212,6 +210,7 @@ class Domains:
     def _internal(
         self, life: Life, kind: str, arguments: Arguments, reason: str, *, first: bool = False
     ) -> Work:
+        life.retry_at = 0.0
         work = Work(f"{kind}-{secrets.token_hex(6)}", kind, arguments, internal=True)
         self.driver.begin(life, work, who=f"lifecycle@{self._means.node}", reason=reason, first=first)
         return work

@@ -218,9 +218,11 @@ class Driver:
         """Do the steps. On error undo those since the last commit, and return it."""
         since = 0
         for index, step in enumerate(work.steps):
-            if step.commit:
-                since = index + 1
-            error = await self._step(life, work, index, step)
+            if work.cancel is not None and step.cancellable:
+                error: ErrorBody | None = work.cancel
+            else:
+                since = index + 1 if step.commit else since
+                error = await self._step(life, work, index, step)
             if error is None:
                 continue
             if step.act is Act.DESTROY:
@@ -233,8 +235,6 @@ class Driver:
         return None
 
     async def _step(self, life: Life, work: Work, index: int, step: Step) -> ErrorBody | None:
-        if work.cancel is not None and step.cancellable:
-            return work.cancel
         if not work.internal or index:
             left = any(later.cancellable for later in work.steps[index:])
             done = plan.progress(work.steps, index)

@@ -91,7 +91,7 @@ class Life:
     pending: tuple[PendingChange, ...] = ()
     generation: int = 0
     failures: int = 0
-    retry_at: float = 0.0
+    retry_at: float = 0.0  # on the loop's clock; 0: not set, below 0: it is time
     tried_revision: int = -1  # the halted policy asks the guest once per revision
     restarts: int = 0
     status: DomainStatus | None = None

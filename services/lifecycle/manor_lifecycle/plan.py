@@ -184,9 +184,14 @@ def _announces(observed: Observed) -> tuple[Step, ...]:
 
 
 def _bring_up(paused: bool, observed: Observed) -> tuple[Step, ...]:
+    """A new run; or, when it was made before a restart of the service, its steps again: a guest that runs is
+    left alone, a paused one goes on and is taken back as a whole if that fails."""
+    if observed.renewed and observed.guest is GuestState.RUNNING:
+        return ()
+    claim = () if observed.renewed else (_CLAIM,)
     create = Step(Act.CREATE, undo=Act.DESTROY, weight=4, timeout_s=CREATE_TIMEOUT_S)
     resume = () if paused else (_RESUME,)
-    return (_CLAIM, *_connects(observed), create, *_announces(observed), *resume)
+    return (*claim, *_connects(observed), create, *_announces(observed), *resume)
 
 
 def _tear_down(observed: Observed) -> tuple[Step, ...]:
@@ -208,6 +213,8 @@ def _ask(arguments: Arguments, observed: Observed) -> tuple[Step, ...]:
 
 
 def _start(arguments: Arguments, observed: Observed) -> tuple[Step, ...]:
+    if observed.renewed:
+        return _bring_up(arguments.paused, observed)
     if observed.guest in (GuestState.RUNNING, GuestState.PAUSED):
         stopped = (Step(Act.FORGET_STOPPED),) if observed.stopped else ()
         return (*stopped, *(() if arguments.paused else _resume(arguments, observed)))
@@ -221,7 +228,7 @@ def _shutdown(arguments: Arguments, observed: Observed) -> tuple[Step, ...]:
 
 def _reboot(arguments: Arguments, observed: Observed) -> tuple[Step, ...]:
     if observed.renewed:
-        return _resume(arguments, observed)
+        return _bring_up(False, observed)
     asks = _ask(arguments, observed) if observed.guest in (GuestState.RUNNING, GuestState.PAUSED) else ()
     return (*asks, *_tear_down(observed), *_bring_up(False, observed))
 
@@ -257,7 +264,7 @@ def _restore(arguments: Arguments, observed: Observed) -> tuple[Step, ...]:
     load = Step(Act.RESTORE, undo=Act.DESTROY, weight=20, timeout_s=SAVE_TIMEOUT_S)
     forget = Step(Act.FORGET_SAVED, undo=Act.KEEP, timeout_s=30, cancellable=False)
     # Once its CPUs ran, the guest has changed its disks: the saved state must never be used again.
-    resume = () if arguments.paused else (Step(Act.RESUME, commit=True),)
+    resume = () if arguments.paused else (Step(Act.RESUME, commit=True, cancellable=False),)
     return (_CLAIM, *_connects(observed), load, *_announces(observed), forget, *resume, remove)
 
 
@@ -289,7 +296,7 @@ def _end(arguments: Arguments, observed: Observed) -> tuple[Step, ...]:
 
 def _restart(arguments: Arguments, observed: Observed) -> tuple[Step, ...]:
     if observed.renewed:
-        return _resume(arguments, observed)
+        return _bring_up(False, observed)
     wait = (
         (Step(Act.WAIT, weight=2, timeout_s=arguments.delay_s + 60, amount=arguments.delay_s),)
         if arguments.delay_s

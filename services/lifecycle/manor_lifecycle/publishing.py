@@ -23,6 +23,7 @@ from manor_lifecycle.life import Life, status
 FLUSH_S: Final = 0.02
 TTL_MS: Final = 20_000
 ENDED_KEPT_S: Final = 60.0  # so long an ended operation stays in the state stream
+CLOCK_SLACK_S: Final = 0.001  # a timer may fire a little early
 ENDED_KEPT_MAX: Final = 2_000
 
 
@@ -118,7 +119,7 @@ class Publishing:
 
     def _forget_ended(self) -> None:
         loop = asyncio.get_running_loop()
-        now = loop.time()
+        now = loop.time() + CLOCK_SLACK_S
         while self._ended and (len(self._ended) > ENDED_KEPT_MAX or now - self._ended[0][0] >= ENDED_KEPT_S):
             self._peer.state.drop(f"operation.{self._ended.popleft()[1]}")
         if self._ended and self._forgetting is None:
