@@ -1,6 +1,6 @@
 """One connection between a front end and a back end, and what can happen to it: values, no rules.
 
-PURE: no I/O, no clock, no randomness. The rules are in `machine.py`.
+Pure: no I/O, no clock, no randomness. The rules are in `machine.py`.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ Rules of this file:
    something has an effect or a timer whose outcome leaves it: there is no limbo. The other states are at rest
    and say in `reason` whose turn it is.
 
-PURE: no I/O, no clock, no randomness. `docs/devices.md` is made from the tables below.
+Pure: no I/O, no clock, no randomness. `docs/devices.md` is made from the tables below.
 """
 
 from __future__ import annotations
