@@ -45,7 +45,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def running(folder: Path) -> Iterator[Node]:
-    build = [sys.executable, ROOT / "deploy" / "guest" / "build.py"]
+    build = [sys.executable, str(ROOT / "deploy" / "guest" / "build.py")]
     built = subprocess.run(build, capture_output=True, text=True, check=True, timeout=600)
     image = dict(line.split(" ", 1) for line in built.stdout.splitlines())
     with node(folder, "--hypervisor", "qemu") as made:
