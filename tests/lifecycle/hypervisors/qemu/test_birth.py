@@ -8,8 +8,9 @@ import pytest
 from manor_bus.errors import Kind, ManorError
 from manor_bus.messages.documents import Boot, Cpu, Graphics, Memory, Usb
 from manor_lifecycle.hypervisors import Run
-from manor_lifecycle.hypervisors.qemu import process
-from tests.lifecycle.hypervisors.qemu.guests import UID, UUID, Screen, pid_of, process_facts
+from manor_lifecycle.hypervisors.qemu import process, sockets
+from manor_lifecycle.hypervisors.qemu.guest import SCREEN
+from tests.lifecycle.hypervisors.qemu.guests import PATIENCE_S, UID, UUID, Screen, pid_of, process_facts
 
 pytestmark = pytest.mark.qemu
 RUN = Run(UUID, 1)
@@ -18,6 +19,10 @@ RUN = Run(UUID, 1)
 def khz():
     with open("/proc/cpuinfo", encoding="utf-8") as file:
         return next(int(float(line.split(":")[1]) * 1000) for line in file if line.startswith("cpu MHz"))
+
+
+def tasks_of(hypervisor):
+    return f"/proc/{pid_of(hypervisor)}/task"
 
 
 async def test_a_guests_process_is_confined(place):
@@ -92,7 +97,7 @@ async def test_every_offered_device_is_understood_by_qemu(place):
         memory=Memory(size_mib=32, max_mib=64),
         disks=tuple(one.device for one in disks),
         usb=(Usb(id="t", emulated="tablet"), Usb(id="k", emulated="keyboard")),
-        graphics=Graphics(type="vnc", video="virtio", port=5999) if UID else Graphics(type="vnc"),
+        graphics=Graphics(type="vnc", video="virtio"),
         watchdog="i6300esb",
         clock_offset_s=3600,
         smbios={"serial": "a,b", "manufacturer": "Manor"},
@@ -105,7 +110,15 @@ async def test_every_offered_device_is_understood_by_qemu(place):
         await hypervisor.resume(RUN)
         (domain,) = [one for one in await hypervisor.domains() if one.ours]
         assert len(domain.devices) == 8
-        assert os.sched_getaffinity(pid_of(hypervisor))
+        assert {os.sched_getaffinity(int(task)) == {0} for task in os.listdir(tasks_of(hypervisor))} == {
+            True,
+            False,
+        }
+        visitor = await sockets.connect(place.folder / "qemu" / UUID, SCREEN)
+        with visitor:
+            async with asyncio.timeout(PATIENCE_S):
+                greeting = await asyncio.get_running_loop().sock_recv(visitor, 64)
+            assert greeting.startswith(b"RFB ")
 
 
 async def test_the_machine_type_pc_takes_devices_too(place):

@@ -52,7 +52,6 @@ class Wiring:
     kernel: str = ""
     initrd: str = ""
     firmware: Firmware | None = None
-    screen: str = ""  # path of the screen's unix socket
     incoming: bool = False
     reach: Mapping[int, Reach] = field(default_factory=dict)  # by number of the device
 
@@ -70,7 +69,7 @@ def command_line(record: Record, wiring: Wiring) -> list[str]:
         *_boot(spec, wiring),
         *_console(record, wiring),
         *_fixed_devices(record),
-        *_screen(spec, wiring),
+        *_screen(spec),
         *_ports(record),
         *(part for one in record.plugged for part in _cold(record, wiring, one.number)),
         *(("-incoming", "defer") if wiring.incoming else ()),
@@ -175,17 +174,14 @@ def _fixed_devices(record: Record) -> Iterator[str]:
             yield from _device({"driver": mouse, "bus": "usb.0"})
 
 
-def _screen(spec: DomainSpec, wiring: Wiring) -> Iterator[str]:
+def _screen(spec: DomainSpec) -> Iterator[str]:
     graphics = spec.graphics
     video = graphics.video or ("std" if graphics.type != "none" else "none")
     if video != "none":
         yield from _device({"driver": VIDEO[video]})
     if graphics.type == "vnc":
-        if graphics.port is None:
-            where = f"unix:{_escaped(wiring.screen)}"
-        else:
-            where = f"{graphics.listen or '127.0.0.1'}:{graphics.port - 5900}"
-        yield from ("-vnc", where)
+        where = f"{graphics.listen or '127.0.0.1'}:{(graphics.port or 0) - 5900}"
+        yield from ("-vnc", "none" if graphics.port is None else where)  # none: visitors are handed over
         if graphics.keymap:
             yield from ("-k", graphics.keymap)
 

@@ -26,7 +26,7 @@ from manor_lifecycle.hypervisors import (
     Stopped,
     Unplugged,
 )
-from manor_lifecycle.hypervisors.qemu import events, folder, frontends
+from manor_lifecycle.hypervisors.qemu import events, folder, frontends, sockets
 from manor_lifecycle.hypervisors.qemu.arguments import POWEROFF_TRACE
 from manor_lifecycle.hypervisors.qemu.monitor import Monitor, Refusal
 from manor_lifecycle.hypervisors.qemu.options import Options
@@ -35,6 +35,7 @@ from manor_lifecycle.hypervisors.qemu.program import Program
 from manor_lifecycle.hypervisors.qemu.record import Plugged, Record, removed
 
 AGAIN_S: Final = 1.0  # between attempts to reach a living QEMU
+SCREEN: Final = "screen"  # VNC, without a password: the folder is nobody else's
 RELEASE_TRIES: Final = 20  # QEMU closes a back end shortly after it says that the front end is gone
 RELEASE_WAIT_S: Final = 0.05
 
@@ -137,9 +138,11 @@ class Guest:
         """Begin to tell what happens; the monitor may be connected already, or not yet."""
         self.quiet = False
         loop = asyncio.get_running_loop()
-        self._tasks = [
-            loop.create_task(work) for work in (self._listen(), self._beat(), self._wait_for_end())
-        ]
+        works = [self._listen(), self._beat(), self._wait_for_end()]
+        graphics = self.record.spec.graphics
+        if graphics.type == "vnc" and graphics.port is None:
+            works.append(self._show_screen())
+        self._tasks = [loop.create_task(work) for work in works]
 
     async def leave(self) -> None:
         """Stop watching and hang up; the guest goes on."""
@@ -278,6 +281,20 @@ class Guest:
         if not self._silent and not self.doomed and not self.process.ended.is_set():
             self._silent = True
             self.site.say(Hung(self.run, detail))
+
+    async def _show_screen(self) -> None:
+        """Hand whoever comes to the screen's socket over to QEMU, which could not make one here."""
+        loop = asyncio.get_running_loop()
+        with sockets.listen(self.path, SCREEN) as ear:
+            ear.setblocking(False)
+            while True:
+                visitor, _ = await loop.sock_accept(ear)
+                with visitor:
+                    try:
+                        await self.lend(visitor.fileno(), "getfd", {"fdname": SCREEN})
+                        await self.ask("add_client", {"protocol": "vnc", "fdname": SCREEN})
+                    except ManorError as error:
+                        _log.warning("screen of %s: %s", self.record.name, error)
 
     async def _wait_for_end(self) -> None:
         await self.process.ended.wait()

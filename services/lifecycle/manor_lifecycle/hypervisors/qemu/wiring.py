@@ -22,7 +22,6 @@ from manor_lifecycle.hypervisors.qemu.frontends import Reach
 from manor_lifecycle.hypervisors.qemu.lending import lend
 from manor_lifecycle.hypervisors.qemu.record import Plugged, Record
 
-SCREEN: Final = "screen"
 TUN: Final = Path("/dev/net/tun")
 NETWORK_DEVICES: Final = Path("/sys/class/net")
 VHOST: Final = Path("/dev/vhost-net")
@@ -60,8 +59,6 @@ def wire(
         files.callback(os.close, kept)
         given.append(kept)
         wiring = dataclasses.replace(wiring, firmware=found, variables_fd=kept)
-    if spec.graphics.type == "vnc":
-        wiring = dataclasses.replace(wiring, screen=str(path / SCREEN))
     kernel, lent = _readable("kernel", spec.boot.kernel, record.uid, files)
     initrd, more = _readable("initrd", spec.boot.initrd, record.uid, files)
     given += lent + more
