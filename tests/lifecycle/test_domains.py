@@ -1,189 +1,472 @@
-"""What happens to a domain by itself, and what the service does about it without being asked."""
+"""What happens to domains by themselves: policies, loop guards, documents, devices, hypervisor events."""
 
 from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from manor_bus.errors import Kind, ManorError
 from manor_bus.messages import config as c
 from manor_bus.messages import lifecycle as m
-from manor_bus.messages.devices import ConnectionState, DeviceKey
+from manor_bus.messages.devices import ConnectionState, DeviceKey, DomainGone
 from manor_bus.messages.lifecycle import OperationState, State
-from manor_lifecycle import domains as module
-from manor_lifecycle import hypervisors as h
-from manor_lifecycle.hypervisors import EndReason, ForeignChanged, GuestState, Run, RunningDomain
+from manor_lifecycle.hypervisors import (
+    Answering,
+    Continued,
+    Ended,
+    EndReason,
+    ForeignChanged,
+    GuestState,
+    Hung,
+    Run,
+    RunningDomain,
+    Stopped,
+)
 from tests.lifecycle.scene import Scene, disk, on_stage
 
-THEIRS = RunningDomain("u9", "web", 0, GuestState.RUNNING, ours=False, cpus=2)
 
-
-async def running(scene: Scene, **spec: object) -> Run:
-    uuid = await scene.apply("web", disks=[disk()], **spec)
+async def started(scene: Scene, **spec: Any) -> str:
+    uuid = await scene.apply("web", **spec)
     assert (await scene.do(m.DomainStart(name="web"))).state is OperationState.DONE
-    return Run(uuid, 1)
+    return uuid
 
 
-def test_a_domain_is_found_by_name_and_by_uuid_and_not_by_its_old_name(tmp_path: Path) -> None:
-    async def scenario(scene: Scene) -> None:
-        uuid = await scene.apply("web")
-        domains = scene.opened[-1].domains
-        assert domains.find("web") is domains.find(uuid)
-        await scene.do(m.DomainRename(name="web", new_name="www"))
-        await scene.until(State.DEFINED, "www")
-        with pytest.raises(ManorError, match="no domain 'web'") as refused:
-            domains.find("web")
-        assert refused.value.kind is Kind.NOT_FOUND
-
-    on_stage(tmp_path, scenario)
+# --- runs that end by themselves
 
 
-def test_a_document_that_went_away_takes_an_idle_domain_along(tmp_path: Path) -> None:
-    async def scenario(scene: Scene) -> None:
-        uuid = await scene.apply("web")
-        gone = c.Delete(references=(c.Reference(kind="Domain", name="web"),))
-        await scene.operator.call(gone, c.Applied, timeout=10)
-        await asyncio.sleep(60)
-        assert uuid not in scene.opened[-1].domains.by_uuid
-
-    on_stage(tmp_path, scenario)
-
-
-def test_what_failed_is_tried_again_after_a_while_and_not_at_once(tmp_path: Path) -> None:
-    async def scenario(scene: Scene) -> None:
-        loop = asyncio.get_running_loop()
-        before = loop.time()
-        told = {"fake": {"create": {"do": "fail", "times": 2}}}
-        await scene.apply("web", run="always", extra=told)
-        await scene.until(State.RUNNING)
-        assert loop.time() - before > 2 + 4
-        states = [operation.state for operation in await scene.operations("web")]
-        assert states == [OperationState.DONE, OperationState.FAILED, OperationState.FAILED]
-
-    on_stage(tmp_path, scenario)
-
-
-def test_only_so_many_are_worked_on_at_once_and_all_have_their_turn(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("reason", "policy", "state", "incarnation"),
+    [
+        (EndReason.POWEROFF, {}, State.DEFINED, 1),
+        (EndReason.REBOOT, {}, State.RUNNING, 2),
+        (EndReason.CRASH, {}, State.DEFINED, 1),
+        (EndReason.CRASH, {"on_crash": "restart"}, State.RUNNING, 2),
+        (EndReason.CRASH, {"on_crash": "preserve"}, State.CRASHED, 1),
+        (EndReason.CRASH, {"on_crash": "coredump-restart"}, State.RUNNING, 2),
+        (EndReason.CRASH, {"on_crash": "rename-restart"}, State.CRASHED, 1),
+        (EndReason.WATCHDOG, {"on_watchdog": "restart"}, State.RUNNING, 2),
+        (EndReason.DEVICE_MODEL, {"on_device_model_crash": "restart"}, State.RUNNING, 2),
+        (EndReason.UNKNOWN, {}, State.CRASHED, 1),
+    ],
+)
+def test_a_run_that_ends_is_treated_by_its_policy(
+    tmp_path: Path, reason: EndReason, policy: dict[str, Any], state: State, incarnation: int
 ) -> None:
-    monkeypatch.setattr(module, "BUSY_MAX", 2)
-
     async def scenario(scene: Scene) -> None:
-        names = [f"d{number}" for number in range(6)]
-        busy: list[int] = []
-        told = {"fake": {"create": {"wait_s": 10}}}
-        for name in names:
-            await scene.apply(name, run="always", extra=told)
-            busy.append(scene.opened[-1].domains.driver.busy)
-        assert max(busy) == 2
-        for name in names:
-            await scene.until(State.RUNNING, name)
-
-    on_stage(tmp_path, scenario)
-
-
-def test_what_is_said_of_an_older_run_changes_nothing(tmp_path: Path) -> None:
-    async def scenario(scene: Scene) -> None:
-        run = await running(scene)
-        scene.fake.say(h.Ended(Run(run.uuid, 0), EndReason.CRASH))
-        scene.fake.say(h.Ended(Run("unknown", 1), EndReason.CRASH))
-        await asyncio.sleep(60)
+        uuid = await started(scene, disks=[disk()], **policy)
+        scene.fake.end(uuid, reason, "as it happens", kept=True)
+        await asyncio.sleep(5)
         status = await scene.status()
-        assert (status.state, status.incarnation) == (State.RUNNING, 1)
+        assert (status.state, status.incarnation) == (state, incarnation), status
+        if state is not State.RUNNING:
+            assert reason.value in status.reason
+        assert bool(scene.devices.open) is (state is not State.DEFINED)
 
     on_stage(tmp_path, scenario)
 
 
-def test_a_guest_that_stopped_by_itself_says_why_and_may_go_on(tmp_path: Path) -> None:
+def test_a_core_dump_is_written_and_named(tmp_path: Path) -> None:
     async def scenario(scene: Scene) -> None:
-        run = await running(scene)
-        scene.fake.say(h.Stopped(run, "I/O error"))
-        assert (await scene.until(State.PAUSED)).reason == "I/O error"
-        scene.fake.say(h.Continued(run))
+        uuid = await started(scene, on_crash="coredump-destroy")
+        scene.fake.end(uuid, EndReason.CRASH, kept=True)
+        await scene.until(State.DEFINED)
+        (end,) = [o for o in await scene.operations("web") if o.kind == "end"]
+        assert end.result["coredump"].endswith("web-1.core")
+        assert end.who == "lifecycle@n1"
+        scene.folder.joinpath(end.result["coredump"]).stat()
+
+    on_stage(tmp_path, scenario)
+
+
+def test_a_core_dump_that_cannot_be_written_does_not_block_the_policy(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        faults = {"coredump": "fail"}
+        uuid = await started(scene, on_crash="coredump-restart", extra={"fake": faults})
+        scene.fake.end(uuid, EndReason.CRASH, kept=True)
+        status = await scene.until(lambda s: s.state is State.RUNNING and s.incarnation == 2)
+        assert "told to fail coredump" in status.reason
+
+    on_stage(tmp_path, scenario)
+
+
+def test_remains_are_kept_until_somebody_destroys_them(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        uuid = await started(scene, on_crash="preserve", run="always")
+        scene.fake.end(uuid, EndReason.CRASH, "panic", kept=True)
+        await scene.until(State.CRASHED)
+        await scene.kill()
+        await scene.restart()
+        status = await scene.until(State.CRASHED)
+        assert status.allowed == ("destroy", "rename", "screenshot", "console")
+        assert (await scene.do(m.DomainDestroy(name="web"))).state is OperationState.DONE
+        await asyncio.sleep(5)
+        assert (await scene.status()).state is State.DEFINED
+        assert await scene.fake.domains() == ()
+
+    on_stage(tmp_path, scenario)
+
+
+def test_a_crash_loop_ends_with_an_operator_even_when_the_service_forgets(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        ends = {"end": {"after_s": 5, "reason": "crash"}}
+        await scene.apply("web", run="always", disks=[disk()], extra={"fake": ends})
+        await scene.until(lambda s: s.incarnation == 2 and s.state is State.RUNNING)
+        await scene.kill()
+        await scene.restart()
+        status = await scene.until(State.FAILED)
+        assert "CRASH_LOOP" in status.reason
+        assert status.incarnation == 3
+        await asyncio.sleep(5)
+        assert scene.devices.open == {}
+        await scene.kill()
+        await scene.restart()
+        await asyncio.sleep(300)
+        status = await scene.status()
+        assert (status.state, status.incarnation, status.allowed) == (
+            State.FAILED,
+            3,
+            ("destroy", "rename", "clear"),
+        )
+        await scene.apply("web", run="always", disks=[disk()])
+        await asyncio.sleep(30)
+        assert (await scene.status()).state is State.FAILED
+        await scene.do(m.DomainClear(name="web"))
+        assert (await scene.until(State.RUNNING)).incarnation == 4
+
+    on_stage(tmp_path, scenario)
+
+
+def test_quick_reboots_are_slowed_down(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        uuid = await started(scene)
+        scene.fake.end(uuid, EndReason.REBOOT)
+        await scene.until(lambda s: s.incarnation == 2 and s.state is State.RUNNING)
+        before = asyncio.get_running_loop().time()
+        scene.fake.end(uuid, EndReason.REBOOT)
+        status = await scene.until(State.REBOOTING)
+        assert status.allowed == ("destroy", "console")
+        await scene.until(lambda s: s.incarnation == 3 and s.state is State.RUNNING)
+        assert 15 <= asyncio.get_running_loop().time() - before < 20
+
+    on_stage(tmp_path, scenario)
+
+
+def test_destroy_ends_the_wait_for_the_next_run(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        uuid = await started(scene)
+        for _ in range(2):
+            scene.fake.end(uuid, EndReason.REBOOT)
+            await asyncio.sleep(1)
+        assert (await scene.status()).state is State.REBOOTING
+        await scene.do(m.DomainDestroy(name="web"))
+        await asyncio.sleep(60)
+        assert (await scene.status()).state is State.DEFINED
+
+    on_stage(tmp_path, scenario)
+
+
+def test_news_of_an_older_run_are_dropped(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        uuid = await started(scene)
+        await scene.do(m.DomainReboot(name="web"))
+        scene.fake.say(Ended(Run(uuid, 1), EndReason.CRASH))
+        await asyncio.sleep(1)
+        status = await scene.status()
+        assert (status.state, status.incarnation) == (State.RUNNING, 2)
+
+    on_stage(tmp_path, scenario)
+
+
+def test_a_hung_device_model_is_treated_by_policy(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        uuid = await started(scene, on_device_model_crash="restart")
+        scene.fake.say(Hung(Run(uuid, 1), "silent for 30 s"))
+        await scene.until(lambda s: s.incarnation == 2 and s.state is State.RUNNING)
+
+    on_stage(tmp_path, scenario)
+
+
+def test_a_hung_device_model_may_be_left_alone(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        uuid = await started(scene, on_device_model_crash="preserve")
+        scene.fake.say(Hung(Run(uuid, 1), "silent for 30 s"))
+        status = await scene.until(lambda s: "silent" in s.reason)
+        assert status.state is State.RUNNING
+        scene.fake.say(Answering(Run(uuid, 1)))
+        await scene.until(lambda s: s.reason == "")
+
+    on_stage(tmp_path, scenario)
+
+
+def test_a_guest_that_the_hypervisor_stopped_is_shown_paused_with_the_reason(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        uuid = await started(scene)
+        scene.fake.say(Stopped(Run(uuid, 1), "I/O error on root"))
+        status = await scene.until(State.PAUSED)
+        assert status.reason == "I/O error on root"
+        scene.fake.say(Continued(Run(uuid, 1)))
         assert (await scene.until(State.RUNNING)).reason == ""
 
     on_stage(tmp_path, scenario)
 
 
-def test_a_silent_device_model_is_preserved_where_the_document_says_so(tmp_path: Path) -> None:
+def test_a_guest_that_is_not_ours_is_listed_and_never_touched(tmp_path: Path) -> None:
     async def scenario(scene: Scene) -> None:
-        run = await running(scene, on_device_model_crash="preserve")
-        scene.fake.say(h.Hung(run, "10 s"))
-        await scene.until(lambda status: status.reason == "the device model does not answer: 10 s")
-        scene.fake.say(h.Answering(run))
-        status = await scene.until(lambda status: not status.reason)
-        assert (status.state, status.incarnation) == (State.RUNNING, 1)
+        await scene.apply("web")
+        guest = RunningDomain("other-uuid", "web", 0, GuestState.RUNNING, ours=False, cpus=2, memory_mib=64)
+        scene.fake.say(ForeignChanged("other-uuid", guest))
+        status = await scene.until(State.FOREIGN, "foreign-web")
+        assert (status.allowed, status.cpus) == ((), 2)
+        operation = scene.call(m.DomainDestroy(name="foreign-web"))
+        with pytest.raises(Exception, match="FOREIGN"):
+            await operation
+        scene.fake.say(ForeignChanged("other-uuid", None))
+        await asyncio.sleep(1)
+        assert set(await scene.facts()) == {"web"}
 
     on_stage(tmp_path, scenario)
 
 
-def test_a_silent_device_model_is_replaced_otherwise(tmp_path: Path) -> None:
+# --- documents
+
+
+def test_a_domain_that_shall_always_run_is_started_and_its_shutdown_is_remembered(tmp_path: Path) -> None:
     async def scenario(scene: Scene) -> None:
-        run = await running(scene, on_device_model_crash="restart")
-        scene.fake.say(h.Hung(run, "10 s"))
-        await scene.until(lambda status: status.incarnation == 2 and status.state is State.RUNNING)
+        await scene.apply("web", run="always")
+        await scene.until(State.RUNNING)
+        await scene.do(m.DomainShutdown(name="web"))
+        await asyncio.sleep(30)
+        assert (await scene.status()).state is State.DEFINED
+        await scene.kill()
+        await scene.restart()
+        await asyncio.sleep(30)
+        assert (await scene.status()).state is State.DEFINED
+        await scene.do(m.DomainStart(name="web"))
+        await scene.do(m.DomainReboot(name="web"))
+        scene.fake.end((await scene.status()).uuid, EndReason.POWEROFF)
+        await scene.until(lambda s: s.incarnation == 4 and s.state is State.RUNNING)
 
     on_stage(tmp_path, scenario)
 
 
-def test_a_device_that_the_guest_let_go_is_released(tmp_path: Path) -> None:
+def test_a_halted_domain_is_asked_to_shut_down_once(tmp_path: Path) -> None:
     async def scenario(scene: Scene) -> None:
-        run = await running(scene)
-        scene.fake.let_go(run.uuid, "root")
-        await scene.until(lambda status: not scene.devices.open)
+        ignores = {"fake": {"shutdown": "ignore"}}
+        await started(scene, extra=ignores)
+        await scene.apply("web", run="halted", shutdown_timeout_s=5, extra=ignores)
+        await scene.until(State.STOPPING)
+        status = await scene.until(State.RUNNING)
+        assert "shutdown failed" in status.reason
+        await asyncio.sleep(300)
+        assert [o.kind for o in await scene.operations("web")] == ["shutdown", "start"]
+
+    on_stage(tmp_path, scenario)
+
+
+def test_a_failed_start_is_tried_again_later_each_time(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        await scene.apply("web", run="always", extra={"fake": {"create": "fail"}})
+        status = await scene.until(lambda s: "told to fail create" in s.reason)
+        assert status.state is State.DEFINED
+        await asyncio.sleep(600)
+        tries = len(await scene.operations("web"))
+        assert 10 < tries < 20
+        await scene.apply("web", run="always")
+        await scene.until(State.RUNNING)
+
+    on_stage(tmp_path, scenario)
+
+
+def test_what_can_be_changed_live_is_and_the_rest_is_pending(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        await started(scene, memory={"size_mib": 256, "max_mib": 1024}, cpu={"count": 1, "max": 4})
+        await scene.apply(
+            "web",
+            memory={"size_mib": 512, "max_mib": 2048},
+            cpu={"count": 2, "max": 4},
+            on_crash="restart",
+            rng=False,
+        )
+        status = await scene.until(lambda s: (s.memory_mib, s.cpus) == (512, 2))
+        assert {(p.path, p.old, p.new, p.applies) for p in status.pending} == {
+            ("spec.memory.max_mib", "1024", "2048", "next-start"),
+            ("spec.rng", "true", "false", "next-start"),
+        }
+        await scene.kill()
+        await scene.restart()
+        again = await scene.status()
+        assert (again.pending, again.incarnation) == (status.pending, 1)
+        await scene.do(m.DomainReboot(name="web"))
+        assert (await scene.status()).pending == ()
+
+    on_stage(tmp_path, scenario)
+
+
+def test_disks_and_nics_are_plugged_and_unplugged_live(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        await started(scene, disks=[disk()])
+        await scene.apply("web", disks=[disk(), disk("more")], nics=[{"id": "net"}])
+        status = await scene.until(lambda s: len(s.devices) == 3 and not s.pending)
+        assert {d.state for d in status.devices} == {"CONNECTED"}
+        (guest,) = await scene.fake.domains()
+        assert set(guest.devices) == {"root", "more", "net"}
+        await scene.apply("web", disks=[disk()])
+        await scene.until(lambda s: len(s.devices) == 1 and not s.pending)
+        assert {name for _, name in scene.devices.open} == {"root"}
+        assert (await scene.status()).incarnation == 1
+
+    on_stage(tmp_path, scenario)
+
+
+def test_a_refused_unplug_leaves_no_limbo(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        faults = {"fake": {"unplug": {"do": "refuse", "times": 1}}}
+        uuid = await started(scene, disks=[disk(), disk("more")], extra=faults)
+        await scene.apply("web", disks=[disk()], extra=faults)
+        status = await scene.until(
+            lambda s: any(p.applies == "in-progress" and "refused" in p.new for p in s.pending)
+        )
+        assert {d.id: d.state for d in status.devices} == {"root": "CONNECTED", "more": "DETACH_PENDING"}
+        await asyncio.sleep(300)
+        assert len([o for o in await scene.operations("web") if o.kind == "configure"]) == 1
+        scene.fake.let_go(uuid, "more")
+        await scene.until(lambda s: len(s.devices) == 1 and not s.pending)
+        assert {name for _, name in scene.devices.open} == {"root"}
+
+    on_stage(tmp_path, scenario)
+
+
+def test_a_refused_device_is_detached_by_force(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        faults = {"fake": {"unplug": "ignore"}}
+        await started(scene, disks=[disk(), disk("more")], extra=faults)
+        with pytest.raises(Exception, match="still has the device"):
+            await scene.call(m.DomainUnplug(name="web", device="more"))
+        with pytest.raises(Exception, match="has no device"):
+            await scene.call(m.DomainUnplug(name="web", device="nothing"))
+        await scene.apply("web", disks=[disk()], extra=faults)
+        await scene.until(lambda s: any("did not let more go" in p.new for p in s.pending))
+        forced = await scene.do(m.DomainUnplug(name="web", device="more", force=True))
+        assert forced.state is OperationState.DONE, forced
+        await scene.until(lambda s: len(s.devices) == 1 and not s.pending)
+
+    on_stage(tmp_path, scenario)
+
+
+def test_a_document_that_is_gone_leaves_the_guest_alone(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        await started(scene)
+        reference = c.Reference(kind="Domain", name="web")
+        await scene.operator.call(c.Delete(references=(reference,)), c.Applied, timeout=10)
+        await asyncio.sleep(30)
+        assert (await scene.status()).state is State.RUNNING
+        await scene.kill()
+        await scene.restart()
+        assert (await scene.status()).state is State.RUNNING
+        await scene.do(m.DomainShutdown(name="web"))
+        await asyncio.sleep(1)
+        assert await scene.facts() == {}
+
+    on_stage(tmp_path, scenario)
+
+
+# --- devices
+
+
+def test_a_required_device_that_fails_undoes_the_start(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        scene.devices.fail.add("more")
+        await scene.apply("web", disks=[disk(), disk("more")])
+        failed = await scene.do(m.DomainStart(name="web"))
+        assert failed.error is not None
+        assert "no image for more" in failed.error.message
+        status = await scene.status()
+        assert (status.state, "no image for more" in status.reason) == (State.DEFINED, True)
+        assert scene.devices.open == {}
+
+    on_stage(tmp_path, scenario)
+
+
+def test_a_device_that_is_not_required_may_fail(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        scene.devices.fail.add("more")
+        await started(scene, disks=[disk(), disk("more", required=False)])
+        status = await scene.status()
+        assert "no image for more" in status.reason
+        assert {d.id: d.state for d in status.devices} == {"root": "CONNECTED", "more": "ABSENT"}
+
+    on_stage(tmp_path, scenario)
+
+
+def test_a_provider_that_is_back_is_connected_again(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        uuid = await started(scene, disks=[disk()])
+        key = DeviceKey(uuid=uuid, incarnation=1, id="root")
+        scene.devices.publish(key, ConnectionState.ORPHANED, "its provider died")
+        status = await scene.until(lambda s: s.devices[0].state == "ORPHANED")
+        assert (status.state, status.devices[0].reason) == (State.RUNNING, "its provider died")
+        scene.devices.come_back(uuid, "root")
+        status = await scene.until(lambda s: s.devices[0].state == "CONNECTED")
+        assert (status.incarnation, status.devices[0].generation) == (1, 2)
+
+    on_stage(tmp_path, scenario)
+
+
+def test_a_broken_device_is_taken_away(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        uuid = await started(scene, disks=[disk(), disk("more")])
+        scene.devices.fail.add("more")
+        key = DeviceKey(uuid=uuid, incarnation=1, id="more")
+        scene.devices.publish(key, ConnectionState.BROKEN, "the resource is gone")
+        await asyncio.sleep(5)
+        assert {name for _, name in scene.devices.open} == {"root"}
         assert (await scene.status()).state is State.RUNNING
 
     on_stage(tmp_path, scenario)
 
 
-def test_a_broken_device_is_taken_out_and_connected_anew_as_the_document_says(tmp_path: Path) -> None:
+def test_devices_is_told_of_an_ended_run_as_soon_as_it_can_be(tmp_path: Path) -> None:
     async def scenario(scene: Scene) -> None:
-        run = await running(scene)
-        key = DeviceKey(uuid=run.uuid, incarnation=1, id="root")
-        scene.devices.publish(key, ConnectionState.BROKEN, "the provider is gone")
-        await asyncio.sleep(60)
-        operations = {one.kind: one for one in await scene.operations("web")}
-        assert operations.keys() == {"start", "unplug", "configure"}
-        assert operations["unplug"].reason == "the provider is gone"
-        assert (await scene.fake.domains())[0].devices == ("root",)
+        uuid = await started(scene, disks=[disk()])
+        scene.devices.away = True
+        done = await scene.do(m.DomainDestroy(name="web"))
+        assert done.state is OperationState.DONE
+        assert scene.devices.open
+        await asyncio.sleep(20)
+        scene.devices.away = False
+        await asyncio.sleep(20)
+        assert scene.devices.open == {}
+        assert DomainGone(uuid=uuid, incarnation=1) in scene.devices.calls
+        assert scene.opened[-1].means.owed == {}
 
     on_stage(tmp_path, scenario)
 
 
-def test_a_back_end_that_came_back_is_connected_again(tmp_path: Path) -> None:
+def test_a_reset_keeps_the_devices(tmp_path: Path) -> None:
     async def scenario(scene: Scene) -> None:
-        run = await running(scene)
-        scene.devices.come_back(run.uuid, "root")
-        life = scene.opened[-1].domains.find("web")
-        await scene.until(lambda status: life.connections["root"].generation == 2)
-        assert (await scene.operations("web"))[0].kind == "configure"
-
-    on_stage(tmp_path, scenario)
-
-
-def test_a_connection_that_no_run_needs_is_closed(tmp_path: Path) -> None:
-    async def scenario(scene: Scene) -> None:
-        run = await running(scene)
-        request = scene.devices.open[run.uuid, "root"]
+        uuid = await started(scene, disks=[disk()])
+        await scene.do(m.DomainReset(name="web"))
+        await scene.kill()
+        await scene.restart()
+        await scene.apply("web", disks=[disk(), disk("more")])
+        await scene.until(lambda s: len(s.devices) == 2 and not s.pending)
+        assert {scene.devices.incarnations[uuid, name] for name in ("root", "more")} == {1}
         await scene.do(m.DomainDestroy(name="web"))
-        scene.devices.open[run.uuid, "root"] = request
-        scene.devices.publish(request.key, ConnectionState.CONNECTED)
-        await scene.until(lambda status: not scene.devices.open)
+        assert scene.devices.open == {}
 
     on_stage(tmp_path, scenario)
 
 
-def test_a_foreign_guest_with_a_taken_name_is_shown_under_another(tmp_path: Path) -> None:
+def test_a_zombie_is_reported_and_ended_when_the_hypervisor_lets_go(tmp_path: Path) -> None:
     async def scenario(scene: Scene) -> None:
-        await scene.apply("web")
-        scene.fake.say(ForeignChanged("u9", THEIRS))
-        status = await scene.until(State.FOREIGN, "foreign-web")
-        assert (status.uuid, status.cpus, status.allowed) == ("u9", 2, ())
-        assert (await scene.status("web")).state is State.DEFINED
-        scene.fake.say(ForeignChanged("u9", None))
-        await asyncio.sleep(60)
-        assert "u9" not in scene.opened[-1].domains.by_uuid
+        await started(scene, extra={"fake": {"destroy": {"do": "hang", "times": 1}}})
+        failed = await scene.do(m.DomainDestroy(name="web"))
+        assert failed.state is OperationState.FAILED
+        status = await scene.status()
+        assert (status.state, "ZOMBIE" in status.reason) == (State.DYING, True)
+        assert status.allowed == ("destroy", "clear")
+        await scene.until(State.DEFINED)
 
     on_stage(tmp_path, scenario)
