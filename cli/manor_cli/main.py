@@ -5,6 +5,7 @@ Nothing but click is imported here, so that a short command stays short.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Iterator, MutableMapping, Sequence
@@ -125,7 +126,11 @@ def main(arguments: Sequence[str] | None = None, app: App | None = None) -> int:
 
 
 def program() -> None:
-    """Be the program `manor`: once everything is said, taking the interpreter apart would only cost time."""
+    """Be the program `manor`: once everything is said, taking the interpreter apart would only cost time.
+
+    So would looking for garbage while modules are loaded; `reach` turns that on for what lives longer.
+    """
+    gc.disable()
     code = main()
     try:
         sys.stdout.flush()

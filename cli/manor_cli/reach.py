@@ -5,6 +5,7 @@ A broker that is being restarted by its supervisor is waited for; a machine on w
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from typing import TYPE_CHECKING, Final
@@ -30,6 +31,8 @@ def connect(settings: Settings, budget: float) -> Client:
 
 def wait(settings: Settings, budget: float) -> None:
     """Wait for a broker that is being restarted; refuse at once where nothing runs."""
+    gc.freeze()  # what was loaded until here stays; from here on there may be garbage
+    gc.enable()
     if not settings.bus.broker_key_file.exists():
         raise unavailable(
             f"{settings.directory} has no keys", delivered=False, hint="manor init, then manor up --detach"

@@ -1,3 +1,4 @@
+import gc
 import os
 import socket
 from dataclasses import replace
@@ -62,3 +63,11 @@ def test_but_not_for_ever(initialised, monkeypatch):
     monkeypatch.setattr(processes, "supervisor", lambda _: 4711)
     with pytest.raises(ManorError, match="no bus answers"):
         reach.wait(initialised, 0.0)
+
+
+def test_from_the_first_connection_on_garbage_is_collected(tmp_path):
+    gc.disable()
+    with pytest.raises(ManorError):
+        reach.wait(settings(tmp_path), 1.0)
+    assert gc.isenabled()
+    gc.unfreeze()
