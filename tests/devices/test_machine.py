@@ -177,6 +177,21 @@ def test_d5_a_front_end_that_closes_by_itself_is_released():
     assert run(connected(), T.FRONT_RELEASED).state is S.CLOSED
 
 
+@pytest.mark.parametrize("trigger", [T.FRONT_RELEASED, T.FRONT_REFUSED])
+@pytest.mark.parametrize(("generation", "verdict"), [(2, V.STALE), (3, V.DONE), (4, V.DONE), (5, V.STALE)])
+def test_d5_a_front_end_that_has_not_heard_of_a_reconnect_may_let_go_and_an_earlier_one_may_not(
+    trigger, generation, verdict
+):
+    came = run(connection(S.READY), T.FRONT_CONNECTING, T.FRONT_CONNECTED)
+    again = [Event(T.PROVIDER_UP, epoch=4), Event(T.ACCEPTED, generation=4)]
+    back = run(
+        came, T.PROVIDER_LOST, *again, Event(T.PREPARED, generation=4, descriptor=PLACE), T.DETACH_SAFE
+    )
+    assert (back.since, back.generation) == (3, 4)
+    assert step(back, Event(trigger, generation=generation)).verdict is verdict
+    assert step(back, Event(T.FRONT_CONNECTED, generation=3)).verdict is V.STALE
+
+
 def test_d7_a_provider_that_died_while_releasing_took_the_resource_with_it():
     assert run(connection(S.CLOSED), T.PROVIDER_LOST).state is S.ABSENT
 

@@ -115,6 +115,7 @@ class Connection:
     state: ConnectionState = S.ABSENT
     generation: int = 0
     epoch: int = 0
+    since: int = 0  # the generation the present front end began with; 0: none has a descriptor yet
     attached: bool = False  # a front end uses the back end of some generation
     pending: bool = False  # a refused detach completes when the guest lets go
     leaving: bool = False  # the front end is gone or given up: only the release is left

@@ -7,7 +7,8 @@ Rules of this file:
 1. Everything that changes the state of a connection is a row of TABLE. What is not there is denied and
    changes nothing.
 2. What is stamped with another (epoch, generation) than the connection has is STALE and changes nothing.
-   The generation grows with every attempt to prepare; an epoch of 0 means that nobody serves.
+   The generation grows with every attempt to prepare; an epoch of 0 means that nobody serves. A front end
+   that lets go may quote any generation since it came: it need not have heard of a reconnect.
 3. The one effect of a step depends only on the state entered (ENTRY). Every state in which we owe somebody
    something has an effect or a timer whose outcome leaves it: there is no limbo. The other states are at rest
    and say in `reason` whose turn it is.
@@ -259,6 +260,9 @@ def allowed(state: ConnectionState) -> tuple[str, ...]:
 
 
 def _stale(connection: Connection, event: Event) -> bool:
+    if event.trigger in (T.FRONT_RELEASED, T.FRONT_REFUSED) and connection.since:
+        # The same front end, whatever reconnect it has not heard of yet; an earlier one is stale.
+        return not connection.since <= event.generation <= connection.generation
     if event.trigger in STAMPED and event.generation != connection.generation:
         return True
     if event.trigger is T.PROVIDER_LOST and event.generation not in (0, connection.generation):
@@ -274,6 +278,10 @@ def _enter(connection: Connection, event: Event, target: ConnectionState) -> Con
 
 def _as_it_is(old: Connection, event: Event, entered: Connection) -> Connection:
     return entered
+
+
+def _connecting(old: Connection, event: Event, entered: Connection) -> Connection:
+    return replace(entered, since=old.since or old.generation)
 
 
 def _absent(old: Connection, event: Event, entered: Connection) -> Connection:
@@ -301,7 +309,7 @@ def _connected(old: Connection, event: Event, entered: Connection) -> Connection
         case T.PREPARED:
             return replace(entered, descriptor=event.descriptor, notes=event.notes)
         case T.FRONT_CONNECTED:
-            return replace(entered, attached=True)
+            return replace(entered, attached=True, since=old.since or old.generation)
         case T.TIMEOUT:
             return replace(entered, attempts=0)
         case T.ATTACH:
@@ -344,6 +352,7 @@ _ENTERING: Final[Mapping[S, Callable[[Connection, Event, Connection], Connection
         S.REQUESTED: _requested,
         S.PREPARING: _preparing,
         S.READY: _ready,
+        S.CONNECTING: _connecting,
         S.CONNECTED: _connected,
         S.DETACH_PENDING: _connected,
         S.CLOSING: _closing,
