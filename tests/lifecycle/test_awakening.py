@@ -10,6 +10,7 @@ import pytest
 
 from manor_bus.messages import config as c
 from manor_bus.messages import lifecycle as m
+from manor_bus.messages.devices import DomainGone
 from manor_bus.messages.lifecycle import OperationState, State
 from manor_lifecycle import ownership
 from manor_lifecycle.hypervisors import GuestState
@@ -50,7 +51,7 @@ async def given_to(scene: Scene, uuid: str, node: str) -> None:
 
 def test_a_run_goes_on_with_all_that_was_known_of_it(tmp_path: Path) -> None:
     async def scenario(scene: Scene) -> None:
-        await running(scene, disks=[disk()], cpu={"count": 2})
+        uuid = await running(scene, disks=[disk()], cpu={"count": 2})
         await scene.do(m.DomainReset(name="web"))
         before = await scene.status()
         await scene.kill()
@@ -60,7 +61,8 @@ def test_a_run_goes_on_with_all_that_was_known_of_it(tmp_path: Path) -> None:
         assert after.started == pytest.approx(before.started, abs=60)
         assert [device.state for device in after.devices] == ["CONNECTED"]
         await scene.do(m.DomainDestroy(name="web"))
-        assert scene.devices.open == {}  # the keys were those of the first incarnation
+        assert DomainGone(uuid=uuid, incarnation=1) in scene.devices.calls  # as its devices were connected
+        assert scene.devices.open == {}
 
     on_stage(tmp_path, scenario)
 
