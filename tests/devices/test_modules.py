@@ -7,7 +7,7 @@ import pytest
 from manor_bus.errors import Kind, ManorError
 from manor_devices.backends import ENTRY_POINTS
 from manor_devices.backends.fake import FakeBackend
-from manor_devices.modules import installed
+from manor_devices.modules import Installed, installed
 from tests.devices.driving import bench, key, on_virtual_time
 
 
@@ -83,6 +83,20 @@ async def test_one_that_cannot_be_opened_is_failed_with_the_reason_and_can_be_tr
         made.world.behaviour.clear()
         await made.modules.load("fake")
         assert made.modules.status("fake").state == "loaded"
+
+
+@on_virtual_time
+async def test_one_that_cannot_even_be_imported_fails_alone(tmp_path):
+    def broken():
+        raise ImportError("no module named x")
+
+    async with bench(tmp_path) as made:
+        made.modules._installed["broken"] = Installed("1", broken)
+        await made.modules.configure("other", "fake", {})
+        with pytest.raises(ManorError, match="ImportError: no module named x"):
+            await made.modules.configure("bad", "broken", {})
+        assert made.modules.status("bad").state == "failed"
+        assert made.modules.status("other").state == "loaded"
 
 
 @on_virtual_time

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 
 import pytest
 
@@ -113,6 +114,41 @@ async def test_the_file_does_not_grow_for_ever(tmp_path, monkeypatch):
     assert [again.get(f"k{number}", int) for number in range(3)] == [198, 199, 197]
     assert again.get("last", int) == 1
     await again.close()
+
+
+WRITER = """
+import asyncio, sys
+from pathlib import Path
+from manor_devices.records import Journal
+async def main():
+    journal = Journal(Path(sys.argv[1]))
+    number = 0
+    while True:
+        number += 1
+        journal.put(f"k{number % 50}", number)
+        await journal.sync()
+        print(number, flush=True)
+asyncio.run(main())
+"""
+
+
+async def test_what_was_acknowledged_survives_kill_9(tmp_path):
+    path = tmp_path / "records"
+    last = 0
+    for _ in range(3):
+        writer = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", WRITER, str(path), stdout=asyncio.subprocess.PIPE
+        )
+        for _ in range(200):
+            last = int(await asyncio.wait_for(writer.stdout.readline(), 30))
+        writer.kill()
+        rest = (await writer.communicate())[0].split(b"\n")[:-1]
+        last = int(rest[-1]) if rest else last
+        journal = Journal(path, run=inline)
+        newest = max(journal.get(key, int) for key in journal.keys("k"))
+        assert newest in (last, last + 1)
+        await journal.close()
+        path.unlink()
 
 
 async def test_records_are_readable_by_nobody_else(tmp_path):

@@ -14,7 +14,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Final, Protocol
 
-from manor_bus.errors import ManorError, bad_request, denied_state, not_found
+from manor_bus.errors import Kind, ManorError, bad_request, denied_state, not_found
 from manor_bus.messages.devices import BackendStatus
 from manor_devices import loading
 from manor_devices.backends import (
@@ -299,7 +299,7 @@ class Modules:
             notify=lambda notice: self._noticed(name, notice),
             values=module.values,
         )
-        backend = entry.load()(settings)
+        backend = _opened(entry, settings)
         try:
             observation = await bounded(
                 f"back end {name}", backend.observe(self._listener.known(name)), OBSERVE_S
@@ -337,3 +337,14 @@ class Modules:
             await bounded(f"back end {name}", backend.close(), CLOSE_S)
         except ManorError as error:
             log.warning("back end %s did not close: %s", name, error)
+
+
+def _opened(entry: Installed, settings: BackendSettings) -> Backend:
+    """Import and open a back end, which may be anybody's: whatever it raises is told as its failure."""
+    try:
+        return entry.load()(settings)
+    except ManorError:
+        raise
+    except Exception as error:
+        log.exception("back end %s cannot be opened", settings.provider)
+        raise ManorError(Kind.INTERNAL, f"{type(error).__name__}: {error}") from error

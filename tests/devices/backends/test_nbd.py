@@ -329,6 +329,13 @@ async def test_what_answers_but_is_no_nbd_server_is_told():
             await nbd.greet(nbd.Address("x", host="127.0.0.1", port=port))
 
 
+@pytest.mark.parametrize("text", ["", "soon", "0", "-1", "nan", "inf"])
+def test_a_pause_between_looks_that_is_none_is_refused(tmp_path, text):
+    with pytest.raises(ManorError) as caught:
+        nbd.open_backend(settings(tmp_path, probe_s=text))
+    assert caught.value.problems[0].path == "settings.probe_s"
+
+
 def test_without_its_program_the_back_end_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setattr(nbd.shutil, "which", lambda name: None)
     with pytest.raises(ManorError, match="qemu-storage-daemon is not installed") as caught:

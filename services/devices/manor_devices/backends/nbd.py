@@ -46,6 +46,7 @@ SOCKET_BYTES_MAX: Final = 107  # sun_path, include/uapi/linux/un.h
 GREETING: Final = b"NBDMAGICIHAVEOPT"  # NBD protocol, doc/proto.md, "Newstyle negotiation"
 GREET_S: Final = 5.0
 MISSES_MAX: Final = 3
+PROBE_MAX_S: Final = 3_600.0
 RECONNECT_S: Final = {"wait": 86_400, "detach": 90, "fail": 0}
 
 
@@ -128,7 +129,7 @@ class NbdBackend:
         self._directory = settings.directory
         self._notify = settings.notify
         self._roots = settings.values.get("roots", "")
-        self._probe_s = float(settings.values.get("probe_s", "10"))
+        self._probe_s = _seconds(settings.values.get("probe_s", "10"))
         self._exports: dict[DeviceKey, Export] = {}
         self._grants = Grants()
 
@@ -315,6 +316,19 @@ def _cache(disk: Disk) -> dict[str, bool]:
 def _listen(socket: Path) -> str:
     """Return the argument that makes a daemon ours."""
     return json.dumps({"addr": {"type": "unix", "path": str(socket)}})
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= PROBE_MAX_S:
+        reason = f"must be a number of seconds up to {PROBE_MAX_S:.0f}"
+        raise bad_request(
+            f"probe_s {reason}", Problem(path="settings.probe_s", reason=reason, value=text[:40])
+        )
+    return seconds
 
 
 def _bad_uri(uri: str, reason: str) -> ManorError:
