@@ -32,7 +32,7 @@ CODE_LINES_MAX = 25_000
 
 BANNED = re.compile(r"controller|manager|handlers?|utils?|helpers?|common|base|info|data|misc")
 # Names that stand on the wire: `srv.info` is a question every service answers.
-ON_THE_WIRE = frozenset({"Info", "InfoAnswer"})
+ON_THE_WIRE = frozenset({"Info", "InfoAnswer", "_info"})
 
 # What a class may be built on: seams, values, errors, and no behaviour.
 BASES = frozenset({"Protocol", "Generic", "NamedTuple", "TypedDict", "Struct", "Message", "Exception"})
