@@ -7,6 +7,7 @@ import pytest
 
 from manor_bus.errors import Kind, ManorError, denied_state
 from manor_devices import bounds, driver
+from manor_devices.backends import Leftover, Observation
 from manor_devices.backends.fake import FakeBackend
 from tests.devices.driving import UUID, bench, key, on_virtual_time
 
@@ -320,6 +321,24 @@ async def test_a_leftover_of_ours_that_no_record_explains_is_removed(tmp_path):
         await made.start()
         await asyncio.sleep(1)
         assert made.world.served == {}
+
+
+@on_virtual_time
+async def test_a_leftover_that_somebody_uses_or_that_is_not_ours_is_listed_and_left(tmp_path):
+    async with bench(tmp_path) as made:
+        used = Leftover("used", "", ours=True, used=True)
+        foreign = Leftover("foreign", "", ours=False)
+
+        class Strange(FakeBackend):
+            async def observe(self, known):
+                return Observation((), (used, foreign))
+
+            async def discard(self, leftover):
+                raise AssertionError(leftover)
+
+        await with_back_end(made, Strange)
+        await asyncio.sleep(1)
+        assert made.leftovers == [("fake", used), ("fake", foreign)]
 
 
 @on_virtual_time

@@ -186,7 +186,7 @@ class Driver:
             else:
                 self._ask_provider(slot)
         for leftover in observation.leftovers:
-            if leftover.ours:
+            if leftover.ours and not leftover.used:
                 self._start(self._discard(name, leftover))
             else:
                 self._on_leftover(name, leftover)

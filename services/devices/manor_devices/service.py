@@ -218,14 +218,14 @@ class Devices:
         self.documents.stir()
 
     def _leftover(self, provider: str, leftover: Leftover) -> None:
-        """List what was found, is not ours, and stands where ours would: it is never touched."""
+        """List what was found and is not touched: it is not ours, or somebody uses it."""
         self._registrar.put(
             ResourceStatus(
                 name=f"{provider}-{leftover.name}",
                 node=self._node,
                 type="leftover",
                 state="STALE",
-                reason=f"no device explains it: {leftover.detail or 'it carries no mark'}",
+                reason=_why_stale(leftover),
             )
         )
 
@@ -246,6 +246,13 @@ def _mark(journal: Journal) -> str:
     mark = journal.get("mark", str) or secrets.token_hex(6)
     journal.put("mark", mark)
     return mark
+
+
+def _why_stale(leftover: Leftover) -> str:
+    what = leftover.detail or "it carries no mark"
+    return f"no device explains it ({what})" + (
+        ", and a front end is connected to it" if leftover.used else ""
+    )
 
 
 def _provider(name: str, node: str, backend: str, status: BackendStatus) -> ProviderStatus:

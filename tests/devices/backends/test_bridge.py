@@ -2,7 +2,9 @@
 
 import asyncio
 import ctypes
+import fcntl
 import os
+import struct
 import subprocess
 import threading
 
@@ -126,6 +128,27 @@ async def test_what_is_ours_and_unknown_is_a_leftover_and_what_is_not_ours_is_ne
     assert name not in ip("link")
     assert "lan0" not in ip("link")
     assert "mnforeign" in ip("link")
+    await backend.close()
+    await again.close()
+
+
+def open_tap(name):
+    """Attach to a tap as a hypervisor does."""
+    tap = os.open("/dev/net/tun", os.O_RDWR)
+    iff_tap_no_pi_vnet_hdr, tunsetiff = 0x0002 | 0x1000 | 0x4000, 0x400454CA
+    fcntl.ioctl(tap, tunsetiff, struct.pack("16sH", name.encode(), iff_tap_no_pi_vnet_hdr))
+    return tap
+
+
+@in_a_network_of_its_own
+async def test_a_leftover_that_a_guest_has_open_is_said_to_be_used(tmp_path):
+    backend = open_backend(settings(tmp_path))
+    name = (await backend.prepare(nic_order(LAN))).args["ifname"]
+    tap = open_tap(name)
+    again = open_backend(settings(tmp_path))
+    assert [(left.name, left.used) for left in (await again.observe([])).leftovers] == [(name, True)]
+    os.close(tap)
+    assert [left.used for left in (await again.observe([])).leftovers] == [False]
     await backend.close()
     await again.close()
 

@@ -329,6 +329,18 @@ async def test_what_answers_but_is_no_nbd_server_is_told():
             await nbd.greet(nbd.Address("x", host="127.0.0.1", port=port))
 
 
+async def test_a_leftover_that_a_front_end_is_connected_to_is_said_to_be_used(provider, raw):
+    prepared = await provider.prepare(disk_order(raw))
+    reader, writer = await asyncio.open_unix_connection(prepared.args["path"])
+    assert await reader.readexactly(len(nbd.GREETING)) == nbd.GREETING
+    known, provider.orders = provider.orders, {}
+    leftovers = (await provider.restart()).leftovers
+    provider.orders = known
+    assert [leftover.used for leftover in leftovers] == [True]
+    writer.close()
+    await writer.wait_closed()
+
+
 @pytest.mark.parametrize("text", ["", "soon", "0", "-1", "nan", "inf"])
 def test_a_pause_between_looks_that_is_none_is_refused(tmp_path, text):
     with pytest.raises(ManorError) as caught:

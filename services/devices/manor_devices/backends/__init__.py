@@ -80,11 +80,13 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
-    """Something found that no known device explains. `ours`: it carries this service's own mark."""
+    """Something found that no known device explains. `ours`: it carries this service's own mark.
+    `used`: a front end is connected to it right now, so it is not removed whoever made it."""
 
     name: str
     detail: str
     ours: bool
+    used: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,10 +75,10 @@ class BridgeBackend:
             if tap and bridge and tap.alias == self._alias(order) and tap.bridge == bridge.index:
                 self._serve(name, order)
                 present.append(order.key)
+        unknown = [there[name] for name in ours if name not in expected and name in there]
         left = [
-            Leftover(name, there[name].alias, ours=there[name].alias.startswith(self._mark))
-            for name in ours
-            if name not in expected and name in there
+            Leftover(link.name, link.alias, ours=link.alias.startswith(self._mark), used=link.carrier)
+            for link in unknown
         ]
         return Observation(tuple(present), tuple(left))
 

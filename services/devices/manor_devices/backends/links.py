@@ -27,6 +27,7 @@ class Link:
     bridge: int  # index of the bridge it is a port of, or 0
     owner: int
     queues: bool  # a tap with several queues
+    carrier: bool  # somebody is at the other end: a tap is open
 
 
 @asynccontextmanager
@@ -114,4 +115,5 @@ def _read(message: Any) -> Link:
         bridge=message.get("master") or 0,
         owner=detail.get("tun_owner", -1) if tap else -1,
         queues=bool(tap and detail.get("tun_multi_queue")),
+        carrier=bool(message.get("carrier")),
     )

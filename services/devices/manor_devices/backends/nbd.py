@@ -154,10 +154,12 @@ class NbdBackend:
             if remote or daemon is not None:
                 self._watch(Export(order, address, daemon))
                 present.append(order.key)
-        return Observation(
-            tuple(present),
-            tuple(Leftover(name, f"{self._directory}/{name}", ours=True) for name in sorted(folders)),
-        )
+        used = _connected_sockets()
+        left = [
+            Leftover(name, str(place), ours=True, used=str(place / "socket") in used)
+            for name, place in ((name, self._directory / name) for name in sorted(folders))
+        ]
+        return Observation(tuple(present), tuple(left))
 
     async def claim(self, order: Order) -> tuple[Claim, ...]:
         """Name the image and all images below it; a server elsewhere guards its own."""
@@ -316,6 +318,13 @@ def _cache(disk: Disk) -> dict[str, bool]:
 def _listen(socket: Path) -> str:
     """Return the argument that makes a daemon ours."""
     return json.dumps({"addr": {"type": "unix", "path": str(socket)}})
+
+
+def _connected_sockets() -> set[str]:
+    """Return the paths of unix sockets somebody is connected to (proc(5), /proc/net/unix)."""
+    connected = "03"
+    lines = (line.split() for line in Path("/proc/net/unix").read_text(errors="replace").splitlines())
+    return {line[7] for line in lines if len(line) == 8 and line[5] == connected}
 
 
 def _seconds(text: str) -> float:
