@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from manor_bus.errors import Kind, ManorError
 from manor_bus.messages.devices import Connect, Detach, DomainGone, Refused, Released
 from manor_bus.messages.documents import Domain, Metadata
+from manor_bus.messages.lifecycle import State
 from manor_lifecycle import plugging
 from manor_lifecycle.hypervisors import Creation, GuestState
 from manor_lifecycle.life import Life, Work
@@ -244,5 +246,20 @@ def test_devices_hears_whether_the_guest_will_be_asked(tmp_path: Path) -> None:
         await bench.do(plugging.force_detach)
         assert isinstance(bench.last, Detach)
         assert (bench.last.mode, len(scene.devices.open)) == ("force", 0)
+
+    on_stage(tmp_path, scenario)
+
+
+def test_a_device_that_never_connected_is_detached_once_and_for_all(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        scene.devices.fail.add("cache")
+        await scene.apply(run="always", disks=[disk("root"), disk("cache", required=False)])
+        await scene.until(State.RUNNING)
+        await scene.apply(run="always", disks=[disk("root")])
+        status = await scene.until(lambda seen: seen.operation == "" and seen.pending == ())
+        assert [device.id for device in status.devices] == ["root"]
+        before = len(await scene.operations("web"))
+        await asyncio.sleep(60)
+        assert len(await scene.operations("web")) == before
 
     on_stage(tmp_path, scenario)

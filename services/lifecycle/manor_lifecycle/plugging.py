@@ -65,7 +65,8 @@ async def release(means: Means, life: Life, work: Work, step: Step) -> None:
     """Give one back end back."""
     connection = life.connections.get(step.device)
     key = _key(life, step.device)
-    if connection is None:  # its connecting was interrupted: whatever there is of it goes
+    if connection is None:  # it was never connected: the run does not have it, and what there is of it goes
+        _forget(life, step.device)
         await means.peer.call(Detach(key=key, mode="force"), Done, timeout=CALL_TIMEOUT_S)
         return
     request = Released(key=key, generation=connection.generation)
@@ -74,10 +75,14 @@ async def release(means: Means, life: Life, work: Work, step: Step) -> None:
     except ManorError as error:
         if error.kind is not Kind.STALE:  # then devices has released it already
             raise
-    life.connections.pop(step.device, None)
-    life.refused.pop(step.device, None)
+    _forget(life, step.device)
+
+
+def _forget(life: Life, device: str) -> None:
+    life.connections.pop(device, None)
+    life.refused.pop(device, None)
     if life.running is not None:
-        life.running = without(life.running, step.device)
+        life.running = without(life.running, device)
 
 
 async def release_all(means: Means, life: Life, work: Work, step: Step) -> None:
