@@ -168,6 +168,8 @@ class Domains:
             life.state, _ = machine.step(life.state, Trigger.UNDEFINE)
             self.remove(life)
             return None
+        if life.state is State.DYING and not life.failures:
+            life.failures = 1  # never without a pause
         if self._waits(life):
             return None
         if life.state is State.DYING:
