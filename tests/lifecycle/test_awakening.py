@@ -227,3 +227,19 @@ def test_a_domain_without_a_record_has_never_run(tmp_path: Path) -> None:
         assert (status.incarnation, scene.opened[-1].means.record(uuid)) == (0, OwnerRecord(node="n1"))
 
     on_stage(tmp_path, scenario)
+
+
+def test_no_generation_is_used_again_after_a_kill(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        await scene.apply(run="always")
+        await scene.until(State.RUNNING)
+        for size in range(64, 84):
+            await scene.apply(run="always", memory={"size_mib": size})
+        before = await scene.status()
+        await scene.kill()
+        await scene.restart()
+        await scene.apply(run="always", memory={"size_mib": 64})
+        assert (await scene.status()).generation > before.generation
+        assert before.generation > 20
+
+    on_stage(tmp_path, scenario)

@@ -49,6 +49,8 @@ async def awaken(domains: Domains, means: Means, documents: Mapping[str, Domain]
             domains.foreign(found[uuid].hypervisor, uuid, found[uuid].domain)
         else:
             await _take_in(domains, means, uuid, documents.get(uuid), found.get(uuid), queues.get(uuid, ()))
+    for uuid in means.ledger.generations.keys() - domains.by_uuid.keys():
+        means.ledger.forget(uuid)
     for life in list(domains.by_uuid.values()):
         domains.poke(life)
 

@@ -90,6 +90,7 @@ class Life:
     works: list[Work] = field(default_factory=list)
     pending: tuple[PendingChange, ...] = ()
     generation: int = 0
+    reserved: int = 0  # up to this generation the journal knows that they may be used
     failures: int = 0
     retry_at: float = 0.0  # on the loop's clock; 0: not set, below 0: it is time
     tried_revision: int = -1  # the halted policy asks the guest once per revision

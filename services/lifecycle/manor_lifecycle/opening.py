@@ -25,7 +25,7 @@ from manor_lifecycle.console import Consoles
 from manor_lifecycle.domains import Domains
 from manor_lifecycle.hypervisors import AdapterSettings, Description, Hypervisor
 from manor_lifecycle.journal import Journal
-from manor_lifecycle.ledger import Ledger
+from manor_lifecycle.ledger import Ledger, Numbered
 from manor_lifecycle.life import document_of
 from manor_lifecycle.listening import Listening
 from manor_lifecycle.means import Means, Turns
@@ -80,6 +80,7 @@ async def open_all(peer: Peer, settings: Settings, wall: Callable[[], float] = t
     consoles = Consoles(peer.publish)
     listening = Listening(means, domains, consoles)
     publishing.look, publishing.forget = listening.look, listening.forget
+    publishing.reserve = lambda uuid, generation: means.note(Numbered(uuid=uuid, generation=generation))
     opened = Opened(means, domains, publishing, consoles, listening, registrar)
     await means.claims.load(CONFIG_TIMEOUT_S)
     await _cluster_settings(opened, peer)

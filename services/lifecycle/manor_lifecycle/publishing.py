@@ -25,6 +25,7 @@ TTL_MS: Final = 20_000
 ENDED_KEPT_S: Final = 60.0  # so long an ended operation stays in the state stream
 CLOCK_SLACK_S: Final = 0.001  # a timer may fire a little early
 ENDED_KEPT_MAX: Final = 2_000
+GENERATIONS_AHEAD: Final = 100  # written down at once, so that after a kill none is used twice
 
 
 class Publishing:
@@ -36,6 +37,7 @@ class Publishing:
         self._node = node
         self.look: Callable[[Life], None] | None = None  # told of every change at once
         self.forget: Callable[[Life], None] | None = None
+        self.reserve: Callable[[str, int], None] | None = None  # no generation up to this is used again
         self._lives: dict[str, Life] = {}
         self._operations: dict[str, Operation] = {}
         self._told: dict[str, DomainStatus] = {}  # what was told last, by uuid
@@ -84,6 +86,9 @@ class Publishing:
         if life.status == now:
             return life.status
         life.generation += 1
+        if self.reserve is not None and life.generation > life.reserved:
+            life.reserved = life.generation + GENERATIONS_AHEAD
+            self.reserve(life.uuid, life.reserved)
         return msgspec.structs.replace(now, generation=life.generation)
 
     def _soon(self) -> None:
