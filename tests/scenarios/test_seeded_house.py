@@ -80,6 +80,7 @@ class Play:
         self.story: list[str] = []
         self.accepted: list[str] = []
         self.views: dict[str, State] = {}
+        self.generations: dict[str, int] = {}
 
     def rooms(self) -> dict[str, tuple[Open, Any]]:
         folder = self.folder
@@ -110,6 +111,8 @@ class Play:
             else:
                 status = change.value.entry.fact.status
                 self.views[name] = status.state
+                assert status.generation >= self.generations.get(status.uuid, 0), "a generation went back"
+                self.generations[status.uuid] = status.generation
                 self.tell(f"{name} is {status.state} (run {status.incarnation})")
 
     async def act(self, home: House, operator: Peer) -> None:
@@ -166,6 +169,7 @@ class Play:
             for _ in range(ACTIONS):
                 await self.act(home, operator)
             await asyncio.sleep(QUIET_S)
+            assert not watching.done(), watching.exception()
             await self.everybody_agrees(operator)
             watching.cancel()
 
