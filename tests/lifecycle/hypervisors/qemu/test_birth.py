@@ -154,6 +154,12 @@ async def test_all_that_cannot_be_is_said_at_once(place):
     assert {one.path for one in refused.value.problems} == {"spec.type", "spec.boot.kernel", "spec.watchdog"}
 
 
+def processes(place):
+    """Return the processes that use a disk of this test."""
+    there = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    return [pid for pid in there if str(place.folder) in " ".join(process.command_line(pid))]
+
+
 @pytest.mark.parametrize("steps", range(0, 40, 4))
 async def test_a_beginning_that_is_cancelled_leaves_nothing(place, steps):
     async with place.hypervisor() as hypervisor:
@@ -163,5 +169,6 @@ async def test_a_beginning_that_is_cancelled_leaves_nothing(place, steps):
         making.cancel()
         await asyncio.gather(making, return_exceptions=True)
         assert making.cancelled()
+        assert processes(place) == []
         assert [one for one in await hypervisor.domains() if one.ours] == []
         assert os.listdir(place.folder / "qemu") in ([], ["accelerators.json"])
