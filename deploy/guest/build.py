@@ -61,10 +61,15 @@ def say(text: str) -> None:
     sys.stderr.flush()
 
 
+def need(tool: str) -> None:
+    """Raise `Impossible` without a tool."""
+    if shutil.which(tool) is None:
+        raise Impossible(f"needs `{tool}`, which this machine does not have (Debian and Ubuntu do)")
+
+
 def run(*command: str, cwd: Path | None = None) -> str:
     """Run a tool and return what it printed; `Impossible` with its last words when it fails."""
-    if shutil.which(command[0]) is None:
-        raise Impossible(f"needs `{command[0]}`, which this machine does not have (Debian and Ubuntu do)")
+    need(command[0])
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=600)
     if done.returncode:
         words = (done.stderr or done.stdout).strip().splitlines()[-3:]
@@ -91,6 +96,8 @@ def real_packages() -> list[str]:
 
 def fetch(folder: Path) -> list[Path]:
     """Return the package files, downloading those that are not in `folder` yet."""
+    for tool in ("apt-cache", "apt-get", "dpkg-deb"):
+        need(tool)
     as_root = ("-o", "APT::Sandbox::User=root") if os.geteuid() == 0 else ()
     try:
         names = real_packages()
