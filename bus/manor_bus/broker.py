@@ -187,11 +187,13 @@ class Broker:
                 pass
             else:
                 self._drain(conn)
+                self._send()
             now = time.monotonic()
             if now >= switch.next_timer():
                 switch.advance(now)
             self._flush(now)
-            self._send()
+            if switch.out or switch.cut:
+                self._send()
             while self._ending and self._ending[0][0] <= now:
                 self._ending.popleft()[1].shut()
             if now >= self._audit_at:
