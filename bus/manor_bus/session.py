@@ -151,7 +151,7 @@ class Session:
         self._asking.advance(now)
         if not self._up:
             return
-        if now >= self._greet_at and not self.greeted:
+        if now >= self._greet_at:
             self.greet(now)
         if now >= self._heard + self.heartbeat_s * SILENCE_BEATS:
             self.events.append(Dead())

@@ -118,6 +118,17 @@ def test_offering_more_greets_again_and_disturbs_nothing(line):
     assert line.sent() == []
 
 
+def test_an_offer_that_is_not_answered_is_made_again(line):
+    line.session.offer(("x.>",), (), {}, line.now)
+    line.sent()
+    assert line.session.next_timer() == line.now + GREET_AGAIN_S
+    again = line.wait(GREET_AGAIN_S)
+    assert [wire.k for wire in again] == [Kind.HELLO]
+    assert line.session.next_timer() > line.now
+    line.welcome(again[0])
+    assert line.session.greeted
+
+
 def test_what_is_offered_while_the_greeting_is_under_way_is_not_forgotten():
     line = Line()
     first = line.connect()
