@@ -139,6 +139,7 @@ class Events:
                     dropped=late.dropped,
                 )  # fmt: skip
                 self._news("bus.slow", "bus.slow.v1", body, now)
+        fanout.flush(self._post.out)  # that news, too; who falls behind by it is told of later
         return list(dict.fromkeys(kicked))
 
     def owner_changed(self, peer: Peer, *, present: bool, reason: str) -> None:

@@ -25,6 +25,9 @@ ENDED_MAX: Final = 4_096  # ended calls that may still wait for their budget amo
 QUEUED_BYTES_MAX: Final = 8_388_608  # of calls that wait for one instance
 
 
+NOTHING: Final = Hello(protocol=(0, 0), instance="")
+
+
 @dataclass(slots=True, eq=False)
 class Peer:
     """One greeted connection."""
@@ -39,7 +42,8 @@ class Peer:
     version: str = ""
     pid: int = 0
     group: str = ""
-    serves: tuple[str, ...] = ()
+    wishes: Hello = NOTHING
+    serves: tuple[str, ...] = ()  # of its wishes, what was granted
     owns: tuple[str, ...] = ()
     draining: bool = False
     subs: dict[int, Subscription] = field(default_factory=dict)
@@ -110,13 +114,18 @@ class Roster:
         self._count += 1
         if peer.conn not in self.by_conn:
             self._sessions[peer.label] = self._sessions.get(peer.label, 0) + 1
+        peer.wishes, peer.order = hello, self._count
         peer.instance, peer.version, peer.pid = hello.instance, hello.version[:64], hello.pid
         peer.group = peer.label
-        if serves != peer.serves:
-            self._routes.clear()
-        peer.serves, peer.owns, peer.order = serves, owns, self._count
         self.by_conn[peer.conn] = self.by_address[peer.address] = self.by_instance[peer.instance] = peer
         self._remember(peer)
+        return self.grant(peer, serves, owns)
+
+    def grant(self, peer: Peer, serves: tuple[str, ...], owns: tuple[str, ...]) -> list[Peer]:
+        """Let a peer serve and own this; return who was waiting for what it serves."""
+        if serves or peer.serves:
+            self._routes.clear()
+        peer.serves, peer.owns = serves, owns
         woken = []
         for other in self.by_conn.values() if serves else ():
             served = {s for s in other.waits if any(matches(p, s) for p in serves)}

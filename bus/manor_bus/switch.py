@@ -173,21 +173,27 @@ class Switch:
         return peer is not None
 
     def change_policy(self, decide: Decide, now: float) -> None:
-        """Decide by another policy from now on; a session that has what it may no longer have is ended."""
+        """Decide by another policy from now on: grants follow it, and who watches too much is ended."""
         self.fanout.flush(self._post.out)  # what was taken under the old policy goes under it
         self.decide.replace(decide)
         self.fanout.policy_changed()
         self._calls.policy_changed(now)
         for peer in list(self.roster.by_conn.values()):
-            if not self._may_have(peer):
+            subs = (("tap" if sub.wish.tap else "watch", sub.stream.pattern) for sub in peer.subs.values())
+            if all(self.decide(peer.label, verb, pattern).allowed for verb, pattern in subs):
+                self._grant_again(peer)
+            else:
                 self._end(peer.conn, "revoked", now)
 
-    def _may_have(self, peer: Peer) -> bool:
-        subs = (("tap" if sub.wish.tap else "watch", sub.stream.pattern) for sub in peer.subs.values())
-        serves = (("serve", pattern) for pattern in peer.serves)
-        owns = (("publish", pattern) for pattern in peer.owns)
-        every = (*subs, *serves, *owns)
-        return all(self.decide(peer.label, verb, pattern).allowed for verb, pattern in every)
+    def _grant_again(self, peer: Peer) -> None:
+        serves, _ = self._grant(peer.label, "serve", peer.wishes.serves)
+        owns, _ = self._grant(peer.label, "publish", peer.wishes.owns)
+        if owns != peer.owns and peer.owns:
+            self._events.owner_changed(peer, present=False, reason="revoked")
+        changed = owns != peer.owns
+        self._tell_woken(peer, self.roster.grant(peer, serves, owns))
+        if changed and owns:
+            self._events.owner_changed(peer, present=True, reason="")
 
     # --- sessions -------------------------------------------------------------------------------------
 
@@ -213,13 +219,16 @@ class Switch:
             denied=no_serves + no_owns,
         )  # fmt: skip
         self._post.answer(peer, Envelope(k=Frame.WELCOME, re=wire.id, data=raw(welcome)))
-        serving = raw(words.Serving(group=peer.group))
-        for waiting in woken:
-            self._post.answer(waiting, Envelope(k=Frame.PUB, type="bus.serving.v1", data=serving))
+        self._tell_woken(peer, woken)
         if new:
             self._events.peer_changed(peer, present=True, reason="", now=now)
         if owns:
             self._events.owner_changed(peer, present=True, reason="")
+
+    def _tell_woken(self, peer: Peer, woken: list[Peer]) -> None:
+        serving = raw(words.Serving(group=peer.group))
+        for waiting in woken:
+            self._post.answer(waiting, Envelope(k=Frame.PUB, type="bus.serving.v1", data=serving))
 
     def _replaced(self, conn: bytes, address: str, now: float) -> Peer | None:
         """Return the session that greets again; end one that this greeting replaces."""

@@ -177,6 +177,25 @@ def test_a_changed_policy_ends_the_sessions_that_have_what_they_may_no_longer_ha
     assert other.error().kind is Kind.FORBIDDEN
 
 
+def test_what_may_be_served_and_owned_follows_the_policy_without_a_new_greeting():
+    allowed = {"x"}
+    bench = Bench(lambda _label, verb, _subject: Decision(verb in allowed or verb in ("call", "watch"), ""))
+    service = bench.join("service/lifecycle", ("lifecycle.>",), ("operation.*",))
+    watcher = bench.join()
+    watcher.subscribe("operation.*")
+    watcher.ask("lifecycle.x")
+    assert watcher.error().kind is Kind.UNAVAILABLE
+    for verbs, present in (({"serve", "publish"}, True), (set(), False)):
+        allowed = verbs
+        bench.switch.change_policy(bench.switch.decide._decide, bench.now)
+        bench.flush()
+        news = codec.decode(watcher.batches()[-1].items[-1].envelope.data, words.OwnerChanged)
+        assert (news.present, news.owner.address) == (present, service.address)
+        assert bool(bench.switch.roster.pick("lifecycle.x")) is present
+    assert watcher.last().type == "bus.serving.v1"
+    assert not service.cut
+
+
 def test_a_changed_policy_ends_what_waits_and_lets_go_what_was_taken_before():
     bench = Bench(limits=LIMITS_OF_ONE)
     service = bench.join("service/lifecycle", ("lifecycle.>",), ("operation.*",))
