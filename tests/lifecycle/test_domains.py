@@ -470,3 +470,27 @@ def test_a_zombie_is_reported_and_ended_when_the_hypervisor_lets_go(tmp_path: Pa
         await scene.until(State.DEFINED)
 
     on_stage(tmp_path, scenario)
+
+
+def test_an_unreadable_ownership_record_harms_nobody(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        running = await started(scene)
+        stopped = await scene.apply("db", run="always")
+        await scene.until(State.RUNNING, "db")
+        await scene.do(m.DomainDestroy(name="db"))
+        await scene.kill()
+        puts = tuple(c.Put(key=f"owner/domain/{uuid}", value=b"rubbish") for uuid in (running, stopped))
+        assert (await scene.operator.call(c.Txn(puts=puts), c.TxnDone, timeout=5)).succeeded
+        await scene.restart()
+        status = await scene.status()
+        assert (status.state, status.incarnation) == (State.RUNNING, 1)
+        assert "cannot be read" in status.reason
+        assert (await scene.do(m.DomainReboot(name="web"))).state is OperationState.DONE
+        assert (await scene.status("db")).state is State.FAILED
+        await scene.do(m.DomainClear(name="db"))
+        await scene.until(State.RUNNING, "db")
+        await scene.kill()
+        await scene.restart()
+        assert {s.state for s in (await scene.status("web"), await scene.status("db"))} == {State.RUNNING}
+
+    on_stage(tmp_path, scenario)

@@ -5,7 +5,18 @@ import pytest
 from manor_bus.errors import Kind, ManorError
 from manor_bus.messages.config import KeyValue
 from manor_bus.messages.documents import Domain, DomainSpec, Metadata, Placement
-from manor_lifecycle.ownership import Held, OwnerRecord, decode, encode, free_uid, is_mine, key, moved, txn
+from manor_lifecycle.ownership import (
+    UNREADABLE,
+    Held,
+    OwnerRecord,
+    decode,
+    encode,
+    free_uid,
+    is_mine,
+    key,
+    moved,
+    txn,
+)
 
 MINE = OwnerRecord(node="n1", incarnation=3)
 
@@ -19,9 +30,9 @@ def test_a_record_survives_its_storage() -> None:
 
 
 def test_a_record_that_cannot_be_read_is_never_guessed() -> None:
-    with pytest.raises(ManorError) as refused:
-        decode(KeyValue(key=key("u1"), value=b"{", revision=1, created=1))
-    assert refused.value.kind is Kind.CONFLICT
+    uuid, held = decode(KeyValue(key=key("u1"), value=b"{", revision=1, created=1))
+    assert (uuid, held.revision, held.record.node) == ("u1", 1, UNREADABLE)
+    assert "owner/domain/u1" in held.record.failed
 
 
 def test_the_owner_in_the_store_is_responsible_and_nobody_else() -> None:
@@ -45,8 +56,11 @@ def test_only_the_records_that_moved_are_refused() -> None:
     assert moved(writes, [stored(MINE, 7)]) == {"u1": Held(MINE, 7)}
 
 
-def test_a_free_user_is_the_lowest_and_the_range_is_bounded() -> None:
+def test_a_free_user_is_the_next_one_and_the_range_is_bounded() -> None:
     assert free_uid([10, 11, 13], 10, 13) == 12
+    assert free_uid([10], 10, 13, after=11) == 12
+    assert free_uid([12, 13], 10, 13, after=13) == 10
+    assert free_uid([11, 12, 13], 10, 13, after=11) == 10
     with pytest.raises(ManorError) as full:
         free_uid([10, 11], 10, 11)
     assert full.value.kind is Kind.NO_CAPACITY

@@ -7,6 +7,7 @@ trips. When a guard of a shared transaction does not hold, only its domain is re
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 from dataclasses import dataclass
 from typing import Final
@@ -20,6 +21,7 @@ from manor_lifecycle.ownership import Held, OwnerRecord
 BATCH_MAX: Final = 64
 TIMEOUT_S: Final = 20.0
 PAGE: Final = 1000
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -45,7 +47,10 @@ class Claims:
         while True:
             request = Range(prefix=ownership.PREFIX, limit=PAGE, after=after)
             page = await self._peer.call(request, Ranged, timeout=timeout)
-            self.held |= dict(ownership.decode(entry) for entry in page.entries)
+            for uuid, held in map(ownership.decode, page.entries):
+                self.held[uuid] = held
+                if held.record.node == ownership.UNREADABLE:
+                    log.error("domain %s is left alone: %s", uuid, held.record.failed)
             if not page.more:
                 return
             after = page.entries[-1].key

@@ -73,6 +73,9 @@ class Means:
     starts: Turns
     uids: tuple[int, int] | None = None
     owed: dict[tuple[str, int], None] = field(default_factory=dict)
+    _given: dict[str, int] = field(default_factory=dict)  # users, by the domains' uuids
+    _taken: set[int] = field(default_factory=set)
+    _last: int = 0
 
     def note(self, record: Record) -> None:
         """Write a record down; it is on disk soon, and surely after `journal.commit`."""
@@ -97,9 +100,14 @@ class Means:
         return found
 
     def record(self, uuid: str) -> OwnerRecord:
-        """Return the ownership record as known, or a new one."""
+        """Return the ownership record as known, or a new one. What replaces an unreadable one begins with an
+        incarnation that is surely larger than any before."""
         held = self.claims.held.get(uuid)
-        return held.record if held is not None else OwnerRecord(node=self.node)
+        if held is None:
+            return OwnerRecord(node=self.node)
+        if held.record.node == ownership.UNREADABLE:
+            return OwnerRecord(node=self.node, incarnation=int(self.wall()))
+        return held.record
 
     def saved_path(self, uuid: str) -> Path:
         """Return where the saved state of a domain is kept."""
@@ -110,9 +118,16 @@ class Means:
         return self.directory / "dumps" / f"{life.name}-{life.incarnation}.core"
 
     def uid_for(self, life: Life) -> int:
-        """Return the unprivileged user of a domain: the one it had, or a free one; 0 without a range."""
-        mine = self.record(life.uuid).uid
+        """Return the unprivileged user of a domain: the one it had, or a free one; 0 without a range.
+
+        What was given is taken until the next start of the service, whether or not it was used.
+        """
+        mine = self.record(life.uuid).uid or self._given.get(life.uuid, 0)
         if self.uids is None or mine:
             return mine
-        used = (held.record.uid for held in self.claims.held.values())
-        return ownership.free_uid(used, *self.uids)
+        if not self._taken:
+            self._taken = {held.record.uid for held in self.claims.held.values()}
+        uid = ownership.free_uid(self._taken, *self.uids, after=self._last)
+        self._taken.add(uid)
+        self._given[life.uuid] = self._last = uid
+        return uid

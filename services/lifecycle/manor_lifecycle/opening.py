@@ -181,14 +181,22 @@ def _report(task: asyncio.Task[None]) -> None:
 
 
 async def _follow(watch: _Watch, take: Callable[[Change], None]) -> None:
+    """Take every change. A bug about one object is logged and does not make us deaf to the others."""
     async for change in watch:
         if isinstance(change, Change):
-            take(change)
+            try:
+                take(change)
+            except Exception:
+                log.exception("a bug while %s was taken", change.subject)
 
 
 async def _listen(domains: Domains, name: str, adapter: Hypervisor) -> None:
+    """Take every event of an adapter, as `_follow` does."""
     async for event in adapter.events():
-        domains.happened(name, event)
+        try:
+            domains.happened(name, event)
+        except Exception:
+            log.exception("a bug while an event of %s was taken: %r", name, event)
 
 
 def _take_settings(opened: Opened, change: Change) -> None:

@@ -6,8 +6,9 @@ never run one domain, and counters of the loop guard survive a kill of this serv
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final
 
 import msgspec
@@ -18,6 +19,7 @@ from manor_bus.messages.config import Compare, KeyValue, Put, Remove, Txn
 from manor_bus.messages.documents import Domain
 
 PREFIX: Final = "owner/domain/"
+UNREADABLE: Final = "?"  # no node has this name
 
 
 class OwnerRecord(Message, frozen=True, kw_only=True):
@@ -60,20 +62,22 @@ def encode(record: OwnerRecord) -> bytes:
 
 
 def decode(entry: KeyValue) -> tuple[str, Held]:
-    """Return (uuid, record) of a stored entry; one that cannot be read is a `conflict`, never guessed."""
+    """Return (uuid, record) of a stored entry. One that cannot be read is nobody's: its domain is left alone
+    until somebody has looked; it is never guessed, and it never keeps the other domains from being served."""
+    uuid = entry.key.removeprefix(PREFIX)
     try:
         record = msgspec.json.decode(entry.value, type=OwnerRecord)
     except msgspec.MsgspecError as error:
-        message = f"the ownership record {entry.key} cannot be read: {error}"
-        raise ManorError(
-            Kind.CONFLICT, message, hint="Restore config from a backup, or remove the key."
-        ) from None
-    return entry.key.removeprefix(PREFIX), Held(record, entry.revision)
+        record = OwnerRecord(node=UNREADABLE, failed=f"the record {entry.key} cannot be read: {error}")
+    return uuid, Held(record, entry.revision)
 
 
 def is_mine(document: Domain | None, held: Held | None, node: str) -> bool:
-    """Say whether this node is responsible: it owns the record, or nobody does and it may."""
-    if held is not None and held.revision:
+    """Say whether this node is responsible: it owns the record, or nobody does and it may.
+
+    A record that cannot be read is shown by whoever may: somebody must look.
+    """
+    if held is not None and held.revision and held.record.node != UNREADABLE:
         return held.record.node == node
     return document is not None and document.spec.placement.node in ("", node)
 
@@ -101,10 +105,10 @@ def moved(
     }
 
 
-def free_uid(used: Iterable[int], first: int, last: int) -> int:
-    """Return the lowest unused number of a range; `no_capacity` when there is none."""
-    taken = set(used)
-    for uid in range(first, last + 1):
+def free_uid(taken: Container[int], first: int, last: int, after: int = 0) -> int:
+    """Return the first free number of a range after `after`, going round; `no_capacity` without one."""
+    start = after + 1 if first <= after < last else first
+    for uid in chain(range(start, last + 1), range(first, start)):
         if uid not in taken:
             return uid
     message = f"all unprivileged users {first} to {last} are in use by domains"

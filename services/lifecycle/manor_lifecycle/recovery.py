@@ -23,7 +23,7 @@ from manor_lifecycle.hypervisors import EndReason, GuestState, RunningDomain
 from manor_lifecycle.ledger import Lived, Open
 from manor_lifecycle.machine import TABLE
 from manor_lifecycle.operations import trigger_of
-from manor_lifecycle.ownership import OwnerRecord
+from manor_lifecycle.ownership import UNREADABLE, OwnerRecord
 from manor_lifecycle.plan import Act
 
 ATTEMPTS_MAX: Final = 3  # a service that dies three times during one operation gives the operation up
@@ -66,6 +66,8 @@ class Recovered:
 
 def recover(seen: Witnesses) -> Recovered:
     """Return what to do with one domain."""
+    if seen.record is not None and seen.record.node == UNREADABLE and seen.operation is None:
+        return _undocumented(seen, seen.record)
     if _is_superseded(seen):
         incarnation = seen.listed.incarnation if seen.listed else 0
         guest = seen.listed.state if seen.listed else None
@@ -76,8 +78,17 @@ def recover(seen: Witnesses) -> Recovered:
     return _at_rest(seen)
 
 
+def _undocumented(seen: Witnesses, record: OwnerRecord) -> Recovered:
+    """Nobody can say whose it is: a run that is there goes on, and nothing is started."""
+    listed = seen.listed
+    if listed is None or listed.state is GuestState.ENDED:
+        return Recovered(State.FAILED, reason=record.failed)
+    state = State.PAUSED if listed.state is GuestState.PAUSED else State.RUNNING
+    return Recovered(state, listed.state, listed.incarnation, reason=record.failed)
+
+
 def _is_superseded(seen: Witnesses) -> bool:
-    return seen.record is not None and seen.record.node != seen.node
+    return seen.record is not None and seen.record.node not in (seen.node, UNREADABLE)
 
 
 def _is_leftover(seen: Witnesses) -> bool:
