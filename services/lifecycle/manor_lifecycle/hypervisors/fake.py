@@ -328,11 +328,19 @@ class FakeHypervisor:
         return self._directory / f"{uuid}.guest"
 
     def _write(self, guest: Guest) -> None:
-        _write(self._path(guest.uuid), msgspec.json.encode(guest))
+        """Write over what is there, in one system call: whatever a kill leaves, its first line is whole."""
+        file = os.open(self._path(guest.uuid), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(file, msgspec.json.encode(guest) + b"\n")
+        finally:
+            os.close(file)
 
     def _read(self) -> None:
         for path in self._directory.glob("*.guest"):
-            guest = msgspec.json.decode(path.read_bytes(), type=Guest)
+            line, _, _ = path.read_bytes().partition(b"\n")
+            if not line:
+                continue  # a kill came before its first line: it was never created
+            guest = msgspec.json.decode(line, type=Guest)
             self._guests[guest.uuid] = guest
             if guest.state is GuestState.RUNNING:
                 self._schedule(guest)
