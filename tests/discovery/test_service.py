@@ -62,10 +62,13 @@ async def settled(peer: Peer) -> None:
         await asyncio.sleep(0.1)
 
 
-async def until_gone(peer: Peer, subject: str) -> Change:
-    async for change in peer.watch(subject):
+async def until_gone(peer: Peer, subject: str, seen: list[FactChanged] | None = None) -> Change:
+    """Wait for the end of an object; keep what was said of it before."""
+    async for change in peer.watch(subject, policy="gap"):
         if isinstance(change, Change) and change.value is None:
             return change
+        if isinstance(change, Change) and seen is not None:
+            seen.append(change.value)
     raise AssertionError
 
 
@@ -122,12 +125,15 @@ def test_the_end_of_a_session_ends_its_bound_facts_for_all_watchers() -> None:
         request = Register(registrations=(Registration(fact=provider, ttl_ms=60_000),))
         await devices.call(request, Registered, timeout=5)
         await settled(operator)
-        watcher = asyncio.create_task(until_gone(operator, "provider.file"))
+        seen: list[FactChanged] = []
+        watcher = asyncio.create_task(until_gone(operator, "provider.file", seen))
         await asyncio.sleep(0.5)
         before = asyncio.get_running_loop().time()
         await devices.close()
         await watcher
         assert asyncio.get_running_loop().time() - before < 1.0
+        assert seen[-1].entry.stale
+        assert f"the session of {devices.address} ended" in seen[-1].reason
 
     at_home(scenario)
 

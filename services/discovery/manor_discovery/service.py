@@ -7,11 +7,13 @@ After a start it holds back snapshots of its published state until the registran
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import logging
 import secrets
 import time
 from collections.abc import Callable, Iterable
 from typing import Final
+
+import msgspec
 
 from manor_bus import codec
 from manor_bus.messages import Message
@@ -38,6 +40,7 @@ OWNS: Final = ("domain.*", "node.*", "service.>", "provider.*", "resource.*")
 PART_ENTRIES_MAX: Final = 500
 PART_BYTES_MAX: Final = 512 * 1024
 ENTRY_BYTES: Final = 96  # of an entry around its fact
+log = logging.getLogger(__name__)
 
 
 class Discovery:
@@ -115,21 +118,28 @@ class Discovery:
         for action in actions:
             if isinstance(action, Published):
                 self._peer.state.put(action.subject, FactChanged(entry=action.entry, reason=action.reason))
-            else:
+            else:  # a last word for whoever records, then the end of the object
+                last = msgspec.structs.replace(action.last, stale=True)
+                self._peer.state.put(action.subject, FactChanged(entry=last, reason=action.reason))
                 self._peer.state.drop(action.subject)
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        log.critical("a part of the discovery service ended", exc_info=task.exception())
 
 
 async def open_room(peer: Peer, settings: Settings, wall: Callable[[], float] = time.time) -> Room:
     """Open the service on a connected peer."""
     discovery = Discovery(peer, settings, wall)
     tasks = [asyncio.create_task(work) for work in (discovery.follow_sessions(), discovery.keep_time())]
+    for task in tasks:
+        task.add_done_callback(_report)
 
     async def close() -> None:
         for task in tasks:
             task.cancel()
-        for task in tasks:
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     answers: dict[type[Message], Answer] = {
         Register: discovery.register,
