@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from manor_bus.errors import ManorError
@@ -104,3 +105,12 @@ def test_a_fake_back_end_is_refused() -> None:
 def test_what_cannot_come_while_the_guest_lives_says_why(device: Device, machine: str, can: bool) -> None:
     record, _ = plugged(Disk(id="other", source="/y"), FILE, machine)
     assert (hot(record, device) == "") is can
+
+
+@pytest.mark.parametrize(("newer", "again"), [(False, {"reconnect": 1}), (True, {"reconnect-ms": 1000})])
+def test_a_channel_reconnects_in_the_words_of_its_qemu(newer: bool, again: dict[str, int]) -> None:
+    record, one = plugged(Channel(id="c"), Descriptor(type="channel", args={"path": "/run/c"}))
+    commands = attach(msgspec.structs.replace(record, reconnect_ms=newer), one, Reach())
+    (stream,) = only(commands, "chardev-add")
+    told = stream["backend"]["data"]
+    assert {name: told[name] for name in told if name.startswith("reconnect")} == again

@@ -205,7 +205,8 @@ def _option(command: Command) -> tuple[str, str]:
     if verb == "chardev-add":
         stream = arguments["backend"]["data"]
         path = _escaped(stream["addr"]["data"]["path"])
-        return "-chardev", f"socket,id={arguments['id']},path={path},reconnect={stream['reconnect']}"
+        again = next(f"{name}={stream[name]}" for name in ("reconnect", "reconnect-ms") if name in stream)
+        return "-chardev", f"socket,id={arguments['id']},path={path},{again}"
     return COLD_OPTIONS[verb], json.dumps(arguments)
 
 

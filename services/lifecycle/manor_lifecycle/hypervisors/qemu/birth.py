@@ -20,6 +20,7 @@ from manor_lifecycle.hypervisors.qemu.refusals import affinity, refusals
 from manor_lifecycle.hypervisors.qemu.wiring import opened, wire
 
 ROOT_PORTS: Final = 120  # what fits into slots 0x10 to 0x1e of the root bus
+RECONNECT_MS_SINCE: Final = (9, 2)
 GONE_S: Final = 10.0
 QUIT_S: Final = 3.0
 LAST_WORDS_S: Final = 2.0
@@ -50,6 +51,7 @@ def draft(site: Site, creation: Creation) -> Record:
         slots=min(wanted, ROOT_PORTS) if "q35" in machine else PCI_SLOTS,
         created=site.wall(),
         scsi=any(disk.bus == "scsi" for disk in spec.disks),
+        reconnect_ms=site.program.version >= RECONNECT_MS_SINCE,
     )
     for attachment in creation.attachments:
         record, _ = added(record, attachment)
@@ -80,6 +82,7 @@ def redraft(site: Site, before: Record, creation: Creation) -> Record:
         uid=creation.uid,
         plugged=plugged,
         accelerator=site.program.accelerators[0],
+        reconnect_ms=site.program.version >= RECONNECT_MS_SINCE,
         created=site.wall(),
         ended=None,
         detail="",

@@ -80,7 +80,7 @@ def attach(record: Record, plugged: Plugged, reach: Reach) -> list[Command]:
             ("netdev_add", _network(plugged, device, reach)),
             ("device_add", _nic_device(record, plugged, device)),
         ]
-    return [_stream(plugged, device), ("device_add", _channel_device(plugged, device))]
+    return [_stream(record, plugged, device), ("device_add", _channel_device(plugged, device))]
 
 
 def release(plugged: Plugged) -> list[Command]:
@@ -249,12 +249,13 @@ def _nic_device(record: Record, plugged: Plugged, nic: Nic) -> dict[str, Any]:
     return device
 
 
-def _stream(plugged: Plugged, channel: Channel) -> Command:
+def _stream(record: Record, plugged: Plugged, channel: Channel) -> Command:
     if plugged.descriptor.type != "channel":
         raise _unknown(plugged)
     path = str(plugged.descriptor.args.get("path") or channel.path)
     address = {"type": "unix", "data": {"path": path}}
-    stream = {"addr": address, "server": False, "reconnect": RECONNECT_S}
+    again = {"reconnect-ms": 1000 * RECONNECT_S} if record.reconnect_ms else {"reconnect": RECONNECT_S}
+    stream = {"addr": address, "server": False, **again}
     return "chardev-add", {"id": f"c{plugged.link}", "backend": {"type": "socket", "data": stream}}
 
 

@@ -60,6 +60,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     slots: int
     created: float  # seconds since 1970
     scsi: bool = False  # has a controller for SCSI disks
+    reconnect_ms: bool = False  # this QEMU counts the time to reconnect a stream in milliseconds
     plugged: tuple[Plugged, ...] = ()
     numbers: int = 0  # the next free one
     argv: tuple[str, ...] = ()
