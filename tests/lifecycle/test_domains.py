@@ -251,6 +251,23 @@ def test_a_domain_that_shall_always_run_is_started_and_its_shutdown_is_remembere
     on_stage(tmp_path, scenario)
 
 
+def test_a_domain_waits_for_those_it_depends_on(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        await scene.apply("db")
+        await scene.apply("web", run="always", depends_on=["db"])
+        status = await scene.until(lambda s: s.reason == "waits for db")
+        await asyncio.sleep(30)
+        assert (await scene.status()).state is State.DEFINED
+        assert (await scene.do(m.DomainStart(name="db"))).state is OperationState.DONE
+        assert (await scene.until(State.RUNNING)).reason == ""
+        await scene.kill()
+        await scene.restart()
+        assert (await scene.until(State.RUNNING)).incarnation == 1
+        assert status.incarnation == 0
+
+    on_stage(tmp_path, scenario)
+
+
 def test_a_halted_domain_is_asked_to_shut_down_once(tmp_path: Path) -> None:
     async def scenario(scene: Scene) -> None:
         ignores = {"fake": {"shutdown": "ignore"}}

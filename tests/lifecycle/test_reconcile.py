@@ -52,6 +52,13 @@ def test_the_run_policy_decides_whether_a_stopped_domain_starts(
     assert decide(document(changed(run=policy)), Situation(State.DEFINED, record)).verb is verb
 
 
+def test_a_domain_waits_for_those_that_must_run_first() -> None:
+    decision = decide(
+        document(changed(run=RunPolicy.ALWAYS)), Situation(State.DEFINED, None, missing=("db",))
+    )
+    assert (decision.verb, decision.waits) == (None, "waits for db")
+
+
 def test_a_domain_that_shall_be_halted_is_asked_to_shut_down() -> None:
     decision = decide(document(changed(run=RunPolicy.HALTED, shutdown_timeout_s=7.0)), running())
     assert (decision.verb, decision.arguments.timeout_s) == (Trigger.SHUTDOWN, 7.0)

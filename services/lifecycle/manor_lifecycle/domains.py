@@ -58,6 +58,7 @@ class Domains:
         self.by_uuid: dict[str, Life] = {}
         self._uuids: dict[str, str] = {}  # by name
         self._ready: dict[str, None] = {}  # wait for others to become idle
+        self._users: dict[str, set[str]] = {}  # name -> uuids of those that depend on it
         self._stale_events = 0
 
     # --- look up --------------------------------------------------------------------------------------
@@ -74,7 +75,12 @@ class Domains:
         """Take a domain in."""
         self.by_uuid[life.uuid] = life
         self._uuids[life.name] = life.uuid
+        self._learn_dependencies(life)
         self._changed(life)
+
+    def _learn_dependencies(self, life: Life) -> None:
+        for name in life.spec.depends_on:
+            self._users.setdefault(name, set()).add(life.uuid)
 
     def remove(self, life: Life) -> None:
         """Forget a domain that is no more."""
@@ -122,6 +128,7 @@ class Domains:
             life.document = document
             life.failures, life.retry_at = 0, 0.0
             life.refused.clear()
+            self._learn_dependencies(life)
             if life.name != name:
                 self.rename(life, name)
         self._changed(life)
@@ -149,6 +156,10 @@ class Domains:
         """A domain's task ended: the next one that waits has its turn."""
         if life.uuid in self.by_uuid and self._is_due(life) and not self._waits(life):
             self.driver.wake(life)
+        if life.state is State.RUNNING:
+            for uuid in self._users.get(life.name, ()):
+                if (user := self.by_uuid.get(uuid)) is not None:
+                    self.poke(user)
         while self._ready and self.driver.busy < BUSY_MAX:
             uuid = next(iter(self._ready))
             del self._ready[uuid]
@@ -198,16 +209,21 @@ class Domains:
 
     def _decide(self, life: Life) -> Decision:
         held = self._means.claims.held.get(life.uuid)
-        there = Situation(
-            life.state, held.record if held else None, life.running, life.features, life.refused
-        )
+        record, missing = held.record if held else None, self._missing(life)
+        there = Situation(life.state, record, life.running, life.features, life.refused, missing)
         decision = reconcile.decide(life.document, there)
-        if decision.pending != life.pending:
-            life.pending = decision.pending
+        waits = decision.waits or ("" if life.reason.startswith("waits for ") else life.reason)
+        if decision.pending != life.pending or waits != life.reason:
+            life.pending, life.reason = decision.pending, waits
             self._changed(life)
         if decision.verb is Trigger.SHUTDOWN and life.tried_revision == life.revision:
             return Decision(pending=decision.pending)
         return decision
+
+    def _missing(self, life: Life) -> tuple[str, ...]:
+        """Return the domains of this node that must run before this one and do not."""
+        lives = (self.by_uuid.get(self._uuids.get(name, "")) for name in life.spec.depends_on)
+        return tuple(found.name for found in lives if found is not None and found.state is not State.RUNNING)
 
     def _internal(
         self, life: Life, kind: str, arguments: Arguments, reason: str, *, first: bool = False

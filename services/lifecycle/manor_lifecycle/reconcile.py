@@ -48,22 +48,25 @@ _PLUGS: Final = {"disks": Feature.DISK_PLUG, "nics": Feature.NIC_PLUG}
 @dataclass(frozen=True, slots=True)
 class Situation:
     """What there is. `running` is what the present run has (None without one); `refused` names devices whose
-    unplug was refused for this revision of the document, with the reason."""
+    unplug was refused for this revision of the document, with the reason; `missing` names the domains that
+    must run first and do not."""
 
     state: State
     record: OwnerRecord | None
     running: DomainSpec | None = None
     features: frozenset[Feature] = frozenset()
     refused: Mapping[str, str] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What to begin now, and what waits for the next start."""
+    """What to begin now, and what waits for the next start. `waits`: why nothing is begun yet."""
 
     verb: Trigger | None = None
     arguments: Arguments = NOTHING_SAID
     pending: tuple[PendingChange, ...] = ()
+    waits: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,7 @@ def decide(document: Domain | None, there: Situation) -> Decision:
     if document is None:
         return Decision()
     if there.state is State.DEFINED:
-        return _when_defined(document.spec, there.record)
+        return _when_defined(document.spec, there)
     if there.state not in LIVE or there.running is None:
         return Decision()
     difference = compare(there.running, document.spec, there.features, there.refused)
@@ -93,9 +96,12 @@ def decide(document: Domain | None, there: Situation) -> Decision:
     return Decision(Trigger.CONFIGURE, arguments, (*under_way, *difference.pending))
 
 
-def _when_defined(spec: DomainSpec, record: OwnerRecord | None) -> Decision:
+def _when_defined(spec: DomainSpec, there: Situation) -> Decision:
+    record = there.record
     if spec.run is not RunPolicy.ALWAYS or (record is not None and (record.stopped or record.failed)):
         return Decision()
+    if there.missing:
+        return Decision(waits=f"waits for {', '.join(there.missing)}")
     if record is None:
         return Decision(Trigger.START)
     return Decision(Trigger.START, Arguments(crashes=record.crashes, reboots=record.reboots))
