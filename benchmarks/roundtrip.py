@@ -12,6 +12,7 @@ from benchmarks.processes import Child
 from benchmarks.report import Figure, Plan, Section, cell
 
 OUTSTANDING: Final = 200
+SLICES: Final = 4  # of the latencies' time: cores that sleep or not make two worlds, each way must see both
 ECHO: Final = "ROUTER that answers itself, CURVE"
 PROXY: Final = "zmq.proxy in C, CURVE"
 MANOR: Final = "manor broker, plain sockets"
@@ -43,16 +44,22 @@ class Way:
     cpu_one: list[float] = field(default_factory=list)
     cpu_many: list[float] = field(default_factory=list)
 
-    def round(self, seconds: float) -> None:
-        """Measure once."""
-        for outstanding, cpus in ((1, self.cpu_one), (OUTSTANDING, self.cpu_many)):
-            before = cpu_us(self.server.pid)
-            found = self.caller.run(outstanding=outstanding, seconds=seconds)
-            cpus.append((cpu_us(self.server.pid) - before) / found["calls"])
-            if outstanding == 1:
-                self.p50.append(found["p50_us"])
-            else:
-                self.rate.append(found["rate"])
+    def one(self, seconds: float) -> None:
+        """Call one after the other."""
+        found, cpu = self._measure(1, seconds)
+        self.p50.append(found["p50_us"])
+        self.cpu_one.append(cpu)
+
+    def many(self, seconds: float) -> None:
+        """Keep many calls under way."""
+        found, cpu = self._measure(OUTSTANDING, seconds)
+        self.rate.append(found["rate"])
+        self.cpu_many.append(cpu)
+
+    def _measure(self, outstanding: int, seconds: float) -> tuple[dict[str, float], float]:
+        before = cpu_us(self.server.pid)
+        found = self.caller.run(outstanding=outstanding, seconds=seconds)
+        return found, (cpu_us(self.server.pid) - before) / found["calls"]
 
     def row(self) -> tuple[str, ...]:
         """Its line in the table."""
@@ -63,12 +70,16 @@ def run(plan: Plan) -> Section:
     """Measure every way in every round."""
     with contextlib.ExitStack() as stack:
         ways = _ways(stack)
-        for one in ways:
-            one.round(0.2)  # warm; not counted
-            one.p50, one.rate, one.cpu_one, one.cpu_many = [], [], [], []
+        for way in ways:
+            way.one(0.1)  # warm; not counted
+            way.many(0.1)
+            way.p50, way.rate, way.cpu_one, way.cpu_many = [], [], [], []
         for _ in range(plan.rounds):
-            for one in ways:
-                one.round(plan.seconds)
+            for _ in range(SLICES):
+                for way in ways:
+                    way.one(plan.seconds / SLICES)
+            for way in ways:
+                way.many(plan.seconds)
     return _section(ways)
 
 
@@ -122,4 +133,4 @@ def _section(ways: list[Way]) -> Section:
                 Figure(f"calls per second, plain sockets / {name}", ratios(manor.rate, other.rate), "x"),
                 Figure(f"p50 of a call, library / {name}", ratios(library.p50, other.p50), "x"),
             ]
-    return Section("Requests and replies", HEAD, [one.row() for one in ways], figures, list(NOTES))
+    return Section("Requests and replies", HEAD, [way.row() for way in ways], figures, list(NOTES))
