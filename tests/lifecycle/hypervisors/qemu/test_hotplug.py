@@ -5,7 +5,9 @@ import asyncio
 import pytest
 
 from manor_bus.errors import Kind, ManorError
-from manor_lifecycle.hypervisors import Feature, Resized, Run, Unplugged
+from manor_bus.messages.devices import Descriptor
+from manor_bus.messages.documents import Disk
+from manor_lifecycle.hypervisors import Attachment, Feature, Resized, Run, Unplugged
 from tests.lifecycle.hypervisors.qemu.guests import UUID, open_files, pid_of
 
 pytestmark = pytest.mark.qemu
@@ -169,3 +171,42 @@ async def test_memory_follows_the_balloon(living):
         with pytest.raises(ManorError, match="160") as refused:
             await hypervisor.set_memory(run, 161)
         assert refused.value.kind is Kind.BAD_REQUEST
+
+
+async def test_a_disk_whose_provider_died_goes_on_with_the_next_one(living, place):
+    path = place.folder / "nbd"
+
+    async def provider():
+        child = await asyncio.create_subprocess_exec(
+            *("qemu-storage-daemon", "--blockdev", f"file,node-name=f,filename={place.file('served.raw')}"),
+            *("--nbd-server", f"addr.type=unix,addr.path={path}"),
+            *("--export", "nbd,id=e,node-name=f,name=disk,writable=on"),
+        )
+        while not path.exists():  # noqa: ASYNC110 (nobody tells when a socket appears)
+            await asyncio.sleep(0.01)
+        path.chmod(0o666)
+        return child
+
+    def disk(generation):
+        args = {"path": str(path), "export": "disk", "reconnect_s": 30}
+        descriptor = Descriptor(type="nbd", args=args, generation=generation)
+        return Attachment(Disk(id="far", nbd="nbd+unix:///disk"), descriptor)
+
+    first = await provider()
+    try:
+        async with living() as (hypervisor, run, screen, _):
+            await hypervisor.plug(run, disk(1))
+            await screen.until("DEVICE add vdb")
+            assert "DISK-WRITTEN" in await screen.ask("disk write /dev/vdb 1")
+            first.kill()
+            await first.wait()
+            path.unlink()
+            await screen.type("disk write /dev/vdb 1 9")  # waits for the next provider
+            first = await provider()
+            await hypervisor.plug(run, disk(2))
+            await screen.until("DISK-WRITTEN /dev/vdb")
+            assert "DISK-VERIFIED" in await screen.ask("disk verify /dev/vdb 1 9")
+            await hypervisor.unplug(run, "far", force=False, timeout_s=60)
+    finally:
+        first.kill()
+        await first.wait()
