@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from manor_bus.messages.lifecycle import (
+    ENDED,
+    DomainDestroy,
+    DomainRestore,
+    DomainSave,
+    DomainStart,
+    Operation,
+    OperationFollow,
+)
 from manor_bus.view import Change
 from tests.system.nodes import Node, node
 
@@ -123,6 +135,38 @@ def test_a_killed_guest_is_noticed_and_told(running: Node) -> None:
                 assert "device-model" in change.value.entry.fact.status.reason
                 return
     raise AssertionError("nobody noticed")
+
+
+STORY = (
+    (DomainStart, "RUNNING"),
+    (DomainSave, "SUSPENDED"),
+    (DomainRestore, "RUNNING"),
+    (DomainDestroy, "DEFINED"),
+)
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_an_operation_whose_service_is_killed_ends_and_leaves_what_its_state_says(
+    running: Node, step: int
+) -> None:
+    for verb, goal in STORY:
+        pid = running.pid("lifecycle")
+        with running.client() as client:
+            begun = client.call(verb(name="web"), Operation, timeout=30)
+            seen: list[str] = []
+
+            def part(now: Operation, pid: int = pid, seen: list[str] = seen) -> None:
+                seen.append(now.step)
+                if len(set(seen)) == step:
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+
+            ended = client.call(OperationFollow(id=begun.id), Operation, timeout=120, on_part=part)
+        assert ended.state in ENDED
+        assert ended.state == "done", ended
+        row = next(row for row in running.json("list") if row["name"] == "web")
+        assert row["state"] == goal
+        assert len(emulators(running)) == (goal == "RUNNING")
 
 
 def test_down_can_leave_the_guests_and_up_takes_them_again(running: Node) -> None:
