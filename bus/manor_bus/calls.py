@@ -62,10 +62,22 @@ class Calls:
             self._end(peer, wire.to, Envelope(k=Frame.REP, re=wire.id, last=True, data=raw(message)))
             return
         call = Call(peer, self._find(peer, subject, place), wire.id, wire.to, deadline, now)
-        if not self._roster.enter(call, sent):
-            hint = "Try again later, or start a second instance of the service."
-            raise ManorError(Kind.NO_CAPACITY, f"{call.callee.address} has its queue full", hint=hint)
-        if not call.queued:
+        self._enter(call, sent)
+
+    def _enter(self, call: Call, sent: bytes) -> None:
+        refused = self._roster.enter(call, sent)
+        if not refused:
+            if not call.queued:
+                self._deliver(call, sent)
+            return
+        for other in refused:
+            full = ManorError(
+                Kind.NO_CAPACITY, f"{call.callee.address} has its queue full",
+                hint="Try again later, or start a second instance of the service.",
+            )  # fmt: skip
+            self._post.counters["refused_calls"] += 1
+            self._refuse(other.caller, other.id, other.to, refusal(full))
+        if call not in refused and not call.queued:
             self._deliver(call, sent)
 
     def _check(self, peer: Peer, wire: Envelope, subject: str) -> None:
@@ -167,11 +179,8 @@ class Calls:
             subject, _, place = call.to.partition("@")
             other = None if "/" in place else self._roster.pick(subject)
             if other is not None:
-                moved = Call(call.caller, other, call.id, call.to, call.deadline, call.since)
-                if self._roster.enter(moved, sent):
-                    if not moved.queued:
-                        self._deliver(moved, sent)
-                    continue
+                self._enter(Call(call.caller, other, call.id, call.to, call.deadline, call.since), sent)
+                continue
             self._refuse_call(call, Kind.UNAVAILABLE, "the instance is leaving", delivered=False)
         self._post.answer(peer, Envelope(k=Frame.DRAIN))
 

@@ -85,7 +85,7 @@ def _peers(switch: Switch, now: float) -> Message:
                 owns=peer.owns,
                 subscriptions=len(peer.subs),
                 calls_pending=peer.calls_pending,
-                calls_in_flight=len(peer.in_flight),
+                calls_in_flight=len(peer.intake.in_flight),
                 received=peer.received,
                 sent=peer.sent,
                 draining=peer.draining,

@@ -7,14 +7,14 @@ drains. Each instance has a window of calls in flight, then a bounded queue whil
 from __future__ import annotations
 
 import heapq
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from manor_bus.errors import Kind, ManorError, conflict
 from manor_bus.fanout import Subscription
-from manor_bus.messages.bus import Hello, Limits
+from manor_bus.intake import Intake
+from manor_bus.messages.bus import Hello
 from manor_bus.subjects import matches
 
 ROUTES_MAX: Final = 65_536
@@ -22,7 +22,6 @@ INSTANCES_MAX: Final = 65_536
 WAITS_MAX: Final = 64  # services one peer may wait to hear of
 PEERS_MAX: Final = 512  # sessions of one principal
 ENDED_MAX: Final = 4_096  # ended calls that may still wait for their budget among the deadlines
-QUEUED_BYTES_MAX: Final = 8_388_608  # of calls that wait for one instance
 
 
 NOTHING: Final = Hello(protocol=(0, 0), instance="")
@@ -38,6 +37,7 @@ class Peer:
     packed: bytes  # the address as MessagePack, put before everything it sends
     where: str
     since: float
+    intake: Intake[Call]
     instance: str = ""
     version: str = ""
     pid: int = 0
@@ -47,9 +47,6 @@ class Peer:
     owns: tuple[str, ...] = ()
     draining: bool = False
     subs: dict[int, Subscription] = field(default_factory=dict)
-    in_flight: set[Call] = field(default_factory=set)
-    queue: OrderedDict[Call, bytes] = field(default_factory=OrderedDict)
-    queued_bytes: int = 0
     made: set[Call] = field(default_factory=set)
     waits: set[str] = field(default_factory=set)
     received: int = 0
@@ -83,8 +80,7 @@ class Call:
 class Roster:
     """Sessions and pending calls of one broker."""
 
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+    def __init__(self) -> None:
         self.by_conn: dict[bytes, Peer] = {}
         self.by_address: dict[str, Peer] = {}
         self.by_instance: dict[str, Peer] = {}
@@ -152,9 +148,9 @@ class Roster:
         if peer.serves:
             self._routes.clear()
         peer.draining = True
-        lost = [*peer.in_flight, *peer.queue]
-        peer.in_flight.clear()
-        peer.queue.clear()
+        lost = [*peer.intake.in_flight, *(call for call, _ in peer.intake.waiting())]
+        peer.intake.in_flight.clear()
+        peer.intake.clear_queue()
         for call in lost:
             self._forget(call)
         return lost, [call for call in peer.made if not call.over]
@@ -176,22 +172,20 @@ class Roster:
             serving = self._routes[subject] = tuple(sorted(peers, key=lambda p: -p.order))
         best = None
         for peer in serving:
-            if not peer.draining and (best is None or _load(peer) < _load(best)):
+            if not peer.draining and (best is None or len(peer.intake) < len(best.intake)):
                 best = peer
         return best
 
-    def enter(self, call: Call, raw: bytes) -> bool:
-        """Note a call; sets `queued` when the callee's window is full, False when its queue is, too."""
-        callee = call.callee
-        if len(callee.in_flight) >= self._limits.in_flight_per_callee:
-            full = len(callee.queue) >= self._limits.queued_per_callee
-            if full or callee.queued_bytes + len(raw) > QUEUED_BYTES_MAX:
-                return False
-            call.queued = True
-            callee.queue[call] = raw
-            callee.queued_bytes += len(raw)
-        else:
-            callee.in_flight.add(call)
+    def enter(self, call: Call, raw: bytes) -> Sequence[Call]:
+        """Note a call, and whether it waits; returns those that must be refused for it, maybe itself."""
+        refused = call.callee.intake.take(call, call.caller.label, raw)
+        if refused:
+            for other in refused:
+                if other is not call:
+                    self._forget(other)
+            if call in refused:
+                return refused
+        call.queued = call not in call.callee.intake.in_flight
         call.caller.made.add(call)
         self.pending[call.caller.address, call.id] = call
         self._count += 1
@@ -199,23 +193,18 @@ class Roster:
         if len(self._deadlines) > 2 * len(self.pending) + ENDED_MAX:
             self._deadlines = [entry for entry in self._deadlines if not entry[2].over]
             heapq.heapify(self._deadlines)
-        return True
+        return refused
 
     def leave(self, call: Call, now: float) -> Iterator[tuple[Call, bytes]]:
-        """Forget a call; yields the calls that now move from the queue into the window."""
+        """Forget a call; yields the calls that now move from the queue into the window.
+
+        One whose budget is over is not among them: it ends by its budget, undelivered.
+        """
         self._forget(call)
-        callee = call.callee
-        if call.queued:
-            callee.queued_bytes -= len(callee.queue.pop(call, b""))
-            return
-        callee.in_flight.discard(call)
-        while callee.queue and len(callee.in_flight) < self._limits.in_flight_per_callee:
-            following, raw = callee.queue.popitem(last=False)
-            callee.queued_bytes -= len(raw)
-            if following.deadline > now:  # the others end by their budget, undelivered
-                following.queued = False
-                callee.in_flight.add(following)
-                yield following, raw
+        intake = call.callee.intake
+        for following, raw in intake.leave(call, call.caller.label, lambda one: one.deadline > now):
+            following.queued = False
+            yield following, raw
 
     def _forget(self, call: Call) -> None:
         call.over = True
@@ -240,13 +229,8 @@ class Roster:
     def drain(self, peer: Peer) -> list[tuple[Call, bytes]]:
         """Send nothing more to a peer; return the calls that were waiting for it."""
         peer.draining = True
-        waiting = list(peer.queue.items())
-        peer.queue.clear()
-        peer.queued_bytes = 0
+        waiting = peer.intake.waiting()
+        peer.intake.clear_queue()
         for call, _ in waiting:
             self._forget(call)
         return waiting
-
-
-def _load(peer: Peer) -> int:
-    return len(peer.in_flight) + len(peer.queue)

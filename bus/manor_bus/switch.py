@@ -25,12 +25,13 @@ from manor_bus.envelope import Kind as Frame
 from manor_bus.errors import ErrorBody, Kind, ManorError, Origin, bad_request
 from manor_bus.events import Events
 from manor_bus.fanout import Fanout, Send
+from manor_bus.intake import Intake
 from manor_bus.messages import Message
 from manor_bus.messages import bus as words
 from manor_bus.policy import Decide, Decisions
 from manor_bus.post import Post, Reason, raw, refusal
 from manor_bus.ring import Ring
-from manor_bus.roster import Peer, Roster
+from manor_bus.roster import Call, Peer, Roster
 from manor_bus.subjects import is_pattern
 
 HEARTBEAT_S: Final = 1.0
@@ -41,7 +42,7 @@ LIMITS: Final = words.Limits(
     depth=codec.DEPTH_MAX,
     subscriptions=256,
     pending_calls=4_096,
-    in_flight_per_callee=64,
+    in_flight_per_callee=128,
     queued_per_callee=2_048,
 )
 
@@ -62,7 +63,7 @@ class Switch:
         self.node, self.epoch, self.boot_id, self.limits = node, epoch, boot_id, limits
         self.address = f"bus@{node}/{epoch}"
         self.decide = Decisions(decide)
-        self.roster = Roster(limits)
+        self.roster = Roster()
         self.fanout = Fanout(lambda label, subject: self.decide(label, "watch", subject).allowed)
         self._post = post = Post(self.address, epoch)
         self._calls = calls = Calls(node, limits, post, self.roster, self.fanout, self.decide)
@@ -209,7 +210,8 @@ class Switch:
         peer = self._replaced(conn, address, now)
         new = peer is None
         if peer is None:
-            peer = Peer(conn, label, address, envelope.pack_text(address), where, since=now)
+            intake: Intake[Call] = Intake(self.limits.in_flight_per_callee, self.limits.queued_per_callee)
+            peer = Peer(conn, label, address, envelope.pack_text(address), where, now, intake)
         serves, no_serves = self._grant(label, "serve", hello.serves)
         owns, no_owns = self._grant(label, "publish", hello.owns)
         woken = self.roster.greet(peer, hello, serves, owns)

@@ -6,9 +6,9 @@ from manor_bus import codec
 from manor_bus.envelope import Envelope
 from manor_bus.envelope import Kind as Frame
 from manor_bus.errors import Kind, Origin
+from manor_bus.intake import QUEUED_BYTES_MAX
 from manor_bus.messages import bus as words
 from manor_bus.policy import Decision
-from manor_bus.roster import QUEUED_BYTES_MAX
 from manor_bus.switch import LIMITS
 from tests.testkit.bench import Bench, body
 
@@ -183,7 +183,7 @@ def test_nobody_can_cancel_anothers_call():
 
 
 def test_beyond_its_window_calls_wait_in_order_and_then_are_refused():
-    _, caller, service = pair(in_flight_per_callee=2, queued_per_callee=2)
+    _, caller, service = pair(in_flight_per_callee=4, queued_per_callee=2)
     for number in range(5):
         caller.ask("config.get", f"r{number}")
     assert [one.id for one in requests(service)] == ["r0", "r1"]
@@ -191,6 +191,24 @@ def test_beyond_its_window_calls_wait_in_order_and_then_are_refused():
     service.reply(caller.address, "r1")
     service.reply(caller.address, "r0")
     assert [one.id for one in requests(service)] == ["r0", "r1", "r2", "r3"]
+
+
+def test_who_fills_an_instance_does_not_keep_it_from_others():
+    bench, caller, service = pair(in_flight_per_callee=4, queued_per_callee=4)
+    greedy = bench.join("operator/greedy")
+    for number in range(7):
+        greedy.ask("config.get", f"g{number}")
+    assert greedy.error().kind is Kind.NO_CAPACITY
+    caller.ask("config.get", "r1")
+    caller.ask("config.get", "r2")
+    assert [one.id for one in requests(service)] == ["g0", "g1", "r1", "r2"]
+    caller.ask("config.get", "r3")  # the queue is full of the greedy one's calls: its newest gives way
+    assert (greedy.last().re, greedy.error().kind, greedy.error().delivered) == (
+        "g5", Kind.NO_CAPACITY, False,
+    )  # fmt: skip
+    assert Frame.REP not in caller.kinds()
+    service.reply(caller.address, "r1")
+    assert requests(service)[-1].id == "r3"
 
 
 def test_what_waits_is_bounded_in_bytes_too():

@@ -2,6 +2,7 @@ from manor_bus import codec, envelope
 from manor_bus.envelope import Down
 from manor_bus.envelope import Kind as Frame
 from manor_bus.errors import Kind, ManorError, Origin
+from manor_bus.intake import Intake
 from manor_bus.messages import Done
 from manor_bus.messages.bus import Reset
 from manor_bus.post import Post, problem, raw, refusal
@@ -15,7 +16,7 @@ def sent(post):
 
 
 def peer():
-    return Peer(b"c", "operator/a", "operator/a@n1/x", envelope.pack_text("x"), "", 0.0)
+    return Peer(b"c", "operator/a", "operator/a@n1/x", envelope.pack_text("x"), "", 0.0, Intake(1, 1))
 
 
 def test_the_brokers_own_messages_carry_its_address():

@@ -2,13 +2,13 @@ import pytest
 
 from manor_bus import roster
 from manor_bus.errors import Kind, ManorError
+from manor_bus.intake import Intake
 from manor_bus.messages.bus import Hello
 from manor_bus.roster import Call, Peer, Roster
-from manor_bus.switch import LIMITS
 
 
 def greeted(made, name, serves=(), label="service/x"):
-    peer = Peer(name.encode(), label, f"{label}@n1/{name}", b"", "", 0.0)
+    peer = Peer(name.encode(), label, f"{label}@n1/{name}", b"", "", 0.0, Intake(8, 8))
     made.admit(label, name, peer.conn)
     made.greet(peer, Hello(protocol=(1, 1), instance=name), serves, ())
     return peer
@@ -16,7 +16,7 @@ def greeted(made, name, serves=(), label="service/x"):
 
 @pytest.fixture
 def house():
-    made = Roster(LIMITS)
+    made = Roster()
     return made, greeted(made, "caller", label="operator/a"), greeted(made, "callee", ("x.>",))
 
 
@@ -46,7 +46,7 @@ def test_who_waits_for_a_service_is_told_once(house):
     made, caller, _ = house
     made.remember_wait(caller, "y.do")
     assert greeted(made, "z", ("z.>",)) is not None
-    waiting = Peer(b"y", "service/y", "service/y@n1/y", b"", "", 0.0)
+    waiting = Peer(b"y", "service/y", "service/y@n1/y", b"", "", 0.0, Intake(8, 8))
     hello = Hello(protocol=(1, 1), instance="y")
     assert made.greet(waiting, hello, ("y.>",), ()) == [caller]
     assert made.greet(waiting, hello, ("y.>",), ()) == []
