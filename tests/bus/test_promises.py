@@ -1,0 +1,260 @@
+"""The fourteen promises of the bus, held in histories in which anything may happen.
+
+A failure prints the steps, which are the shortest known, and a line to repeat it.
+"""
+
+import asyncio
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from manor_bus.envelope import Kind as Frame
+from manor_bus.messages import bus as words
+from tests.testkit.chance import SEARCH
+from tests.testkit.promises import HEAL_S, World, unexpected
+
+BUDGETS = st.sampled_from([0.02, 0.2, 1.0, 3.0])
+MODES = st.sampled_from(["quick", "quick", "slow", "hang", "refuse"])
+NAMES = st.sampled_from("abc")
+PICK = st.integers(0, 99)
+TIMES = st.sampled_from([0.0, 0.001, 0.01, 0.1, 0.7, 2.0])
+
+
+def held(broken):
+    """Fail with what was seen, if anything was."""
+    assert not broken, "\n".join(broken[:5])
+
+
+class Anything(RuleBasedStateMachine):
+    """Histories. Each rule is something that happens; each invariant a promise."""
+
+    @initialize(seed=st.integers(0, 2**32))
+    def begin(self, seed):
+        self.world = World(seed)
+
+    def of(self, some, pick):
+        return some[pick % len(some)]
+
+    # --- applications ---------------------------------------------------------------------------------
+
+    @rule(pick=PICK, timeout=BUDGETS, mode=MODES, changes=st.booleans())
+    def call(self, pick, timeout, mode, changes):
+        self.world.call(self.of(self.world.callers, pick), timeout, mode, changes=changes)
+
+    @rule(pick=PICK, timeout=BUDGETS)
+    def call_again_with_the_same_key(self, pick, timeout):
+        changing = [call for call in self.world.calls if call.changes]
+        if changing:
+            caller, before = self.of(self.world.callers, pick), self.of(changing, pick)
+            self.world.call(caller, timeout, "quick", changes=True, key=before.key)
+
+    @rule(pick=PICK)
+    def withdraw(self, pick):
+        under_way = [call for call in self.world.calls if not call.task.done()]
+        if under_way:
+            self.of(under_way, pick).task.cancel()
+            self.world.run(asyncio.sleep(0))
+
+    @rule(policy=st.sampled_from(["coalesce", "gap", "kick"]), pace=st.sampled_from([0.0, 0.0, 0.05, 0.5]))
+    def watch(self, policy, pace):
+        if len(self.world.watchers) < 3:
+            self.world.run(self.world.watch(policy, pace))
+
+    # --- services -------------------------------------------------------------------------------------
+
+    @rule(name=NAMES, count=st.sampled_from([1, 3, 30]))
+    def change_state(self, name, count):
+        if self.world.servers:
+            self.world.put(name, count)
+
+    @rule(name=NAMES)
+    def end_an_object(self, name):
+        if self.world.servers:
+            self.world.drop(name)
+
+    @rule()
+    def start_a_service(self):
+        if len(self.world.servers) < 2:
+            self.world.run(self.world.start_server())
+
+    @rule(pick=PICK)
+    def kill_a_service(self, pick):
+        if self.world.servers:
+            server = self.of(self.world.servers, pick)
+            self.world.left(server)
+            self.world.kill(server.peer)
+
+    @rule(pick=PICK)
+    def stop_a_service(self, pick):
+        if self.world.servers:
+            server = self.of(self.world.servers, pick)
+            self.world.left(server)
+            self.world.run(self.world.stop(server))
+
+    # --- trouble --------------------------------------------------------------------------------------
+
+    @rule(seconds=TIMES)
+    def wait(self, seconds):
+        self.world.run(asyncio.sleep(seconds))
+
+    @rule(pause=st.sampled_from([0.0, 0.3, 2.0]))
+    def restart_the_broker(self, pause):
+        """Promise 12 is looked at a second after it has come back."""
+        world = self.world
+        world.network.kill_broker()
+        world.run(asyncio.sleep(pause))
+        world.start_broker()
+        world.run(asyncio.sleep(HEAL_S))
+        if not world.denied and not world.frozen:
+            held(world.promise_12_restart())
+
+    @rule(pick=PICK, noticed=st.sampled_from([0.0, 0.02, 0.3]))
+    def lose_a_connection(self, pick, noticed):
+        world = self.world
+        everybody = [*world.callers, *(w.peer for w in world.watchers), *(s.peer for s in world.servers)]
+        self.of(everybody, pick)._link.drop(noticed)
+
+    @rule(pick=PICK)
+    def freeze_somebody(self, pick):
+        world = self.world
+        everybody = [*(w.peer for w in world.watchers), *(s.peer for s in world.servers)]
+        if everybody:
+            peer = self.of(everybody, pick)
+            peer._link.freeze()
+            world.frozen.append(peer)
+
+    @precondition(lambda self: self.world.frozen)
+    @rule()
+    def thaw_everybody(self):
+        for peer in self.world.frozen:
+            peer._link.thaw()
+        self.world.frozen.clear()
+        self.world.run(asyncio.sleep(0))
+
+    @rule(seconds=st.sampled_from([0.05, 0.5, 2.5]))
+    def freeze_the_broker(self, seconds):
+        self.world.network.freeze_broker()
+        self.world.run(asyncio.sleep(seconds))
+        self.world.network.thaw_broker()
+
+    @rule(
+        what=st.sampled_from(
+            [("observer/eye", "watch", "operation.*"), ("operator/admin", "call", "lifecycle.>"),
+             ("operator/admin", "call", "lifecycle.domain.start"),
+             ("service/lifecycle", "publish", "operation.a")]
+        )
+    )  # fmt: skip
+    def flip_the_policy(self, what):
+        self.world.change_policy(self.world.denied ^ {what})
+
+    # --- a hostile peer -------------------------------------------------------------------------------
+
+    @rule(garbage=st.binary(max_size=20))
+    def send_garbage(self, garbage):
+        self.world.hostile.link.send(garbage)
+
+    @rule(pick=PICK, last=st.booleans())
+    def forge_a_reply(self, pick, last):
+        pending = list(self.world.network.switch.roster.pending)
+        if pending:
+            caller, request = self.of(pending, pick)
+            kind = Frame.REP if last else Frame.PART
+            self.world.hostile.say(k=kind, to=caller, re=request, last=last, data={"forged": True})
+
+    @rule(pick=PICK)
+    def cancel_anothers_call(self, pick):
+        pending = list(self.world.network.switch.roster.pending)
+        if pending:
+            self.world.hostile.say(k=Frame.CANCEL, re=self.of(pending, pick)[1])
+
+    @rule(name=NAMES)
+    def forge_an_event(self, name):
+        forged = {"k": Frame.PUB, "subject": f"operation.{name}", "epoch": "f" * 16, "rev": 999_999}
+        self.world.hostile.say(**forged, data={"forged": True})
+
+    @rule(policy=st.sampled_from(["coalesce", "gap", "kick"]), tap=st.booleans())
+    def subscribe_and_never_read(self, policy, tap):
+        wish = words.Subscribe(sid=self.world.next(), window=2, window_bytes=500, policy=policy, tap=tap)
+        self.world.hostile.say(k=Frame.SUB, id="s", to=">", data=wish)
+
+    @rule(messages=st.integers(0, 9))
+    def claim_credit(self, messages):
+        credit = words.Credit(sid=self.world.next() - 1, messages=messages, size=0)
+        self.world.hostile.say(k=Frame.CREDIT, data=credit)
+
+    @rule(count=st.sampled_from([1, 40]))
+    def flood_with_calls(self, count):
+        for _ in range(count):
+            to = "lifecycle.operation.show"
+            self.world.hostile.say(k=Frame.REQ, id=f"m{self.world.next()}", to=to, timeout=50)
+
+    @rule(pick=PICK)
+    def greet_in_anothers_name(self, pick):
+        self.world.hostile.hello(self.of(self.world.callers, pick).session.instance)
+
+    # --- the promises ---------------------------------------------------------------------------------
+
+    @invariant()
+    def promise_1_order_5_one_delivery_11_authenticity_13_transparency(self):
+        held(self.world.broken)
+
+    @invariant()
+    def promise_2_every_request_ends_by_its_budget(self):
+        held(self.world.promise_2_termination())
+
+    @invariant()
+    def promise_3_what_was_not_delivered_does_not_run(self):
+        held(self.world.promise_3_honesty())
+
+    @invariant()
+    def promise_4_nothing_starts_after_its_budget(self):
+        held(self.world.promise_4_no_zombies())
+
+    @invariant()
+    def promise_6_one_key_one_effect_one_reply(self):
+        held(self.world.promise_6_once())
+
+    @invariant()
+    def promise_7_no_silent_loss(self):
+        held(self.world.promise_7_no_silent_loss())
+
+    @invariant()
+    def promise_9_what_the_broker_holds_is_bounded(self):
+        held(self.world.promise_9_bounded())
+
+    @invariant()
+    def nothing_crashes_and_every_error_is_one_of_the_expected(self):
+        held(self.world.crashes())
+        held([wrong for call in self.world.calls if (wrong := unexpected(call))])
+
+    def teardown(self):
+        world = getattr(self, "world", None)
+        if world is None:
+            return
+        try:
+            world.run(world.settle())
+            assert all(call.task.done() for call in world.calls)  # promise 2: nothing is under way for ever
+            held(world.promise_8_convergence())
+            self.promise_3_what_was_not_delivered_does_not_run()
+            self.promise_6_one_key_one_effect_one_reply()
+            self.nothing_crashes_and_every_error_is_one_of_the_expected()
+        finally:
+            world.close()
+
+
+def search(examples, steps=30):
+    run_state_machine_as_test(
+        Anything, settings=settings(SEARCH, max_examples=examples, stateful_step_count=steps)
+    )
+
+
+def test_the_promises_hold_whatever_happens():
+    search(60)

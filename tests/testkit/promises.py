@@ -1,0 +1,555 @@
+"""A world in which anything may happen to the bus, and the fourteen promises as checks on what was seen.
+
+Real peers (`manor_bus.peer`) and the real broker core talk over the virtual network; services, callers and
+watchers come and go, stop and die; a hostile peer forges and floods. Every frame is seen on its way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from manor_bus import codec, policy
+from manor_bus.envelope import Envelope, RawDown
+from manor_bus.envelope import Kind as Frame
+from manor_bus.errors import Kind, ManorError, conflict
+from manor_bus.messages import bus as words
+from manor_bus.messages import lifecycle
+from manor_bus.messages.lifecycle import Operation, OperationState
+from manor_bus.peer import Change, Context, Peer
+from manor_bus.policy import Decision
+from manor_bus.subjects import matches
+from tests.testkit.virtual import Network, VirtualLink, VirtualLoop
+
+SLACK_S = 0.05  # the promise: every request ends by its budget + 50 ms
+HEAL_S = 1.0
+QUIET_S = 16.0  # more than any budget, pause and snapshot under way
+LIMITS = words.Limits(
+    frame_bytes=codec.FRAME_BYTES_MAX, depth=codec.DEPTH_MAX, subscriptions=8, pending_calls=12,
+    in_flight_per_callee=3, queued_per_callee=4,
+)  # fmt: skip
+
+
+def value(name: str, step: int) -> Operation:
+    """One version of an object."""
+    return Operation(
+        id=name, kind="start", target="web", uuid="u", state=OperationState.RUNNING, step=str(step)
+    )
+
+
+@dataclass
+class Made:
+    """One call an application made."""
+
+    name: str
+    key: str
+    began: float
+    timeout: float
+    task: asyncio.Task[Operation]
+    changes: bool
+    ended: float | None = None
+    withdrawn: bool = False
+
+    @property
+    def error(self) -> ManorError | None:
+        """What it ended with, if not with a reply."""
+        done = self.task.done() and not self.task.cancelled()
+        error = self.task.exception() if done else None
+        return error if isinstance(error, ManorError) else None
+
+
+@dataclass(frozen=True)
+class Start:
+    """One beginning of an answer in a service."""
+
+    name: str
+    key: str
+    server: str
+    at: float
+    deadline: float
+
+
+@dataclass
+class Watcher:
+    """One application that follows the state, at its own pace."""
+
+    peer: Peer
+    policy: Any
+    pace: float
+    seen: dict[str, str] = field(default_factory=dict)
+    task: asyncio.Task[None] | None = None
+
+
+@dataclass
+class Server:
+    """One instance of the service."""
+
+    peer: Peer
+    name: str
+
+
+class Hostile:
+    """A peer with a valid key that says what it likes, and never gives credit."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.link = VirtualLink(world.network, "operator/mallory", self)
+        self.greets = 0
+
+    def up(self) -> None:
+        """Connected: greet."""
+        self.greets += 1
+        self.hello(f"m{self.greets}")
+
+    def hello(self, instance: str) -> None:
+        """Greet as any instance."""
+        hello = words.Hello(protocol=(1, 1), instance=instance, serves=(">",), owns=("operation.*",))
+        self.say(k=Frame.HELLO, id="h", data=hello)
+
+    def say(self, **fields: Any) -> None:
+        """Send any envelope."""
+        body = fields.pop("data", None)
+        raw = codec.NIL if body is None else msgspec.Raw(codec.encode(body))
+        self.link.send(codec.encode(Envelope(**fields, data=raw)))
+
+    def down(self) -> None:
+        """Whatever."""
+
+    def refused(self) -> None:
+        """Whatever."""
+
+    def received(self, frame: bytes) -> None:
+        """Whatever."""
+
+
+class World:
+    """Everything that lives in one history."""
+
+    def __init__(self, seed: int) -> None:
+        self.loop = VirtualLoop()
+        self.time = self.loop.time
+        self.broken: list[str] = []  # what the wires have shown to be wrong
+        self.denied: set[tuple[str, str, str]] = set()
+        self.starts: list[Start] = []
+        self.modes: dict[str, str] = {}
+        self.store: dict[str, str] = {}  # committed: key -> result; survives every crash
+        self.effects: Counter[str] = Counter()
+        self.calls: list[Made] = []
+        self.servers: list[Server] = []
+        self.callers: list[Peer] = []
+        self.watchers: list[Watcher] = []
+        self.truth: dict[str, str] = {}  # the newest server's objects
+        self.frozen: list[Peer] = []
+        self.up_since = 0.0
+        self._count = 0
+        self._loop_errors: list[dict[str, Any]] = []
+        self.loop.set_exception_handler(lambda _, context: self._loop_errors.append(context))
+        logging.disable(logging.CRITICAL)
+        self.run(self._open(seed))
+
+    def run(self, work: Any) -> Any:
+        """Run a coroutine to its end."""
+        return self.loop.run_until_complete(work)
+
+    async def _open(self, seed: int) -> None:
+        self.network = Network(seed, cycle_s=0.002, decide=self.decide, limits=LIMITS)
+        self.wire = Wire(self)
+        self.wire.attach()
+        self.network.heard.append(self.wire.hear)
+        self.hostile = Hostile(self)
+        self.up_since = self.time()
+        for _ in range(2):
+            self.callers.append(self.peer("operator/admin"))
+        await self.start_server()
+
+    def peer(self, label: str) -> Peer:
+        """Attach a peer."""
+        link = self.network.link(label)
+        return Peer(link, version="t", pid=1, boot_id="virtual", token=self.network.token)
+
+    def next(self) -> int:
+        """Count."""
+        self._count += 1
+        return self._count
+
+    def decide(self, label: str, verb: str, subject: str) -> Decision:
+        """The first policy, and what was denied since."""
+        for who, what, pattern in self.denied:
+            if (label, verb) == (who, what) and (matches(pattern, subject) or matches(subject, pattern)):
+                return Decision(False, "denied for the test")
+        return policy.decide(label, verb, subject)
+
+    # --- services -------------------------------------------------------------------------------------
+
+    async def start_server(self) -> None:
+        """Start one more instance of the service, with the state it finds."""
+        made = Server(self.peer("service/lifecycle"), f"s{self.next()}")
+        for subject, step in self.truth.items():
+            made.peer.state.put(subject, value(subject, int(step)))
+        self.servers.append(made)
+        with contextlib.suppress(ManorError):
+            await made.peer.ready(0.5)
+        answers = {
+            lifecycle.DomainStart: self._answer(made.name), lifecycle.OperationShow: self._answer(made.name),
+        }  # fmt: skip
+        made.peer.serve(answers, ("operation.*",))
+
+    def _answer(self, server: str) -> Callable[[Any, Context], Any]:
+        async def answer(request: Any, context: Context) -> Operation:
+            changes = isinstance(request, lifecycle.DomainStart)
+            name = request.name if changes else request.id
+            start = Start(name, context.key, server, self.time(), context.deadline)
+            self.starts.append(start)
+            mode = self.modes.get(name, "quick")
+            if mode == "slow":
+                await asyncio.sleep(0.3)
+            elif mode == "hang":
+                await asyncio.sleep(60)
+            elif mode == "refuse":
+                raise conflict("no")
+            if changes and context.key not in self.store:  # key and effect in one transaction
+                self.store[context.key] = f"{name}-{self.next()}"
+                self.effects[context.key] += 1
+            return value(self.store.get(context.key, name), 0)
+
+        return answer
+
+    def put(self, name: str, count: int = 1) -> None:
+        """Change the newest server's state."""
+        for _ in range(count):
+            subject = f"operation.{name}"
+            self.truth[subject] = str(self.next())
+            self.servers[-1].peer.state.put(subject, value(subject, int(self.truth[subject])))
+
+    def drop(self, name: str) -> None:
+        """End an object."""
+        self.truth.pop(f"operation.{name}", None)
+        self.servers[-1].peer.state.drop(f"operation.{name}")
+
+    def kill(self, peer: Peer) -> None:
+        """End a process as kill -9 does."""
+        peer._closed = True
+        peer._link.close()
+        for task, *_ in list(peer.answering._tasks.values()):
+            task.cancel()
+        if peer in self.frozen:
+            self.frozen.remove(peer)
+
+    def left(self, server: Server) -> None:
+        """An instance is gone: what counts now is what the newest of the others has."""
+        newest = server is self.servers[-1]
+        self.servers.remove(server)
+        if newest and self.servers:
+            objects = self.servers[-1].peer.state._objects
+            self.truth = {name: codec.decode(kept[2], Operation).step for name, kept in objects.items()}
+
+    async def stop(self, server: Server) -> None:
+        """Drain a service and let it leave in order."""
+        server.peer.drain()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(server.peer.drained.wait(), 1.0)
+        await server.peer.answering.finished(2.0)
+        await server.peer.close()
+
+    # --- applications ---------------------------------------------------------------------------------
+
+    def call(self, caller: Peer, timeout: float, mode: str, *, changes: bool, key: str = "") -> Made:
+        """Make a call, and note how it ends."""
+        name = f"n{self.next()}"
+        self.modes[name] = mode
+        request = lifecycle.DomainStart(name=name) if changes else lifecycle.OperationShow(id=name)
+        task = self.loop.create_task(self._called(caller, request, timeout, key or name))
+        made = Made(name, key or name, self.time(), timeout, task, changes)
+        task.add_done_callback(lambda _: setattr(made, "ended", self.time()))
+        self.calls.append(made)
+        return made
+
+    async def _called(self, caller: Peer, request: Any, timeout: float, key: str) -> Operation:
+        return await caller.call(request, Operation, timeout=timeout, key=key)
+
+    async def watch(self, policy: str, pace: float) -> None:
+        """Begin to watch."""
+        made = Watcher(self.peer("observer/eye"), policy, pace)
+        made.task = self.loop.create_task(self._watched(made))
+        self.watchers.append(made)
+
+    async def _watched(self, mine: Watcher) -> None:
+        with contextlib.suppress(ManorError):  # the policy may forbid it
+            await self._follow(mine)
+
+    async def _follow(self, mine: Watcher) -> None:
+        async for change in mine.peer.watch("operation.*", policy=mine.policy, window=8):
+            if isinstance(change, Change):
+                if change.value is None:
+                    mine.seen.pop(change.subject, None)
+                else:
+                    mine.seen[change.subject] = change.value.step
+                if mine.pace:
+                    await asyncio.sleep(mine.pace)
+
+    # --- the end --------------------------------------------------------------------------------------
+
+    async def settle(self) -> None:
+        """Heal everything, begin again what was ended, and let it become quiet."""
+        for peer in list(self.frozen):
+            peer._link.thaw()  # type: ignore[attr-defined]
+        self.frozen.clear()
+        if self.network._waiting is not None:
+            self.network.thaw_broker()
+        if self.denied:
+            self.change_policy(set())
+        if self.network.switch is None:
+            self.start_broker()
+        if not self.servers:
+            await self.start_server()
+        await asyncio.sleep(HEAL_S)  # a refusal may still be on its way
+        for watcher in self.watchers:
+            watcher.pace = 0.0
+            if watcher.task is not None and watcher.task.done():
+                watcher.seen.clear()
+                watcher.task = self.loop.create_task(self._watched(watcher))
+        await asyncio.sleep(QUIET_S)
+
+    def start_broker(self) -> None:
+        """The broker comes back."""
+        self.network.start_broker()
+        self.wire.attach()
+        self.up_since = self.time()
+
+    def change_policy(self, denied: set[tuple[str, str, str]]) -> None:
+        """The policy changes under everybody."""
+        self.network.pump()  # what was decided before is on its way
+        self.denied = denied
+        if self.network.switch is not None:
+            self.network.switch.change_policy(self.decide, self.time())
+            self.network.pump()
+            self.wire.recount()
+
+    def close(self) -> None:
+        """End the history."""
+        for peer in (*self.callers, *(w.peer for w in self.watchers), *(s.peer for s in self.servers)):
+            peer._closed = True
+            peer._link.close()
+        pending = asyncio.all_tasks(self.loop)
+        for task in pending:
+            task.cancel()
+        if pending:
+            self.run(asyncio.gather(*pending, return_exceptions=True))
+        self.run(self.loop.shutdown_asyncgens())
+        self.loop.close()
+        logging.disable(logging.NOTSET)
+
+    # --- the promises ---------------------------------------------------------------------------------
+
+    def promise_2_termination(self) -> list[str]:
+        """Every call ends once, by its budget."""
+        late = [c for c in self.calls if (c.ended or self.time()) > c.began + c.timeout + SLACK_S]
+        return [f"{call.name} ended {call.ended}, budget until {call.began + call.timeout}" for call in late]
+
+    def promise_3_honesty(self) -> list[str]:
+        """What was said not to have been delivered did not run and will not."""
+        ran = {start.key for start in self.starts}
+        keys = Counter(call.key for call in self.calls)
+        return [
+            f"{call.name} ran, but its caller heard: {call.error}"
+            for call in self.calls
+            if call.error is not None and call.error.delivered is False
+            and call.key in ran and keys[call.key] == 1
+        ]  # fmt: skip
+
+    def promise_4_no_zombies(self) -> list[str]:
+        """No answer begins after its budget."""
+        ends = {call.name: call.began + call.timeout for call in self.calls}
+        return [
+            f"{start.name} began at {start.at}, its budget ended at {ends[start.name]}"
+            for start in self.starts
+            if start.at > min(start.deadline, ends[start.name]) + 1e-6
+        ]
+
+    def promise_6_once(self) -> list[str]:
+        """One key: one effect, one reply, and one run in each instance."""
+        twice = [f"{key} had {count} effects" for key, count in self.effects.items() if count > 1]
+        replies: dict[str, set[str]] = defaultdict(set)
+        for call in self.calls:
+            ended = call.task.done() and not call.task.cancelled()
+            if ended and call.changes and call.task.exception() is None:
+                replies[call.key].add(call.task.result().id)
+        twice += [f"{key} was answered {ids}" for key, ids in replies.items() if len(ids) > 1]
+        runs = Counter((s.server, s.key) for s in self.starts if s.key in self.store)
+        return twice + [
+            f"{key} ran {count} times in {server}" for (server, key), count in runs.items() if count > 1
+        ]
+
+    def promise_7_no_silent_loss(self) -> list[str]:
+        """Every event of a subscription was sent, is kept, was replaced or left a hole."""
+        switch = self.network.switch
+        if switch is None or self.network._waiting is not None or self.network._cycle is not None:
+            return []
+        return [
+            f"{sub.address} {sub.sid}: {matched} matched, {accounted} accounted"
+            for peer in switch.roster.by_conn.values()
+            for sub in peer.subs.values()
+            if not sub.wish.tap
+            and (matched := self.wire.matched[peer.conn, sub.sid])
+            != (accounted := sub.next + sub.coalesced + len(sub.newest))
+        ]
+
+    def promise_8_convergence(self) -> list[str]:
+        """After quiet every view equals the owner's state."""
+        return [
+            f"{watcher.policy} watcher sees {watcher.seen}, true is {self.truth}"
+            for watcher in self.watchers
+            if watcher.seen != self.truth
+        ]
+
+    def promise_9_bounded(self) -> list[str]:
+        """What the broker holds is bounded by its limits."""
+        switch = self.network.switch
+        if switch is None:
+            return []
+        peers = switch.roster.by_conn.values()
+        sizes = {
+            "pending": (len(switch.roster.pending), LIMITS.pending_calls * len(peers)),
+            "deadlines": (len(switch.roster._deadlines), 2 * len(switch.roster.pending) + 4_097),
+            "in flight": (
+                max((len(p.intake.in_flight) for p in peers), default=0),
+                LIMITS.in_flight_per_callee,
+            ),
+            "queued": (max((p.intake.queued for p in peers), default=0), LIMITS.queued_per_callee),
+            "subscriptions": (max((len(p.subs) for p in peers), default=0), LIMITS.subscriptions),
+            "made": (max((len(p.made) for p in peers), default=0), LIMITS.pending_calls),
+        }
+        held = sum(sub.held for peer in peers for sub in peer.subs.values())
+        wrong = [f"{name}: {size} > {limit}" for name, (size, limit) in sizes.items() if size > limit]
+        return wrong + ([f"held {switch.fanout.held}, really {held}"] if held != switch.fanout.held else [])
+
+    def promise_12_restart(self) -> list[str]:
+        """A second after the broker came back everybody is there again, without the application."""
+        switch = self.network.switch
+        assert switch is not None
+        here = {peer.address for peer in switch.roster.by_conn.values()}
+        alive = [*self.callers, *(w.peer for w in self.watchers), *(s.peer for s in self.servers)]
+        missing = [p.address for p in alive if p.session.address and p.address not in here]
+        unserved = [s.name for s in self.servers if switch.roster.pick("lifecycle.x") is None]
+        return [f"not back: {missing}"] * bool(missing) + [f"not served: {unserved}"] * bool(unserved)
+
+    def crashes(self) -> list[str]:
+        """Nothing of ours may have raised what it did not mean to."""
+        return [str(context.get("exception") or context["message"]) for context in self._loop_errors]
+
+
+class Wire:
+    """What passes the broker: promises 1, 5, 11 and 13 are seen here."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.address: dict[bytes, str] = {}
+        self.sent: dict[str, dict[bytes, int]] = defaultdict(dict)  # address -> frame -> its place
+        self.passed: dict[tuple[str, bytes, int, int], int] = {}  # the place of the last one on each road
+        self.requests: set[tuple[str, str]] = set()
+        self.matched: Counter[tuple[bytes, int]] = Counter()  # receiver, sid -> events meant for it
+
+    def attach(self) -> None:
+        """Count what a new broker itself has to say to each subscriber."""
+        switch = self.world.network.switch
+        assert switch is not None
+        announce = switch.fanout.announce
+
+        def counted(stream: Any, subject: str, packed: bytes, out: Any) -> None:
+            if subject.startswith("bus."):
+                for sub in stream.subscriptions:
+                    self.matched[sub.conn, sub.sid] += 1
+            announce(stream, subject, packed, out)
+
+        switch.fanout.announce = counted  # type: ignore[method-assign]
+
+    def recount(self) -> None:
+        """What a change of policy took from the slow is not lost in silence: it was taken."""
+        switch = self.world.network.switch
+        assert switch is not None
+        for peer in switch.roster.by_conn.values():
+            for sub in peer.subs.values():
+                self.matched[peer.conn, sub.sid] = sub.next + sub.coalesced + len(sub.newest)
+
+    def hear(self, way: str, conn: bytes, label: str, frame: bytes) -> None:
+        """See one frame."""
+        if way == "up":
+            self._up(conn, frame)
+        else:
+            self._down(conn, label, frame)
+
+    def _up(self, conn: bytes, frame: bytes) -> None:
+        switch = self.world.network.switch
+        assert switch is not None
+        peer = switch.roster.by_conn.get(conn)
+        if peer is None:
+            return
+        sent = self.sent[peer.address]
+        sent[frame] = len(sent)
+        try:
+            wire = codec.decode(frame, Envelope)
+        except ManorError:
+            return  # garbage
+        if wire.k == Frame.PUB and self.world.decide(peer.label, "publish", wire.subject).allowed:
+            for other in switch.roster.by_conn.values():
+                for sub in other.subs.values():
+                    may = self.world.decide(other.label, "watch", wire.subject).allowed
+                    if may and matches(sub.stream.pattern, wire.subject):
+                        self.matched[other.conn, sub.sid] += 1
+
+    def _down(self, conn: bytes, label: str, frame: bytes) -> None:
+        down = codec.decode(frame, RawDown)
+        for item in down.items:
+            sent = bytes(item.envelope)
+            wire = codec.decode(sent, Envelope)
+            if item.sender.startswith("bus@"):
+                continue
+            if wire.k == Frame.CANCEL and sent not in self.sent[item.sender]:
+                continue  # the broker withdraws in the name of a caller that has gone or is late
+            self._check(conn, label, down.sid, item.sender, sent, wire)
+
+    def _check(self, conn: bytes, label: str, sid: int, sender: str, sent: bytes, wire: Envelope) -> None:
+        broken, decide = self.world.broken.append, self.world.decide
+        place = self.sent[sender].get(sent)
+        if place is None:
+            broken(f"11, 13: {sender} never sent these bytes: {wire}")
+            return
+        waits = (
+            wire.k if wire.k in (Frame.REQ, Frame.CANCEL) else 0
+        )  # a call may wait, a wish to cancel never
+        road = (sender, conn, sid, waits)
+        if place <= self.passed.get(road, -1) and not sender.startswith("operator/mallory"):
+            broken(f"1: {wire} of {sender} came out of order or twice")
+        self.passed[road] = max(place, self.passed.get(road, -1))
+        if sid and wire.k != Frame.PUB:
+            if not decide(label, "tap", ">").allowed:
+                broken(f"11: {label} saw a call")
+        elif wire.k == Frame.REQ:
+            if (sender, wire.id) in self.requests and not sender.startswith("operator/mallory"):
+                broken(f"5: {wire.id} of {sender} was sent twice")
+            self.requests.add((sender, wire.id))
+            subject = wire.to.partition("@")[0]
+            may = decide(sender.partition("@")[0], "call", subject).allowed
+            serves = subject.startswith("srv.") or decide(label, "serve", subject).allowed
+            if not (may and serves):
+                broken(f"11: {sender} may not call, or {label} not serve, {subject}")
+        elif wire.k == Frame.PUB and not (
+            decide(label, "watch", wire.subject).allowed
+            and decide(sender.partition("@")[0], "publish", wire.subject).allowed
+        ):
+            broken(f"11: {label} got {wire.subject} of {sender}")
+
+
+def unexpected(made: Made) -> str:
+    """Return what is wrong with how a call ended, whatever happened to the bus."""
+    error = made.error
+    if error is None or error.kind in (Kind.UNAVAILABLE, Kind.TIMEOUT, Kind.CONFLICT, Kind.NO_CAPACITY):
+        return ""
+    return "" if error.kind is Kind.FORBIDDEN else f"{made.name}: {error}"
