@@ -7,14 +7,21 @@ a full queue the one who has most in it gives way. So nobody keeps an instance f
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from typing import Final, Generic, TypeVar
+from collections.abc import Sequence
+from typing import Final, Generic, Protocol, TypeVar
 
 QUEUED_BYTES_MAX: Final = 8_388_608
 
 NOBODY: Final = ()
 
-C = TypeVar("C")
+
+class Timed(Protocol):
+    """What has a budget: `deadline` is on the monotonic clock."""
+
+    deadline: float
+
+
+C = TypeVar("C", bound=Timed)
 
 
 class Intake(Generic[C]):
@@ -36,8 +43,10 @@ class Intake(Generic[C]):
 
         It is in flight now (see `in_flight`), or waits.
         """
-        if not (self._queues and label in self._queues) and self._fits(label):
-            self._fly(call, label)
+        flying = self._flying.get(label, 0)
+        if len(self.in_flight) < self._window and flying < self._share and label not in self._queues:
+            self.in_flight[call] = label
+            self._flying[label] = flying + 1
             return NOBODY
         queue = self._queues.setdefault(label, OrderedDict())
         queue[call] = frame
@@ -56,33 +65,33 @@ class Intake(Generic[C]):
         self._unqueue(giving, call)
         return call
 
-    def leave(self, call: C, label: str, ready: Callable[[C], bool]) -> Iterator[tuple[C, bytes]]:
-        """Forget a call; yields those that now fly. One that is not `ready` any more is forgotten, too."""
-        if call not in self.in_flight:
+    def leave(self, call: C, label: str, now: float) -> Sequence[tuple[C, bytes]]:
+        """Forget a call; returns those that fly now. One whose budget is over by then is forgotten, too."""
+        if self.in_flight.pop(call, None) is None:
             self._unqueue(label, call)
-            return
-        del self.in_flight[call]
+            return NOBODY
         self._flying[label] -= 1
-        while self._queues and (following := self._turn()) is not None:
+        return self._launch(now) if self._queues else NOBODY
+
+    def _launch(self, now: float) -> list[tuple[C, bytes]]:
+        flown = []
+        while (following := self._turn()) is not None:
             waiting, label, frame = following
-            if ready(waiting):
-                self._fly(waiting, label)
-                yield waiting, frame
+            if waiting.deadline > now:
+                self.in_flight[waiting] = label
+                self._flying[label] = self._flying.get(label, 0) + 1
+                flown.append((waiting, frame))
+        return flown
 
     def _turn(self) -> tuple[C, str, bytes] | None:
+        if len(self.in_flight) >= self._window:
+            return None
         for label in self._queues:
-            if self._fits(label):
+            if self._flying.get(label, 0) < self._share:
                 call = next(iter(self._queues[label]))
                 self._queues.move_to_end(label)
                 return call, label, self._unqueue(label, call)
         return None
-
-    def _fits(self, label: str) -> bool:
-        return len(self.in_flight) < self._window and self._flying.get(label, 0) < self._share
-
-    def _fly(self, call: C, label: str) -> None:
-        self.in_flight[call] = label
-        self._flying[label] = self._flying.get(label, 0) + 1
 
     def _unqueue(self, label: str, call: C) -> bytes:
         queue = self._queues.get(label)

@@ -7,7 +7,7 @@ drains. Each instance has a window of calls in flight, then a bounded queue whil
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -195,16 +195,16 @@ class Roster:
             heapq.heapify(self._deadlines)
         return refused
 
-    def leave(self, call: Call, now: float) -> Iterator[tuple[Call, bytes]]:
-        """Forget a call; yields the calls that now move from the queue into the window.
+    def leave(self, call: Call, now: float) -> Sequence[tuple[Call, bytes]]:
+        """Forget a call; returns the calls that now move from the queue into the window.
 
         One whose budget is over is not among them: it ends by its budget, undelivered.
         """
         self._forget(call)
-        intake = call.callee.intake
-        for following, raw in intake.leave(call, call.caller.label, lambda one: one.deadline > now):
+        moved = call.callee.intake.leave(call, call.caller.label, now)
+        for following, _ in moved:
             following.queued = False
-            yield following, raw
+        return moved
 
     def _forget(self, call: Call) -> None:
         call.over = True

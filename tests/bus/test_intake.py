@@ -1,5 +1,7 @@
 """A window and a queue that one principal cannot keep from the others."""
 
+from dataclasses import dataclass, field
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -8,20 +10,32 @@ from manor_bus.intake import Intake
 from tests.testkit.chance import SEARCH
 
 
-def fill(made, label, count, size=1, start=0):
+@dataclass(frozen=True)
+class Named:
+    """A call, by name."""
+
+    name: str
+    deadline: float = field(default=10.0, compare=False)
+
+
+def fill(made, label, count, size=1, start=0, deadline=10.0):
     """Take calls named label + number; returns the names of the refused."""
     refused = []
     for number in range(start, start + count):
-        refused += made.take(f"{label}{number}", label, b"x" * size)
-    return refused
+        refused += made.take(Named(f"{label}{number}", deadline), label, b"x" * size)
+    return [one.name for one in refused]
 
 
 def flying(made):
-    return list(made.in_flight)
+    return [one.name for one in made.in_flight]
 
 
-def leave(made, call, ready=lambda _: True):
-    return [name for name, _ in made.leave(call, call[0], ready)]
+def waiting(made):
+    return [one.name for one, _ in made.waiting()]
+
+
+def leave(made, name, now=0.0):
+    return [one.name for one, _ in made.leave(Named(name), name[0], now)]
 
 
 def test_one_principal_has_at_most_half_of_the_window():
@@ -69,7 +83,7 @@ def test_in_a_full_queue_who_has_most_in_it_gives_way():
     assert fill(made, "b", 2) == ["a4"]
     assert fill(made, "b", 1, start=2) == ["a3"]
     assert fill(made, "b", 1, start=3) == ["b3"]
-    assert [name for name, _ in made.waiting()] == ["a1", "a2", "b1", "b2"]
+    assert waiting(made) == ["a1", "a2", "b1", "b2"]
 
 
 def test_the_queue_is_bounded_in_bytes(monkeypatch):
@@ -88,10 +102,12 @@ def test_a_call_that_is_larger_than_the_whole_queue_gives_way_to_all(monkeypatch
     assert (made.queued, made.queued_bytes) == (0, 0)
 
 
-def test_who_is_not_ready_any_more_is_passed_over():
+def test_whose_budget_is_over_is_passed_over():
     made = Intake(1, 10)
-    fill(made, "a", 3)
-    assert leave(made, "a0", lambda name: name != "a1") == ["a2"]
+    fill(made, "a", 1)
+    fill(made, "a", 1, start=1, deadline=5.0)
+    fill(made, "a", 1, start=2)
+    assert leave(made, "a0", now=5.0) == ["a2"]
     assert made.queued == 0
 
 
@@ -117,25 +133,23 @@ def test_what_waits_can_be_cleared():
 )  # fmt: skip
 def test_what_is_counted_is_what_is_there(window, limit, steps):
     """Letters let a call of that principal in, numbers let one of those inside leave."""
-    made, inside, count = Intake(window, limit), {}, 0
-    for step in steps:
+    made: Intake[Named] = Intake(window, limit)
+    inside: dict[str, str] = {}
+    for count, step in enumerate(steps):
         if isinstance(step, str):
-            count += 1
             name = f"{step}{count:03}"
-            refused = made.take(name, step, name.encode())
+            refused = made.take(Named(name), step, name.encode())
             inside[name] = step
             for one in refused:
                 assert one not in made.in_flight
-                del inside[one]
+                del inside[one.name]
         elif inside:
             name = sorted(inside)[step % len(inside)]
-            list(made.leave(name, inside.pop(name), lambda _: True))
-        waiting = [name for name, _ in made.waiting()]
-        assert sorted([*made.in_flight, *waiting]) == sorted(inside)
-        assert (made.queued, made.queued_bytes) == (len(waiting), sum(map(len, waiting)))
+            made.leave(Named(name), inside.pop(name), 0.0)
+        assert sorted([*flying(made), *waiting(made)]) == sorted(inside)
+        assert (made.queued, made.queued_bytes) == (len(waiting(made)), sum(map(len, waiting(made))))
         assert len(made.in_flight) <= window
         assert made.queued <= limit
-        if made.queued:  # nobody waits for room that is there
-            room = len(made.in_flight) < window
-            flown = [name[0] for name in made.in_flight]
-            assert not room or all(flown.count(name[0]) >= max(1, window // 2) for name in waiting)
+        if len(made.in_flight) < window:  # nobody waits for room that is there
+            flown = [name[0] for name in flying(made)]
+            assert all(flown.count(name[0]) >= max(1, window // 2) for name in waiting(made))
