@@ -49,6 +49,9 @@ async def test_it_is_found_by_its_whole_command_line(silence: int) -> None:
     argv = ["sleep", f"1000.{os.getpid()}"]
     assert process.find(argv) == 0
     sleeping = process.launch(argv, [], silence, 0)
+    for _ in range(10_000):  # the kernel lets us go on a moment before the new command line can be read
+        if process.command_line(sleeping.pid) == tuple(argv):
+            break
     assert process.find(argv) == sleeping.pid
     assert process.find(argv[:1]) != sleeping.pid
     sleeping.kill()
