@@ -158,7 +158,9 @@ def engine(folder: Path) -> Iterator[Engine]:
         f" --pidfile {folder}/dockerd.pid --cgroup-parent {group} --iptables=false --ip-forward=false"
         " --ip-masq=false --userland-proxy=false"
     )
-    script = f"ip link set lo up && mount -t tmpfs tmpfs /run && {daemon}"
+    (folder / "data").mkdir()
+    in_memory = f"mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs {folder}/data"  # gone with the namespace
+    script = f"ip link set lo up && {in_memory} && {daemon}"
     with log.open("wb") as words:
         outer = subprocess.Popen(
             [*IN_NAMESPACES, "sh", "-c", script], stdin=subprocess.DEVNULL, stdout=words, stderr=words,

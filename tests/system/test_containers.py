@@ -18,11 +18,12 @@ SERVICES = {"broker", "config", "discovery", "lifecycle", "devices"}
 HEALTHY_S = 120
 WEB = "kind: Domain\nmetadata: {name: web}\nspec: {run: always}\n"
 LOAD = """
-import sys, time
+import signal, sys
 from manor_bus.call import Client
 from manor_bus.messages.lifecycle import DomainShow, DomainStatus
 from manor_bus.settings import BusSettings
 
+signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # the first process of a container gets no default
 calls = 0
 with Client(BusSettings.from_environment("operator/admin")) as client:
     while True:
