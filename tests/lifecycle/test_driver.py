@@ -263,3 +263,18 @@ def test_a_queued_operation_can_be_cancelled(tmp_path: Path, stage: Stage) -> No
         assert (await scene.operations(active=True))[0].id == start.id
 
     on_stage(tmp_path, scenario)
+
+
+def test_a_back_end_that_could_not_be_released_is_released_later(tmp_path: Path, stage: Stage) -> None:
+    async def scenario(scene: Scene) -> None:
+        stage.instead[Act.RESUME] = raises(full())
+        stage.instead[Act.RELEASE] = raises(full(), full(), full())
+        await scene.apply("web", disks=[disk()])
+        failed = await scene.do(m.DomainStart(name="web"))
+        assert [key for key in failed.result if key.startswith("not undone")]
+        assert (await scene.status()).state is State.DEFINED
+        assert scene.devices.open
+        await asyncio.sleep(10)
+        assert scene.devices.open == {}
+
+    on_stage(tmp_path, scenario)
