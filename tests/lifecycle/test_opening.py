@@ -43,6 +43,12 @@ def test_settings_of_the_cluster_are_known_before_the_first_start_and_followed(t
         await apply(scene, "ClusterSettings", "cluster", concurrent_starts=4)
         await asyncio.sleep(60)
         assert means.starts.limit == 4
+        assert isinstance(means.hypervisors, dict)
+        means.hypervisors["other"] = means.hypervisors["fake"]
+        for chosen, default in (("other", "other"), ("nothing", "fake"), ("", "fake")):
+            await apply(scene, "ClusterSettings", "cluster", default_hypervisor=chosen)
+            await asyncio.sleep(1)
+            assert means.default_hypervisor == default
 
     on_stage(tmp_path, scenario)
 

@@ -204,6 +204,8 @@ def _take_settings(opened: Opened, change: Change) -> None:
     spec = found.spec if isinstance(found, ClusterSettings) else ClusterSettingsSpec()
     opened.means.starts.limit = max(1, spec.concurrent_starts)
     opened.means.ledger.keep = max(1, spec.operations_keep)
+    chosen, there = spec.default_hypervisor, opened.means.hypervisors
+    opened.means.default_hypervisor = chosen if chosen in there else next(iter(there))
 
 
 def _take_node(opened: Opened, change: Change) -> None:
