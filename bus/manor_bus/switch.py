@@ -158,9 +158,10 @@ class Switch:
 
     def flush(self, now: float) -> None:
         """End of a drain cycle: send the collected events, apply policies to slow subscribers."""
-        for conn in self._events.flush(now):
-            self._post.counters["kicked_slow"] += 1
-            self._end(conn, "slow", now)
+        while kicked := self._events.flush(now):
+            for conn in kicked:
+                self._post.counters["kicked_slow"] += 1
+                self._end(conn, "slow", now)
 
     def next_timer(self) -> float:
         """Return when `advance` wants to be called."""

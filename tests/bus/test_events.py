@@ -227,9 +227,20 @@ def test_who_wants_to_be_kicked_rather_than_miss_something_is_kicked():
     bench.flush()
     assert codec.decode(slow.last().data, words.Reset).reason == "slow"
     assert slow.cut
-    bench.flush()
     assert other.subjects() == ["operation.a", "operation.b"]
     assert bench.switch.counters["kicked_slow"] == 1
+
+
+def test_that_somebody_was_kicked_is_news_in_the_same_cycle():
+    bench = Bench()
+    service, slow, admin = owner(bench), bench.join("observer/slow"), bench.join()
+    admin.subscribe("bus.peer.>")
+    slow.subscribe("operation.*", policy="kick", window=1)
+    service.publish("operation.a")
+    service.publish("operation.b")
+    bench.flush()
+    [item] = admin.batches()[-1].items
+    assert codec.decode(item.envelope.data, words.PeerChanged).reason == "slow"
 
 
 def test_a_subscriber_that_left_costs_nothing_more():

@@ -5,7 +5,8 @@ A failure prints the steps, which are the shortest known, and a line to repeat i
 
 import asyncio
 
-from hypothesis import settings
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -18,6 +19,7 @@ from hypothesis.stateful import (
 
 from manor_bus.envelope import Kind as Frame
 from manor_bus.messages import bus as words
+from manor_bus.switch import LIMITS
 from tests.testkit.chance import SEARCH
 from tests.testkit.promises import HEAL_S, World, unexpected
 
@@ -198,7 +200,8 @@ class Anything(RuleBasedStateMachine):
 
     @rule(pick=PICK)
     def greet_in_anothers_name(self, pick):
-        self.world.hostile.hello(self.of(self.world.callers, pick).session.instance)
+        others = [*self.world.callers, *(server.peer for server in self.world.servers)]
+        self.world.hostile.hello(self.of(others, pick).session.instance)
 
     # --- the promises ---------------------------------------------------------------------------------
 
@@ -250,11 +253,96 @@ class Anything(RuleBasedStateMachine):
             world.close()
 
 
-def search(examples, steps=30):
+def search(examples, steps=40):
     run_state_machine_as_test(
         Anything, settings=settings(SEARCH, max_examples=examples, stateful_step_count=steps)
     )
 
 
 def test_the_promises_hold_whatever_happens():
-    search(60)
+    search(250)
+
+
+@pytest.fixture
+def world():
+    made = World(1, LIMITS)
+    yield made
+    made.close()
+
+
+async def load(world, seconds, timeout):
+    """Somebody calls a hundred times a second; every other call changes something."""
+    for number in range(int(seconds * 100)):
+        world.call(
+            world.callers[number % 2], timeout, "quick" if number % 3 else "slow", changes=number % 2 == 0
+        )
+        await asyncio.sleep(0.01)
+
+
+@settings(SEARCH, max_examples=5)
+@given(seed=st.integers(0, 2**32))
+def test_promise_14_a_rolling_replacement_under_load_fails_no_call(seed):
+    world = World(seed, LIMITS)
+
+    async def replace():
+        for _ in range(4):
+            old = world.servers[0]
+            await world.start_server()
+            await world.servers[-1].peer.ready()
+            world.servers.remove(old)
+            await world.stop(old)
+            await asyncio.sleep(0.2)
+
+    async def both():
+        await asyncio.gather(load(world, 2.5, 5.0), replace())
+        await asyncio.sleep(5.0)
+
+    try:
+        world.run(both())
+        assert [str(call.task.exception()) for call in world.calls if not call.replied] == []
+        held(world.promise_6_once())
+        assert len({start.server for start in world.starts}) >= 4
+    finally:
+        world.close()
+
+
+def test_promise_12_a_broker_restart_under_load_fails_no_call(world):
+    async def restarts():
+        for _ in range(5):
+            await asyncio.sleep(0.3)
+            world.network.kill_broker()
+            await asyncio.sleep(0.1)
+            world.start_broker()
+
+    async def both():
+        await asyncio.gather(load(world, 2.5, 5.0), restarts())
+        await asyncio.sleep(HEAL_S)
+
+    world.run(both())
+    held(world.promise_12_restart())
+    world.run(asyncio.sleep(5.0))
+    assert [str(call.task.exception()) for call in world.calls if not call.replied] == []
+    held(world.promise_6_once())
+
+
+def test_promise_10_a_peer_that_floods_and_never_reads_fails_nobodys_call(world):
+    async def flood():
+        for number in range(250):
+            for _ in range(20):
+                world.hostile.say(
+                    k=Frame.REQ, id=f"f{world.next()}", to="lifecycle.operation.show", timeout=60_000,
+                    data={"id": "f"},
+                )  # fmt: skip
+                world.hostile.say(k=Frame.PUB, subject="operator.mallory.x", data={"x": "y" * 500})
+            wish = words.Subscribe(sid=number + 1, window=1, policy="coalesce")
+            world.hostile.say(k=Frame.SUB, id=f"s{number}", to=">", data=wish)
+            await asyncio.sleep(0.01)
+
+    async def both():
+        await asyncio.gather(load(world, 2.5, 2.0), flood())
+        await asyncio.sleep(2.0)
+
+    world.modes["f"] = "hang"  # and what it calls never comes back
+    world.run(both())
+    assert [str(call.task.exception()) for call in world.calls if not call.replied] == []
+    held(world.promise_9_bounded())

@@ -31,7 +31,7 @@ from tests.testkit.virtual import Network, VirtualLink, VirtualLoop
 SLACK_S = 0.05  # the promise: every request ends by its budget + 50 ms
 HEAL_S = 1.0
 QUIET_S = 16.0  # more than any budget, pause and snapshot under way
-LIMITS = words.Limits(
+NARROW = words.Limits(
     frame_bytes=codec.FRAME_BYTES_MAX, depth=codec.DEPTH_MAX, subscriptions=8, pending_calls=12,
     in_flight_per_callee=3, queued_per_callee=4,
 )  # fmt: skip
@@ -56,6 +56,11 @@ class Made:
     changes: bool
     ended: float | None = None
     withdrawn: bool = False
+
+    @property
+    def replied(self) -> bool:
+        """Whether it ended with a reply."""
+        return self.task.done() and not self.task.cancelled() and self.task.exception() is None
 
     @property
     def error(self) -> ManorError | None:
@@ -132,7 +137,8 @@ class Hostile:
 class World:
     """Everything that lives in one history."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, limits: words.Limits = NARROW) -> None:
+        self.limits = limits
         self.loop = VirtualLoop()
         self.time = self.loop.time
         self.broken: list[str] = []  # what the wires have shown to be wrong
@@ -159,7 +165,7 @@ class World:
         return self.loop.run_until_complete(work)
 
     async def _open(self, seed: int) -> None:
-        self.network = Network(seed, cycle_s=0.002, decide=self.decide, limits=LIMITS)
+        self.network = Network(seed, cycle_s=0.002, decide=self.decide, limits=self.limits)
         self.wire = Wire(self)
         self.wire.attach()
         self.network.heard.append(self.wire.hear)
@@ -392,14 +398,17 @@ class World:
         switch = self.network.switch
         if switch is None or self.network._waiting is not None or self.network._cycle is not None:
             return []
-        return [
-            f"{sub.address} {sub.sid}: {matched} matched, {accounted} accounted"
-            for peer in switch.roster.by_conn.values()
-            for sub in peer.subs.values()
-            if not sub.wish.tap
-            and (matched := self.wire.matched[peer.conn, sub.sid])
-            != (accounted := sub.next + sub.coalesced + len(sub.newest))
-        ]
+        wrong = []
+        for peer in switch.roster.by_conn.values():
+            for sub in peer.subs.values():
+                road, accounted = (peer.conn, sub.sid), sub.next + sub.coalesced + len(sub.newest)
+                if not sub.wish.tap and self.wire.matched[road] != accounted:
+                    wrong.append(
+                        f"{sub.address} {sub.sid}: {self.wire.matched[road]} matched, not {accounted}"
+                    )
+                if self.wire.delivered[road] + sub.dropped != sub.next:
+                    wrong.append(f"{sub.address} {sub.sid}: {self.wire.delivered[road]} sent of {sub.next}")
+        return wrong
 
     def promise_8_convergence(self) -> list[str]:
         """After quiet every view equals the owner's state."""
@@ -416,19 +425,21 @@ class World:
             return []
         peers = switch.roster.by_conn.values()
         sizes = {
-            "pending": (len(switch.roster.pending), LIMITS.pending_calls * len(peers)),
+            "pending": (len(switch.roster.pending), self.limits.pending_calls * len(peers)),
             "deadlines": (len(switch.roster._deadlines), 2 * len(switch.roster.pending) + 4_097),
             "in flight": (
                 max((len(p.intake.in_flight) for p in peers), default=0),
-                LIMITS.in_flight_per_callee,
+                self.limits.in_flight_per_callee,
             ),
-            "queued": (max((p.intake.queued for p in peers), default=0), LIMITS.queued_per_callee),
-            "subscriptions": (max((len(p.subs) for p in peers), default=0), LIMITS.subscriptions),
-            "made": (max((len(p.made) for p in peers), default=0), LIMITS.pending_calls),
+            "queued": (max((p.intake.queued for p in peers), default=0), self.limits.queued_per_callee),
+            "subscriptions": (max((len(p.subs) for p in peers), default=0), self.limits.subscriptions),
+            "made": (max((len(p.made) for p in peers), default=0), self.limits.pending_calls),
         }
         held = sum(sub.held for peer in peers for sub in peer.subs.values())
         wrong = [f"{name}: {size} > {limit}" for name, (size, limit) in sizes.items() if size > limit]
-        return wrong + ([f"held {switch.fanout.held}, really {held}"] if held != switch.fanout.held else [])
+        if held != switch.fanout.held or any(sub.held < 0 for peer in peers for sub in peer.subs.values()):
+            wrong.append(f"held {switch.fanout.held}, really {held}")
+        return wrong
 
     def promise_12_restart(self) -> list[str]:
         """A second after the broker came back everybody is there again, without the application."""
@@ -454,6 +465,7 @@ class Wire:
         self.sent: dict[str, dict[bytes, int]] = defaultdict(dict)  # address -> frame -> its place
         self.passed: dict[tuple[str, bytes, int, int], int] = {}  # the place of the last one on each road
         self.requests: set[tuple[str, str]] = set()
+        self.delivered: Counter[tuple[bytes, int]] = Counter()  # receiver, sid -> items sent to it
         self.matched: Counter[tuple[bytes, int]] = Counter()  # receiver, sid -> events meant for it
 
     def attach(self) -> None:
@@ -506,14 +518,23 @@ class Wire:
 
     def _down(self, conn: bytes, label: str, frame: bytes) -> None:
         down = codec.decode(frame, RawDown)
+        self.delivered[conn, down.sid] += len(down.items)
         for item in down.items:
             sent = bytes(item.envelope)
             wire = codec.decode(sent, Envelope)
             if item.sender.startswith("bus@"):
+                if wire.k == Frame.RESET and not label.startswith("operator/mallory"):
+                    self._reset(label, wire)
                 continue
             if wire.k == Frame.CANCEL and sent not in self.sent[item.sender]:
                 continue  # the broker withdraws in the name of a caller that has gone or is late
             self._check(conn, label, down.sid, item.sender, sent, wire)
+
+    def _reset(self, label: str, wire: Envelope) -> None:
+        """An honest peer may be slow, or unknown after a restart, but never breaks the protocol."""
+        reason = codec.decode(wire.data, words.Reset).reason
+        if reason not in ("unknown", "slow", "revoked"):
+            self.world.broken.append(f"{label} was reset for {reason}: {wire.err}")
 
     def _check(self, conn: bytes, label: str, sid: int, sender: str, sent: bytes, wire: Envelope) -> None:
         broken, decide = self.world.broken.append, self.world.decide
@@ -527,6 +548,12 @@ class Wire:
         road = (sender, conn, sid, waits)
         if place <= self.passed.get(road, -1) and not sender.startswith("operator/mallory"):
             broken(f"1: {wire} of {sender} came out of order or twice")
+        if (
+            wire.k == Frame.PUB
+            and place < self.passed.get((sender, conn, 0, 0), -1)
+            and self._prompt(conn, sid)
+        ):
+            broken(f"1: a reply of {sender} overtook {wire}")
         self.passed[road] = max(place, self.passed.get(road, -1))
         if sid and wire.k != Frame.PUB:
             if not decide(label, "tap", ">").allowed:
@@ -545,6 +572,13 @@ class Wire:
             and decide(sender.partition("@")[0], "publish", wire.subject).allowed
         ):
             broken(f"11: {label} got {wire.subject} of {sender}")
+
+    def _prompt(self, conn: bytes, sid: int) -> bool:
+        """Whether nothing of a subscription may wait for its reader."""
+        switch = self.world.network.switch
+        peer = switch.roster.by_conn.get(conn) if switch is not None else None
+        sub = peer.subs.get(sid) if peer is not None else None
+        return sub is not None and sub.wish.policy != "coalesce"
 
 
 def unexpected(made: Made) -> str:

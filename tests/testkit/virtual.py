@@ -88,6 +88,7 @@ class VirtualLink:
             return
         self.conn = self.network.next_conn()
         self.network.by_conn[self.conn] = self
+        self.network.labels[self.conn] = self.label
         self.listener.up()
 
     def send(self, frame: bytes) -> None:
@@ -163,6 +164,7 @@ class Network:
         self._cycle: asyncio.TimerHandle | None = None
         self.links: list[VirtualLink] = []
         self.by_conn: dict[bytes, VirtualLink] = {}
+        self.labels: dict[bytes, str] = {}
         self.switch: Switch | None = None
         self.frozen = False
         self.granted: list[dict[str, str]] = []  # what config passed on
@@ -258,10 +260,10 @@ class Network:
         while switch.out or switch.cut:
             out, switch.out = switch.out, []
             for conn, frame in out:
+                for hear in self.heard:
+                    hear("down", conn, self.labels[conn], frame)
                 link = self.by_conn.get(conn)
                 if link is not None:
-                    for hear in self.heard:
-                        hear("down", conn, link.label, frame)
                     link.deliver(conn, frame)
             cut, switch.cut = switch.cut, []
             for conn in cut:
