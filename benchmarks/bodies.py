@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from manor_bus import codec
-from manor_bus.messages.lifecycle import DomainShow, DomainStatus, Operation, OperationState, State
+from manor_bus.wire import codec
+from manor_bus.wire.messages.lifecycle import DomainShow, DomainStatus, Operation, OperationState, State
 
 SHOW: Final = DomainShow(name="web-frontend-17")
 STATUS: Final = DomainStatus(

@@ -12,10 +12,10 @@ from benchmarks.measure import Memory, cpu_us, memory, spread
 from benchmarks.node import Node, node
 from benchmarks.report import Figure, Plan, Section, cell, number
 from benchmarks.startup import timed
-from manor_bus.messages import config
-from manor_bus.messages.discovery import DomainFact, FactChanged
-from manor_bus.messages.lifecycle import State
-from manor_bus.view import Change
+from manor_bus.peer.view import Change
+from manor_bus.wire.messages import config
+from manor_bus.wire.messages.discovery import DomainFact, FactChanged
+from manor_bus.wire.messages.lifecycle import State
 
 AT_ONCE: Final = 500  # documents in one transaction
 RUNNING_S: Final = 600.0

@@ -11,8 +11,9 @@ from pathlib import Path
 import zmq
 
 from benchmarks.raw import TOPIC, answer_of
-from manor_bus import codec, keys
-from manor_bus.envelope import Envelope
+from manor_bus import keys
+from manor_bus.wire import codec
+from manor_bus.wire.envelope import Envelope
 
 
 def server(context: zmq.Context[zmq.Socket[bytes]], kind: int, folder: Path, path: str) -> zmq.Socket[bytes]:

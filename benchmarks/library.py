@@ -21,10 +21,12 @@ from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
 
 from benchmarks import bodies
-from manor_bus import codec, keys, service
-from manor_bus.messages.lifecycle import DomainShow, DomainStatus, Operation
-from manor_bus.peer import Change, Context, Peer
+from manor_bus import keys
+from manor_bus.peer import serving as service
+from manor_bus.peer.aio import Change, Context, Peer
 from manor_bus.settings import BusSettings
+from manor_bus.wire import codec
+from manor_bus.wire.messages.lifecycle import DomainShow, DomainStatus, Operation
 
 SUBJECT: Final = "lifecycle.domain.show"
 Answer = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]

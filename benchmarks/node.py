@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from manor_bus.call import Client
+from manor_bus.peer.blocking import Client
 from manor_bus.settings import BusSettings
 
 MANOR: Final = str(Path(sys.executable).with_name("manor"))

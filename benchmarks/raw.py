@@ -16,11 +16,12 @@ import zmq
 
 from benchmarks import bodies
 from benchmarks.processes import serve
-from manor_bus import PROTOCOL, codec, keys
-from manor_bus.envelope import Down, Envelope
-from manor_bus.envelope import Kind as Frame
-from manor_bus.messages import bus as words
-from manor_bus.messages.lifecycle import DomainStatus, Operation
+from manor_bus import PROTOCOL, keys
+from manor_bus.wire import codec
+from manor_bus.wire.envelope import Down, Envelope
+from manor_bus.wire.envelope import Kind as Frame
+from manor_bus.wire.messages import bus as words
+from manor_bus.wire.messages.lifecycle import DomainStatus, Operation
 
 TOPIC: Final = b"operation."
 WINDOW: Final = 16_384

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from manor_bus import catalogue
+from manor_bus import pages as catalogue
 from manor_cli import reference as commands
 from manor_config import reference as documents
 from manor_devices import machine as devices

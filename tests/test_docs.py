@@ -105,7 +105,7 @@ def test_the_install_lines_make_a_folder_in_which_every_program_starts(script, t
     assert run(f"{bin_}/manor version", 60)
     for program in ("bus", "config", "discovery", "lifecycle", "devices"):
         assert os.access(bin_ / f"manor-{program}", os.X_OK)
-    run(f"cd / && {bin_}/python -c 'import manor_bus.service, manor_lifecycle, manor_devices'", 60)
+    run(f"cd / && {bin_}/python -c 'import manor_bus.peer.serving, manor_lifecycle, manor_devices'", 60)
 
 
 @pytest.mark.parametrize("script", commands("dry"))

@@ -6,9 +6,9 @@ import logging
 import signal
 import sys
 
-from manor_bus.broker import Broker, check_keys, harden
-from manor_bus.errors import EXIT_CODES, ManorError
+from manor_bus.broker.server import Broker, check_keys, harden
 from manor_bus.settings import BrokerSettings
+from manor_bus.wire.errors import EXIT_CODES, ManorError
 
 
 def main() -> None:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import sys
 from typing import Final
 
-from manor_bus.call import Client
-from manor_bus.errors import ManorError, unavailable
-from manor_bus.messages.bus import BusStats, BusStatsAnswer, Peers, PeersListed, PeerView
-from manor_bus.messages.node import Info, InfoAnswer
+from manor_bus.peer.blocking import Client
 from manor_bus.settings import BusSettings
+from manor_bus.wire.errors import ManorError, unavailable
+from manor_bus.wire.messages.bus import BusStats, BusStatsAnswer, Peers, PeersListed, PeerView
+from manor_bus.wire.messages.node import Info, InfoAnswer
 
 TIMEOUT_S: Final = 2.0
 

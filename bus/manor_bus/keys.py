@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from manor_bus.errors import Kind, ManorError, Problem, bad_request, conflict, not_found, unavailable
+from manor_bus.wire.errors import Kind, ManorError, Problem, bad_request, conflict, not_found, unavailable
 
 PRINCIPAL: Final = re.compile(r"(service|operator|observer|node)/[a-z0-9][a-z0-9_-]{0,62}")
 SERVICES: Final = ("config", "discovery", "lifecycle", "devices")
@@ -35,10 +35,10 @@ class KeyPair:
 
 def generate() -> KeyPair:
     """Make a new key pair from the operating system's randomness."""
-    from manor_bus.transport import curve_keypair
+    import zmq
 
-    public, secret = curve_keypair()
-    return KeyPair(public, secret)
+    public, secret = zmq.curve_keypair()
+    return KeyPair(public.decode("ascii"), secret.decode("ascii"))
 
 
 def key_file(directory: Path, principal: str) -> Path:

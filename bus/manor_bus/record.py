@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 
-from manor_bus import codec
-from manor_bus.envelope import RawDown
-from manor_bus.errors import bad_request
-from manor_bus.messages import Message
+from manor_bus.wire import codec
+from manor_bus.wire.envelope import RawDown
+from manor_bus.wire.errors import bad_request
+from manor_bus.wire.messages import Message
 
 VERSION: Final = 1
 ENTRY_BYTES_MAX: Final = 64 * codec.FRAME_BYTES_MAX  # a batch of events may be larger than one message

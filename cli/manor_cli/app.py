@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from manor_bus.messages import Message
+    from manor_bus.wire.messages import Message
     from manor_cli.client import Client
     from manor_cli.settings import Settings
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import click
 
-from manor_bus.messages.config import Applied, Change, DiffLine
+from manor_bus.wire.messages.config import Applied, Change, DiffLine
 from manor_cli import views
 from manor_cli.app import App
 from manor_cli.output import show

@@ -1,13 +1,13 @@
-"""The seam to the bus: what commands use of `manor_bus.call.Client`. Tests give another one."""
+"""The seam to the bus: what commands use of `manor_bus.peer.blocking.Client`. Tests give another one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, Protocol, TypeVar
 
-from manor_bus.envelope import Envelope
-from manor_bus.messages import Message
-from manor_bus.view import Change, Synced
+from manor_bus.peer.view import Change, Synced
+from manor_bus.wire.envelope import Envelope
+from manor_bus.wire.messages import Message
 
 R = TypeVar("R", bound=Message)
 Policy = Literal["coalesce", "gap", "kick"]

@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 from typing import Any, Final
 
-from manor_bus.errors import bad_request, unavailable
+from manor_bus.wire.errors import bad_request, unavailable
 
 TIMEOUT_S: Final = 5.0
 REPLY_BYTES_MAX: Final = 1_048_576

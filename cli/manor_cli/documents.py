@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import yaml
 
-from manor_bus.errors import ManorError, Problem, bad_request
+from manor_bus.wire.errors import ManorError, Problem, bad_request
 
 TEXT_BYTES_MAX: Final = 32 * 1_048_576
 DOCUMENTS_MAX: Final = 50_000

@@ -5,15 +5,15 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
-from manor_bus import codec
-from manor_bus.envelope import Envelope, Kind
-from manor_bus.messages import Message
-from manor_bus.messages.catalogue import CALL_BY_TYPE, EVENT_BY_BODY, EVENT_BY_TYPE
-from manor_bus.messages.config import DocumentChanged
-from manor_bus.messages.devices import BackendStatus, DeviceStatus, VolumeStatus
-from manor_bus.messages.discovery import DomainFact, FactChanged
-from manor_bus.messages.lifecycle import ConsoleOutput, Operation
-from manor_bus.view import Change
+from manor_bus.peer.view import Change
+from manor_bus.wire import codec
+from manor_bus.wire.envelope import Envelope, Kind
+from manor_bus.wire.messages import Message
+from manor_bus.wire.messages.catalogue import CALL_BY_TYPE, EVENT_BY_BODY, EVENT_BY_TYPE
+from manor_bus.wire.messages.config import DocumentChanged
+from manor_bus.wire.messages.devices import BackendStatus, DeviceStatus, VolumeStatus
+from manor_bus.wire.messages.discovery import DomainFact, FactChanged
+from manor_bus.wire.messages.lifecycle import ConsoleOutput, Operation
 from manor_cli.render import as_json, clean, percent, whole
 from manor_cli.views import problem
 

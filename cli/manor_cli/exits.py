@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from types import MappingProxyType
 from typing import Final
 
-from manor_bus.errors import EXIT_CODES, Kind, ManorError, Problem
+from manor_bus.wire.errors import EXIT_CODES, Kind, ManorError, Problem
 from manor_cli.render import clean
 
 INTERRUPTED: Final = 130  # the shell's own code for Ctrl-C

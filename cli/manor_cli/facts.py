@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from typing import Final, Literal
 
-from manor_bus.errors import Kind, ManorError, not_found
-from manor_bus.messages.discovery import DomainFact, Entry, FactChanged, Find, Found, FoundPart
-from manor_bus.messages.lifecycle import DomainStatus
+from manor_bus.wire.errors import Kind, ManorError, not_found
+from manor_bus.wire.messages.discovery import DomainFact, Entry, FactChanged, Find, Found, FoundPart
+from manor_bus.wire.messages.lifecycle import DomainStatus
 from manor_cli.app import App
 
 SETTLED_S: Final = 5.0
@@ -48,7 +48,7 @@ def _ask(app: App, request: Find) -> tuple[list[Entry], bool]:
 
 def _watched(app: App, kind: Fact, name: str) -> list[Entry]:
     """Return what there is as a watcher is told it."""
-    from manor_bus.view import Synced
+    from manor_bus.peer.view import Synced
 
     pattern = f"{kind}.{name}" if name else f"{kind}.>" if kind == "service" else f"{kind}.*"
     entries: list[Entry] = []

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages.lifecycle import ENDED, Operation, OperationFollow, OperationState
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages.lifecycle import ENDED, Operation, OperationFollow, OperationState
 from manor_cli import output, views
 from manor_cli.app import App
 from manor_cli.render import clean, percent
@@ -18,7 +18,7 @@ from manor_cli.render import clean, percent
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from manor_bus.messages import Message
+    from manor_bus.wire.messages import Message
 
 F = TypeVar("F", bound=Callable[..., Any])
 Progress = Callable[[Operation], None]

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from manor_bus import VERSION
-from manor_bus.errors import ManorError
-from manor_bus.messages.bus import BusStats, BusStatsAnswer, Peers, PeersListed, PeerView
-from manor_bus.messages.node import Info, InfoAnswer
+from manor_bus.wire.errors import ManorError
+from manor_bus.wire.messages.bus import BusStats, BusStatsAnswer, Peers, PeersListed, PeerView
+from manor_bus.wire.messages.node import Info, InfoAnswer
 from manor_cli import processes, views
 from manor_cli.app import App
 

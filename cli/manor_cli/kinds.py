@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import Final
 
-from manor_bus.errors import ManorError, Problem, bad_request
+from manor_bus.wire.errors import ManorError, Problem, bad_request
 
 DOCUMENTS: Final = ("Domain", "Network", "Volume", "Node", "Provider", "Credential", "ClusterSettings")
 FACTS: Final = ("domain", "node", "service", "provider", "resource")  # what discovery knows

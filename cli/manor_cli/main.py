@@ -150,13 +150,13 @@ def _misused(error: click.UsageError) -> int:
 
 def _refusals() -> type[Exception]:
     """Return the exception of refusals; evaluated only once something was raised."""
-    from manor_bus.errors import ManorError
+    from manor_bus.wire.errors import ManorError
 
     return ManorError
 
 
 def _refused(error: Exception) -> int:
-    from manor_bus.errors import ManorError
+    from manor_bus.wire.errors import ManorError
     from manor_cli import exits
 
     if not isinstance(error, ManorError):

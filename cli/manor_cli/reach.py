@@ -10,13 +10,13 @@ import os
 import time
 from typing import TYPE_CHECKING, Final
 
-from manor_bus.errors import ManorError, unavailable
 from manor_bus.settings import BusSettings
+from manor_bus.wire.errors import ManorError, unavailable
 from manor_cli.settings import Settings
 
 if TYPE_CHECKING:
-    from manor_bus.call import Client
-    from manor_bus.peer import Peer
+    from manor_bus.peer.aio import Peer
+    from manor_bus.peer.blocking import Client
 
 POLL_S: Final = 0.02
 
@@ -24,7 +24,7 @@ POLL_S: Final = 0.02
 def connect(settings: Settings, budget: float) -> Client:
     """Return a client of the bus; `unavailable` with what to do when there is none."""
     wait(settings, budget)
-    from manor_bus.call import Client
+    from manor_bus.peer.blocking import Client
 
     return Client(settings.bus)
 
@@ -90,7 +90,7 @@ def _supervised(settings: Settings) -> bool:
 async def attached(settings: Settings, budget: float) -> Peer:
     """Return an asyncio peer of the bus, for what must listen and speak at the same time."""
     wait(settings, budget)
-    from manor_bus.service import connect as connect_peer
+    from manor_bus.peer.serving import connect as connect_peer
 
     peer = connect_peer(settings.bus)
     await peer.ready(budget)

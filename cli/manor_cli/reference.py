@@ -10,7 +10,7 @@ from typing import Final
 
 import click
 
-from manor_bus.errors import EXIT_CODES
+from manor_bus.wire.errors import EXIT_CODES
 from manor_cli.exits import INTERRUPTED, NEXT_STEP
 from manor_cli.main import manor
 

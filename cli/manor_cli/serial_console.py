@@ -12,10 +12,10 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages import Done, Message, lifecycle
-from manor_bus.messages.discovery import DomainFact, FactChanged
-from manor_bus.view import Synced
+from manor_bus.peer.view import Synced
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages import Done, Message, lifecycle
+from manor_bus.wire.messages.discovery import DomainFact, FactChanged
 from manor_cli.views import LIVE
 
 ESCAPE: Final = b"\x1d"  # Ctrl-]
@@ -25,7 +25,7 @@ RECENT_BYTES: Final = 65_536  # in which --until is looked for
 
 
 class Peer(Protocol):
-    """The part of `manor_bus.peer.Peer` that a console needs."""
+    """The part of `manor_bus.peer.aio.Peer` that a console needs."""
 
     async def call(self, request: Message, reply: type[Any], *, timeout: float) -> Any:
         """Ask and wait for the reply."""

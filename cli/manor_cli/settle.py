@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages.config import Change
-from manor_bus.messages.devices import VolumeStatus
-from manor_bus.messages.discovery import DomainFact, FactChanged
-from manor_bus.messages.lifecycle import (
+from manor_bus.peer.view import Synced
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages.config import Change
+from manor_bus.wire.messages.devices import VolumeStatus
+from manor_bus.wire.messages.discovery import DomainFact, FactChanged
+from manor_bus.wire.messages.lifecycle import (
     ENDED,
     DomainStatus,
     Operation,
@@ -19,7 +20,6 @@ from manor_bus.messages.lifecycle import (
     OperationsListed,
     OperationState,
 )
-from manor_bus.view import Synced
 from manor_cli import follow
 from manor_cli.app import App
 from manor_cli.render import clean

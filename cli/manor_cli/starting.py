@@ -13,8 +13,8 @@ from dataclasses import replace
 from typing import Final
 
 from manor_bus import keys
-from manor_bus.errors import Kind, ManorError, Problem, bad_request, conflict, unavailable
 from manor_bus.settings import BusSettings
+from manor_bus.wire.errors import Kind, ManorError, Problem, bad_request, conflict, unavailable
 from manor_cli import instances, logs, processes, supervise
 from manor_cli.app import App
 from manor_cli.settings import Settings

@@ -7,9 +7,15 @@ import time
 from collections.abc import Iterable
 from typing import Final
 
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages.documents import RunPolicy
-from manor_bus.messages.lifecycle import DomainDestroy, DomainShutdown, DomainStart, DomainStatus, Operation
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages.documents import RunPolicy
+from manor_bus.wire.messages.lifecycle import (
+    DomainDestroy,
+    DomainShutdown,
+    DomainStart,
+    DomainStatus,
+    Operation,
+)
 from manor_cli import facts, follow, processes, views
 from manor_cli.app import App
 from manor_cli.render import clean

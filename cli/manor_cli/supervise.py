@@ -23,7 +23,7 @@ from typing import IO, Any, Final
 
 import click
 
-from manor_bus.errors import ManorError, conflict
+from manor_bus.wire.errors import ManorError, conflict
 from manor_cli import logs, processes, restarts
 from manor_cli.restarts import Action, Child, Phase
 from manor_cli.settings import Settings

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
-from manor_bus.errors import ErrorBody
-from manor_bus.messages.lifecycle import DomainStatus, Operation, PendingChange, State
+from manor_bus.wire.errors import ErrorBody
+from manor_bus.wire.messages.lifecycle import DomainStatus, Operation, PendingChange, State
 from manor_cli.render import Column, View, duration, mebibytes, moment, percent, whole
 
 if TYPE_CHECKING:
-    from manor_bus.messages.devices import DeviceStatus
-    from manor_bus.messages.documents import AnyDocument
+    from manor_bus.wire.messages.devices import DeviceStatus
+    from manor_bus.wire.messages.documents import AnyDocument
 
 LIVE: Final = frozenset(State) - {
     State.DEFINED,

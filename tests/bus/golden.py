@@ -11,10 +11,10 @@ from pathlib import Path
 
 import msgspec
 
-from manor_bus import codec
-from manor_bus.envelope import Envelope
-from manor_bus.errors import ErrorBody
-from manor_bus.messages import bus as words
+from manor_bus.wire import codec
+from manor_bus.wire.envelope import Envelope
+from manor_bus.wire.errors import ErrorBody
+from manor_bus.wire.messages import bus as words
 from tests.testkit.examples import bodies, example
 
 FILE = Path(__file__).with_name("golden.json")

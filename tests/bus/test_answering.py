@@ -5,10 +5,10 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from manor_bus.errors import Kind, ManorError, denied_state
-from manor_bus.messages import Done, Message, lifecycle, node
-from manor_bus.messages.lifecycle import DomainStart, Operation, OperationShow, OperationState
-from manor_bus.peer import Context, Peer
+from manor_bus.peer.aio import Context, Peer
+from manor_bus.wire.errors import Kind, ManorError, denied_state
+from manor_bus.wire.messages import Done, Message, lifecycle, node
+from manor_bus.wire.messages.lifecycle import DomainStart, Operation, OperationShow, OperationState
 from tests.testkit.house import House
 from tests.testkit.virtual import Network, run
 

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from manor_bus.asking import RETRY_MAX_S, Asking, unreachable, unwelcome
-from manor_bus.envelope import Envelope, Kind
-from manor_bus.errors import ErrorBody, Origin
-from manor_bus.errors import Kind as ErrorKind
-from manor_bus.outcomes import Parted, Replied, Restarted
+from manor_bus.peer.calls import RETRY_MAX_S, Asking, unreachable, unwelcome
+from manor_bus.peer.outcomes import Parted, Replied, Restarted
+from manor_bus.wire.envelope import Envelope, Kind
+from manor_bus.wire.errors import ErrorBody, Origin
+from manor_bus.wire.errors import Kind as ErrorKind
 
 
 class Caller:

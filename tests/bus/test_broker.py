@@ -6,8 +6,8 @@ import os
 import stat
 
 from manor_bus import keys
-from manor_bus.errors import ManorError
-from manor_bus.messages import bus
+from manor_bus.wire.errors import ManorError
+from manor_bus.wire.messages import bus
 from tests.testkit.brokers import real_broker
 
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages import bus
-from manor_bus.view import Change, Synced
+from manor_bus.peer.view import Change, Synced
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages import bus
 from tests.testkit.brokers import RealBroker, real_broker
 
 

@@ -2,14 +2,14 @@
 
 import pytest
 
-from manor_bus import codec
-from manor_bus.envelope import Envelope
-from manor_bus.envelope import Kind as Frame
-from manor_bus.errors import Kind, Origin
-from manor_bus.intake import QUEUED_BYTES_MAX
-from manor_bus.messages import bus as words
-from manor_bus.policy import Decision
-from manor_bus.switch import LIMITS
+from manor_bus.broker.admission import QUEUED_BYTES_MAX
+from manor_bus.broker.policy import Decision
+from manor_bus.broker.switch import LIMITS
+from manor_bus.wire import codec
+from manor_bus.wire.envelope import Envelope
+from manor_bus.wire.envelope import Kind as Frame
+from manor_bus.wire.errors import Kind, Origin
+from manor_bus.wire.messages import bus as words
 from tests.testkit.bench import Bench, body
 
 

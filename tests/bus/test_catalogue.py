@@ -3,10 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from manor_bus import catalogue, errors
-from manor_bus.messages import Call, Event, bus, config, devices, discovery, documents, lifecycle, node
-from manor_bus.messages.catalogue import CALLS, EVENTS
-from manor_bus.schema import parts_of
+from manor_bus import pages as catalogue
+from manor_bus.wire import errors
+from manor_bus.wire.messages import Call, Event, bus, config, devices, discovery, documents, lifecycle, node
+from manor_bus.wire.messages.catalogue import CALLS, EVENTS
+from manor_bus.wire.schema import parts_of
 
 DOCS = Path(__file__).parents[2] / "docs"
 MODULES = (bus, node, config, discovery, lifecycle, devices, documents, errors)

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from manor_bus import check, keys
-from manor_bus.broker import Broker
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages.bus import BusStats, Peers, PeersListed, PeerView
-from manor_bus.messages.node import Info, InfoAnswer
+from manor_bus.broker.server import Broker
 from manor_bus.settings import BrokerSettings
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages.bus import BusStats, Peers, PeersListed, PeerView
+from manor_bus.wire.messages.node import Info, InfoAnswer
 
 
 def attached(name, instance, serves=("lifecycle.>",)):

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from manor_bus import codec
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages.bus import Hello
+from manor_bus.wire import codec
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages.bus import Hello
 from tests.testkit.chance import SEARCH
 
 SUITE = (

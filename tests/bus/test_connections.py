@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from manor_bus.connections import Connections
+from manor_bus.broker.connections import Connections
 
 HERE = f"localhost:{os.getuid()}:{os.getgid()}:{os.getpid()}"
 

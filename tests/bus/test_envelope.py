@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manor_bus import codec, envelope
-from manor_bus.envelope import Down, Envelope, Kind, RawDown
-from manor_bus.errors import ErrorBody, ManorError
-from manor_bus.errors import Kind as ErrorKind
+from manor_bus.wire import codec, envelope
+from manor_bus.wire.envelope import Down, Envelope, Kind, RawDown
+from manor_bus.wire.errors import ErrorBody, ManorError
+from manor_bus.wire.errors import Kind as ErrorKind
 from tests.testkit.chance import SEARCH
 
 

@@ -1,7 +1,7 @@
 import pytest
 
-from manor_bus import codec, errors
-from manor_bus.errors import EXIT_CODES, ErrorBody, Kind, ManorError, Origin, Problem
+from manor_bus.wire import codec, errors
+from manor_bus.wire.errors import EXIT_CODES, ErrorBody, Kind, ManorError, Origin, Problem
 
 
 def test_every_kind_has_an_exit_code_of_its_own():

@@ -2,10 +2,10 @@
 
 import pytest
 
-from manor_bus import codec, envelope
-from manor_bus.envelope import Down
-from manor_bus.fanout import BATCH_BYTES_MAX, BATCH_ITEMS_MAX, BEHIND_BYTES_MAX, Fanout
-from manor_bus.messages.bus import Subscribe
+from manor_bus.broker.fanout import BATCH_BYTES_MAX, BATCH_ITEMS_MAX, BEHIND_BYTES_MAX, Fanout
+from manor_bus.wire import codec, envelope
+from manor_bus.wire.envelope import Down
+from manor_bus.wire.messages.bus import Subscribe
 
 SENDER = envelope.pack_text("service/x@n1/a")
 
@@ -168,7 +168,7 @@ def test_a_subscriber_that_never_comes_back_holds_a_bounded_amount_and_then_has_
 
 
 def test_who_holds_most_is_ended_when_all_together_hold_too_much(monkeypatch):
-    monkeypatch.setattr("manor_bus.fanout.HELD_BYTES_MAX", 5_000)
+    monkeypatch.setattr("manor_bus.broker.fanout.HELD_BYTES_MAX", 5_000)
     stage = Stage()
     stage.subscribe(window=100)
     stage.subscribe(window=100, pattern="x.heavy", sid=2)

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from manor_bus import codec, envelope
-from manor_bus.envelope import Down, Envelope, Kind
-from manor_bus.errors import ErrorBody
-from manor_bus.errors import Kind as ErrorKind
-from manor_bus.following import Followed
-from manor_bus.messages.bus import Credit, Owner, Subscribe, Subscribed, Unsubscribe
-from manor_bus.outcomes import Arrived, Barred, Live, Missed
+from manor_bus.peer.outcomes import Arrived, Barred, Live, Missed
+from manor_bus.peer.subscriptions import Followed
+from manor_bus.wire import codec, envelope
+from manor_bus.wire.envelope import Down, Envelope, Kind
+from manor_bus.wire.errors import ErrorBody
+from manor_bus.wire.errors import Kind as ErrorKind
+from manor_bus.wire.messages.bus import Credit, Owner, Subscribe, Subscribed, Unsubscribe
 from tests.testkit.bench import body
 
 OWNER = Owner(address="a@n/1", owns=("x.*",))

@@ -3,9 +3,9 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manor_bus import codec
-from manor_bus.envelope import Down
-from manor_bus.envelope import Kind as Frame
+from manor_bus.wire import codec
+from manor_bus.wire.envelope import Down
+from manor_bus.wire.envelope import Kind as Frame
 from tests.testkit.bench import Bench
 from tests.testkit.chance import SEARCH
 

@@ -3,7 +3,7 @@
 import msgpack
 import pytest
 
-from manor_bus import codec
+from manor_bus.wire import codec
 from tests.bus import golden
 
 SHAPES = golden.shapes()

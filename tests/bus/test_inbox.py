@@ -3,9 +3,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from manor_bus import inbox
-from manor_bus.errors import ErrorBody, Kind
-from manor_bus.inbox import Answer, Inbox, Run
+from manor_bus.peer import duplicates as inbox
+from manor_bus.peer.duplicates import Answer, Inbox, Run
+from manor_bus.wire.errors import ErrorBody, Kind
 
 KEY = ("operator/admin", "lifecycle.domain.start.v1", "k1")
 DONE = Answer(msgspec.Raw(b"\x80"), None)

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manor_bus import intake
-from manor_bus.intake import Intake
+from manor_bus.broker import admission as intake
+from manor_bus.broker.admission import Intake
 from tests.testkit.chance import SEARCH
 
 

@@ -1,9 +1,9 @@
 import pytest
 
-from manor_bus import codec
-from manor_bus.errors import Kind
-from manor_bus.messages import Done, bus
-from manor_bus.messages.catalogue import CALL_BY_REQUEST
+from manor_bus.wire import codec
+from manor_bus.wire.errors import Kind
+from manor_bus.wire.messages import Done, bus
+from manor_bus.wire.messages.catalogue import CALL_BY_REQUEST
 from tests.testkit.bench import Bench, body
 
 

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from manor_bus import keys
-from manor_bus.errors import Kind, ManorError
+from manor_bus.wire.errors import Kind, ManorError
 
 PUBLIC = keys.generate().public
 

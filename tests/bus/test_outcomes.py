@@ -1,6 +1,6 @@
 from typing import get_args
 
-from manor_bus import outcomes
+from manor_bus.peer import outcomes
 
 
 def test_every_outcome_is_an_event():

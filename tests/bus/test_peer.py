@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages import Done, Message, lifecycle, node
-from manor_bus.messages.lifecycle import Operation, OperationShow, OperationState
-from manor_bus.peer import Change, Context, Peer, Synced
+from manor_bus.peer.aio import Change, Context, Peer, Synced
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages import Done, Message, lifecycle, node
+from manor_bus.wire.messages.lifecycle import Operation, OperationShow, OperationState
 from tests.testkit.house import House
 from tests.testkit.virtual import Network, run
 

@@ -1,8 +1,8 @@
 import pytest
 
-from manor_bus import policy
-from manor_bus.messages.catalogue import CALLS, EVENTS
-from manor_bus.policy import Decision, Decisions, decide
+from manor_bus.broker import policy
+from manor_bus.broker.policy import Decision, Decisions, decide
+from manor_bus.wire.messages.catalogue import CALLS, EVENTS
 
 
 def allowed(label, verb, subject):

@@ -1,12 +1,12 @@
-from manor_bus import codec, envelope
-from manor_bus.envelope import Down
-from manor_bus.envelope import Kind as Frame
-from manor_bus.errors import Kind, ManorError, Origin
-from manor_bus.intake import Intake
-from manor_bus.messages import Done
-from manor_bus.messages.bus import Reset
-from manor_bus.post import Post, problem, raw, refusal
-from manor_bus.roster import Peer
+from manor_bus.broker.admission import Intake
+from manor_bus.broker.outbox import Post, problem, raw, refusal
+from manor_bus.broker.sessions import Peer
+from manor_bus.wire import codec, envelope
+from manor_bus.wire.envelope import Down
+from manor_bus.wire.envelope import Kind as Frame
+from manor_bus.wire.errors import Kind, ManorError, Origin
+from manor_bus.wire.messages import Done
+from manor_bus.wire.messages.bus import Reset
 
 ADDRESS = "bus@n1/e"
 

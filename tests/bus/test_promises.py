@@ -17,9 +17,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from manor_bus.envelope import Kind as Frame
-from manor_bus.messages import bus as words
-from manor_bus.switch import LIMITS
+from manor_bus.broker.switch import LIMITS
+from manor_bus.wire.envelope import Kind as Frame
+from manor_bus.wire.messages import bus as words
 from tests.testkit.chance import SEARCH
 from tests.testkit.promises import HEAL_S, World, unexpected
 

@@ -6,10 +6,11 @@ import struct
 import msgpack
 import pytest
 
-from manor_bus import codec, envelope, record
-from manor_bus.envelope import Envelope
-from manor_bus.envelope import Kind as Frame
-from manor_bus.errors import Kind, ManorError
+from manor_bus import record
+from manor_bus.wire import codec, envelope
+from manor_bus.wire.envelope import Envelope
+from manor_bus.wire.envelope import Kind as Frame
+from manor_bus.wire.errors import Kind, ManorError
 from tests.testkit.bench import Bench
 
 

@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from manor_bus.messages.discovery import Entry, Find, Found, FoundPart, ResourceStatus
-from manor_bus.peer import Peer
-from manor_bus.registrar import BATCH_MAX, Registrar, kind_of
+from manor_bus.peer.aio import Peer
+from manor_bus.peer.registrar import BATCH_MAX, Registrar, kind_of
 from manor_bus.settings import BusSettings
+from manor_bus.wire.messages.discovery import Entry, Find, Found, FoundPart, ResourceStatus
 from manor_discovery.service import open_room
 from manor_discovery.settings import Settings
 from tests.testkit.house import House

@@ -1,5 +1,5 @@
-from manor_bus import ring
-from manor_bus.ring import Ring
+from manor_bus.broker import ring
+from manor_bus.broker.ring import Ring
 
 
 def filled(count, size=10):

@@ -1,10 +1,10 @@
 import pytest
 
-from manor_bus import roster
-from manor_bus.errors import Kind, ManorError
-from manor_bus.intake import Intake
-from manor_bus.messages.bus import Hello
-from manor_bus.roster import Call, Peer, Roster
+from manor_bus.broker import sessions as roster
+from manor_bus.broker.admission import Intake
+from manor_bus.broker.sessions import Call, Peer, Roster
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages.bus import Hello
 
 
 def greeted(made, name, serves=(), label="service/x"):

@@ -3,9 +3,9 @@ import copy
 import msgspec
 import pytest
 
-from manor_bus import schema
-from manor_bus.messages import Call, Event
-from manor_bus.messages.catalogue import CALLS, EVENTS
+from manor_bus.wire import schema
+from manor_bus.wire.messages import Call, Event
+from manor_bus.wire.messages.catalogue import CALLS, EVENTS
 
 ENTRIES: tuple[Call | Event, ...] = (*CALLS, *EVENTS)
 

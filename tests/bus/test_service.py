@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from manor_bus import service
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages import Done, node
-from manor_bus.messages.lifecycle import Operation, OperationShow, OperationState
-from manor_bus.peer import Context, Peer
-from manor_bus.service import Room
+from manor_bus.peer import serving as service
+from manor_bus.peer.aio import Context, Peer
+from manor_bus.peer.serving import Room
 from manor_bus.settings import BusSettings
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages import Done, node
+from manor_bus.wire.messages.lifecycle import Operation, OperationShow, OperationState
 from tests.testkit.house import House
 from tests.testkit.virtual import Network, run
 

@@ -2,14 +2,14 @@
 
 import pytest
 
-from manor_bus import codec, envelope
-from manor_bus.envelope import Envelope, Kind
-from manor_bus.errors import ErrorBody, ManorError
-from manor_bus.errors import Kind as ErrorKind
-from manor_bus.messages import bus as words
-from manor_bus.outcomes import Asked, Dead, Drained, Greeted, Replied, Turned, Withdrawn
-from manor_bus.session import GREET_AGAIN_S, SILENCE_BEATS, Session
-from manor_bus.switch import LIMITS
+from manor_bus.broker.switch import LIMITS
+from manor_bus.peer.outcomes import Asked, Dead, Drained, Greeted, Replied, Turned, Withdrawn
+from manor_bus.peer.session import GREET_AGAIN_S, SILENCE_BEATS, Session
+from manor_bus.wire import codec, envelope
+from manor_bus.wire.envelope import Envelope, Kind
+from manor_bus.wire.errors import ErrorBody, ManorError
+from manor_bus.wire.errors import Kind as ErrorKind
+from manor_bus.wire.messages import bus as words
 from tests.testkit.bench import body
 
 BROKER = "bus@n1/e1"

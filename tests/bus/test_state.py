@@ -5,10 +5,11 @@ import asyncio
 import msgspec
 import pytest
 
-from manor_bus import codec, state
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages.lifecycle import Operation, OperationState
-from manor_bus.state import State
+from manor_bus.peer import state
+from manor_bus.peer.state import State
+from manor_bus.wire import codec
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages.lifecycle import Operation, OperationState
 
 Published = list[tuple[str, msgspec.Raw, int]]
 

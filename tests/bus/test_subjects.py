@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manor_bus.subjects import SUBJECT_BYTES_MAX, TOKENS_MAX, is_pattern, is_subject, matches, overlap
+from manor_bus.wire.subjects import SUBJECT_BYTES_MAX, TOKENS_MAX, is_pattern, is_subject, matches, overlap
 
 TOKEN = st.text("ab", min_size=1, max_size=2)
 SUBJECT = st.lists(TOKEN, min_size=1, max_size=4).map(".".join)

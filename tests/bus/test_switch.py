@@ -3,14 +3,14 @@
 import msgspec
 import pytest
 
-from manor_bus import codec
-from manor_bus.envelope import Down, Envelope
-from manor_bus.envelope import Kind as Frame
-from manor_bus.errors import Kind
-from manor_bus.messages import bus as words
-from manor_bus.policy import Decision
-from manor_bus.roster import PEERS_MAX
-from manor_bus.switch import LIMITS
+from manor_bus.broker.policy import Decision
+from manor_bus.broker.sessions import PEERS_MAX
+from manor_bus.broker.switch import LIMITS
+from manor_bus.wire import codec
+from manor_bus.wire.envelope import Down, Envelope
+from manor_bus.wire.envelope import Kind as Frame
+from manor_bus.wire.errors import Kind
+from manor_bus.wire.messages import bus as words
 from tests.testkit.bench import Bench, body
 
 LIMITS_OF_ONE = msgspec.structs.replace(LIMITS, in_flight_per_callee=1)

@@ -4,18 +4,18 @@ import asyncio
 
 import pytest
 
-from manor_bus import keys, transport
-from manor_bus.errors import ManorError
-from manor_bus.messages import bus
-from manor_bus.service import connect
-from manor_bus.transport import BlockingLink
+from manor_bus import keys
+from manor_bus.peer.serving import connect
+from manor_bus.peer.transport import BlockingLink
+from manor_bus.wire.errors import ManorError
+from manor_bus.wire.messages import bus
 from tests.testkit.brokers import real_broker
 
 
 def test_every_key_pair_is_another_one() -> None:
-    pairs = {transport.curve_keypair() for _ in range(4)}
+    pairs = {keys.generate() for _ in range(4)}
     assert len(pairs) == 4
-    assert all(len(half) == 40 for pair in pairs for half in pair)
+    assert all(len(half) == 40 for pair in pairs for half in (pair.public, pair.secret))
 
 
 async def test_many_calls_at_once_come_back_each_to_its_caller() -> None:

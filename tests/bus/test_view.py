@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manor_bus import codec
-from manor_bus.envelope import Envelope
-from manor_bus.errors import ManorError
-from manor_bus.messages.bus import Owner, OwnerChanged
-from manor_bus.messages.node import SnapshotItem
-from manor_bus.view import AllKnown, Change, Fetch, News, View, change_of, principal, reading
+from manor_bus.peer.view import AllKnown, Change, Fetch, News, View, change_of, principal, reading
+from manor_bus.wire import codec
+from manor_bus.wire.envelope import Envelope
+from manor_bus.wire.errors import ManorError
+from manor_bus.wire.messages.bus import Owner, OwnerChanged
+from manor_bus.wire.messages.node import SnapshotItem
 from tests.testkit.bench import body
 from tests.testkit.chance import SEARCH
 

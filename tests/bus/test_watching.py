@@ -5,9 +5,9 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages.lifecycle import Operation, OperationState
-from manor_bus.peer import Change, Peer, Synced
+from manor_bus.peer.aio import Change, Peer, Synced
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages.lifecycle import Operation, OperationState
 from tests.testkit.house import House
 from tests.testkit.virtual import Network, run
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import msgspec
 
-from manor_bus.errors import ManorError
-from manor_bus.messages import Message
-from manor_bus.messages.discovery import DomainFact, Entry, Find, Found, FoundPart
-from manor_bus.messages.lifecycle import DomainStatus, Operation, OperationState, State
+from manor_bus.wire.errors import ManorError
+from manor_bus.wire.messages import Message
+from manor_bus.wire.messages.discovery import DomainFact, Entry, Find, Found, FoundPart
+from manor_bus.wire.messages.lifecycle import DomainStatus, Operation, OperationState, State
 from manor_cli.app import App
 from manor_cli.main import main
 

@@ -1,6 +1,6 @@
 import pytest
 
-from manor_bus.messages.discovery import Find, Found
+from manor_bus.wire.messages.discovery import Find, Found
 from manor_cli.app import CALL_S, WAIT_S, App
 from tests.cli.fake import discovery, domain
 

@@ -1,4 +1,4 @@
-from manor_bus.messages.config import Applied, Apply, Change, DiffLine
+from manor_bus.wire.messages.config import Applied, Apply, Change, DiffLine
 from tests.cli.fake import FakeClient, run
 
 DIFF = (DiffLine(path="spec.cpu.count", old="1", new="2"), DiffLine(path="spec.title", new='"x\x1b"'))

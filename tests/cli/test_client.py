@@ -2,7 +2,7 @@ import inspect
 
 import pytest
 
-from manor_bus.call import Client as BusClient
+from manor_bus.peer.blocking import Client as BusClient
 from manor_cli.client import Client
 from tests.cli.fake import FakeClient
 

@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from manor_bus.errors import Kind, ManorError
+from manor_bus.wire.errors import Kind, ManorError
 from manor_cli import control
 
 

@@ -1,16 +1,16 @@
 import msgspec
 import pytest
 
-from manor_bus import codec
-from manor_bus.envelope import Envelope, Kind
-from manor_bus.errors import ErrorBody
-from manor_bus.errors import Kind as ErrorKind
-from manor_bus.messages import documents
-from manor_bus.messages.config import DocumentChanged
-from manor_bus.messages.devices import ConnectionState, DeviceKey, DeviceStatus, VolumeStatus
-from manor_bus.messages.discovery import Entry, FactChanged, NodeStatus
-from manor_bus.messages.lifecycle import ConsoleOutput, DomainStart, OperationState
-from manor_bus.view import Change
+from manor_bus.peer.view import Change
+from manor_bus.wire import codec
+from manor_bus.wire.envelope import Envelope, Kind
+from manor_bus.wire.errors import ErrorBody
+from manor_bus.wire.errors import Kind as ErrorKind
+from manor_bus.wire.messages import documents
+from manor_bus.wire.messages.config import DocumentChanged
+from manor_bus.wire.messages.devices import ConnectionState, DeviceKey, DeviceStatus, VolumeStatus
+from manor_bus.wire.messages.discovery import Entry, FactChanged, NodeStatus
+from manor_bus.wire.messages.lifecycle import ConsoleOutput, DomainStart, OperationState
 from manor_cli import events
 from tests.cli.fake import NOW, domain, fact, operation
 

@@ -1,6 +1,6 @@
 import pytest
 
-from manor_bus.errors import EXIT_CODES, Kind, ManorError, Problem
+from manor_bus.wire.errors import EXIT_CODES, Kind, ManorError, Problem
 from manor_cli import exits
 
 

@@ -1,8 +1,8 @@
 import pytest
 
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages.discovery import FactChanged, Find, Found
-from manor_bus.view import Change, Synced
+from manor_bus.peer.view import Change, Synced
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages.discovery import FactChanged, Find, Found
 from manor_cli import facts
 from manor_cli.app import App
 from tests.cli.fake import FakeClient, discovery, domain, fact

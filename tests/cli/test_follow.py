@@ -1,7 +1,7 @@
 import pytest
 
-from manor_bus.errors import ErrorBody, Kind, ManorError
-from manor_bus.messages.lifecycle import DomainStart, OperationFollow, OperationState
+from manor_bus.wire.errors import ErrorBody, Kind, ManorError
+from manor_bus.wire.messages.lifecycle import DomainStart, OperationFollow, OperationState
 from manor_cli import follow
 from tests.cli.fake import FakeClient, operation, run
 
@@ -100,7 +100,7 @@ def test_results_are_told():
 
 
 def _saving(**more):
-    from manor_bus.messages.lifecycle import DomainSave
+    from manor_bus.wire.messages.lifecycle import DomainSave
 
     return FakeClient({DomainSave: operation(kind="save", **more)})
 

@@ -1,8 +1,8 @@
 import pytest
 
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages.bus import BusStats, BusStatsAnswer, Peers, PeersListed, PeerView
-from manor_bus.messages.node import Info, InfoAnswer
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages.bus import BusStats, BusStatsAnswer, Peers, PeersListed, PeerView
+from manor_bus.wire.messages.node import Info, InfoAnswer
 from manor_cli import instances
 from manor_cli.app import App
 from tests.cli.fake import FakeClient

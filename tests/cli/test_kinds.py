@@ -1,6 +1,6 @@
 import pytest
 
-from manor_bus.errors import Kind, ManorError
+from manor_bus.wire.errors import Kind, ManorError
 from manor_cli import kinds
 
 

@@ -4,9 +4,9 @@ import sys
 import click
 import pytest
 
-from manor_bus.errors import EXIT_CODES, Kind, ManorError, Problem
-from manor_bus.messages.discovery import Find
-from manor_bus.messages.lifecycle import OperationList
+from manor_bus.wire.errors import EXIT_CODES, Kind, ManorError, Problem
+from manor_bus.wire.messages.discovery import Find
+from manor_bus.wire.messages.lifecycle import OperationList
 from manor_cli.main import COMMANDS, LazyCommands, manor
 from tests.cli.fake import FakeClient, run
 
@@ -108,8 +108,16 @@ def test_a_short_command_imports_nothing_but_click():
     program = "import sys; from manor_cli.main import main; main(['version']); print(sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     loaded = done.stdout.splitlines()[-1]
-    for module in ("zmq", "msgspec", "yaml", "rich", "asyncio", "manor_bus.errors", "manor_cli.settings"):
-        assert f"'{module}'" not in loaded
+    for module in (
+        "zmq",
+        "msgspec",
+        "yaml",
+        "rich",
+        "asyncio",
+        "manor_bus.wire.errors",
+        "manor_cli.settings",
+    ):
+        assert f"{module}'" not in loaded
 
 
 def test_list_imports_neither_asyncio_nor_yaml_nor_rich():

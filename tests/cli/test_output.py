@@ -1,6 +1,6 @@
 import yaml
 
-from manor_bus.messages.lifecycle import State
+from manor_bus.wire.messages.lifecycle import State
 from manor_cli.output import RICH_ROWS_MAX
 from tests.cli.fake import discovery, domain, run
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from manor_bus.errors import Kind, ManorError
+from manor_bus.wire.errors import Kind, ManorError
 from manor_cli import processes, reach
 from manor_cli.settings import Settings
 

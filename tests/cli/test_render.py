@@ -5,8 +5,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manor_bus.messages.discovery import DomainFact
-from manor_bus.messages.documents import Domain, Metadata
+from manor_bus.wire.messages.discovery import DomainFact
+from manor_bus.wire.messages.documents import Domain, Metadata
 from manor_cli import render
 from manor_cli.render import Column, View
 from tests.cli.fake import domain, fact

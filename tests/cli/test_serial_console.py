@@ -4,10 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages import Done
-from manor_bus.messages.discovery import FactChanged
-from manor_bus.messages.lifecycle import (
+from manor_bus.peer.view import Change, Synced
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages import Done
+from manor_bus.wire.messages.discovery import FactChanged
+from manor_bus.wire.messages.lifecycle import (
     ConsoleAttach,
     ConsoleAttached,
     ConsoleDetach,
@@ -15,7 +16,6 @@ from manor_bus.messages.lifecycle import (
     ConsoleWrite,
     State,
 )
-from manor_bus.view import Change, Synced
 from manor_cli.serial_console import ESCAPE, WRITE_BYTES_MAX, Console, Place, Wish
 from tests.cli.fake import domain, fact
 

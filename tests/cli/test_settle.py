@@ -1,10 +1,12 @@
 import pytest
 
-from manor_bus.errors import ErrorBody, Kind, ManorError
-from manor_bus.messages.config import Change
-from manor_bus.messages.devices import VolumeStatus
-from manor_bus.messages.discovery import FactChanged
-from manor_bus.messages.lifecycle import (
+from manor_bus.peer.view import Change as News
+from manor_bus.peer.view import Synced
+from manor_bus.wire.errors import ErrorBody, Kind, ManorError
+from manor_bus.wire.messages.config import Change
+from manor_bus.wire.messages.devices import VolumeStatus
+from manor_bus.wire.messages.discovery import FactChanged
+from manor_bus.wire.messages.lifecycle import (
     OperationFollow,
     OperationList,
     OperationShow,
@@ -13,8 +15,6 @@ from manor_bus.messages.lifecycle import (
     PendingChange,
     State,
 )
-from manor_bus.view import Change as News
-from manor_bus.view import Synced
 from manor_cli import settle
 from manor_cli.app import App
 from tests.cli.fake import FakeClient, domain, fact, operation

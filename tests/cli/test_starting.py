@@ -4,7 +4,7 @@ import shutil
 import pytest
 
 from manor_bus import keys
-from manor_bus.errors import Kind, ManorError
+from manor_bus.wire.errors import Kind, ManorError
 from manor_cli import starting
 from manor_cli.app import App
 from manor_cli.settings import Settings

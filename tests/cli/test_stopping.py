@@ -2,9 +2,9 @@ import subprocess
 
 import pytest
 
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages.discovery import Find, Found, FoundPart
-from manor_bus.messages.lifecycle import DomainDestroy, DomainShutdown, DomainStart, State
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages.discovery import Find, Found, FoundPart
+from manor_bus.wire.messages.lifecycle import DomainDestroy, DomainShutdown, DomainStart, State
 from manor_cli import processes, stopping
 from manor_cli.app import App
 from tests.cli import programs

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from manor_bus.errors import ManorError
+from manor_bus.wire.errors import ManorError
 from manor_cli import control, logs, processes, supervise
 from manor_cli.settings import Settings
 from manor_cli.supervise import Program, Supervisor

@@ -1,10 +1,10 @@
 import pytest
 
-from manor_bus.errors import ErrorBody, Kind
-from manor_bus.messages.devices import ConnectionState as Connection
-from manor_bus.messages.devices import Descriptor, DeviceKey, DeviceStatus
-from manor_bus.messages.documents import Metadata, Network
-from manor_bus.messages.lifecycle import OperationState, PendingChange, State
+from manor_bus.wire.errors import ErrorBody, Kind
+from manor_bus.wire.messages.devices import ConnectionState as Connection
+from manor_bus.wire.messages.devices import Descriptor, DeviceKey, DeviceStatus
+from manor_bus.wire.messages.documents import Metadata, Network
+from manor_bus.wire.messages.lifecycle import OperationState, PendingChange, State
 from manor_cli import views
 from manor_cli.render import View
 from tests.cli.fake import NOW, domain, operation

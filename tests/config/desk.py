@@ -11,13 +11,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal, TypeVar
 
-from manor_bus import codec
-from manor_bus.messages import Message
-from manor_bus.messages.config import DocumentChanged
-from manor_bus.peer import Context
-from manor_bus.service import Room
+from manor_bus.peer.aio import Context
+from manor_bus.peer.serving import Room
+from manor_bus.peer.state import State
 from manor_bus.settings import BusSettings
-from manor_bus.state import State
+from manor_bus.wire import codec
+from manor_bus.wire.messages import Message
+from manor_bus.wire.messages.config import DocumentChanged
 from manor_config.service import open_room
 from manor_config.settings import Settings
 

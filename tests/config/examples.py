@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from manor_bus.messages.documents import AnyDocument
+from manor_bus.wire.messages.documents import AnyDocument
 from manor_config.documents import Parsed, parse
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from manor_bus.errors import ManorError
-from manor_bus.messages import config as m
+from manor_bus.wire.errors import ManorError
+from manor_bus.wire.messages import config as m
 from tests.config.desk import opened
 from tests.config.examples import domain
 

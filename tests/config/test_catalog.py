@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages.documents import AnyDocument
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages.documents import AnyDocument
 from manor_config.catalog import Catalog, check_kind
 from manor_config.references import Ref, ref_of, uses
 from manor_config.selectors import parse

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import asyncio
 
-from manor_bus.messages.bus import Authorise, Reloaded
-from manor_bus.messages.documents import AnyDocument, Credential, CredentialSpec, Metadata, Network
+from manor_bus.wire.messages.bus import Authorise, Reloaded
+from manor_bus.wire.messages.documents import AnyDocument, Credential, CredentialSpec, Metadata, Network
 from manor_config.credentials import granted, pass_on
 from manor_config.references import Ref
 from tests.testkit.house import House

@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manor_bus.messages.config import DiffLine
+from manor_bus.wire.messages.config import DiffLine
 from manor_config.diff import VALUE_CHARACTERS_MAX, bounded, differences
 from tests.config.examples import document, domain, full_domain
 

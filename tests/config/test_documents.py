@@ -10,8 +10,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manor_bus.errors import Problem
-from manor_bus.messages import documents as d
+from manor_bus.wire.errors import Problem
+from manor_bus.wire.messages import documents as d
 from manor_config import documents
 from manor_config.documents import KINDS, Parsed, parse
 from manor_config.references import Ref

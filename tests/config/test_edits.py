@@ -8,9 +8,9 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages.config import Change
-from manor_bus.messages.documents import AnyDocument
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages.config import Change
+from manor_bus.wire.messages.documents import AnyDocument
 from manor_config import edits
 from manor_config.catalog import Catalog
 from manor_config.edits import Edit, Stamp

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages.config import Apply, Change, Delete, Reference, Txn
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages.config import Apply, Change, Delete, Reference, Txn
 from manor_config import notes
 from manor_config.revision import Outcome
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manor_bus.errors import Kind, ManorError
+from manor_bus.wire.errors import Kind, ManorError
 from manor_config import revision as rev
 from manor_config.revision import Entry, Guard, Outcome, Row, Transaction, Write
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manor_bus.messages import documents
+from manor_bus.wire.messages import documents
 from manor_config import rules
 from manor_config.rules import FIELDS, Rule, rule_of
 from manor_config.shapes import fields_of

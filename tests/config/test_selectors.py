@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manor_bus.errors import Kind, ManorError
+from manor_bus.wire.errors import Kind, ManorError
 from manor_config.selectors import matches, parse, refusal
 
 LABELS = {"tier": "web", "app/name": "shop", "empty": ""}

@@ -11,12 +11,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages import Done
-from manor_bus.messages import config as m
-from manor_bus.messages import documents as d
-from manor_bus.peer import Change, Synced
+from manor_bus.peer.aio import Change, Synced
 from manor_bus.settings import BusSettings
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages import Done
+from manor_bus.wire.messages import config as m
+from manor_bus.wire.messages import documents as d
 from manor_config import service
 from manor_config.service import HISTORY_AGE_S, open_room
 from manor_config.settings import Settings

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from manor_bus.errors import Kind, ManorError
+from manor_bus.wire.errors import Kind, ManorError
 from manor_config.settings import Settings
 
 

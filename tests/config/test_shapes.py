@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manor_bus.messages import documents as d
+from manor_bus.wire.messages import documents as d
 from manor_config.shapes import choices_of, fields_of, problems_of, shown
 
 

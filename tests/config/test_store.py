@@ -6,9 +6,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages import config as m
-from manor_bus.peer import Context
+from manor_bus.peer.aio import Context
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages import config as m
 from manor_config import edits
 from manor_config.edits import Edit, Stamp
 from manor_config.engines.memory import MemoryEngine

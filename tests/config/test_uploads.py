@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages.config import Restore
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages.config import Restore
 from manor_config import uploads
 from manor_config.uploads import PIECE_BYTES, Upload, pieces
 

@@ -4,8 +4,8 @@ import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from manor_bus.messages.devices import Connect, DeviceKey
-from manor_bus.messages.documents import Disk
+from manor_bus.wire.messages.devices import Connect, DeviceKey
+from manor_bus.wire.messages.documents import Disk
 from manor_devices.backends import Target
 from manor_devices.backends.fake import FakeBackend, World
 from manor_devices.connections import Connections

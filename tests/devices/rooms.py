@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from manor_bus.errors import not_found
-from manor_bus.messages.config import DocumentChanged, Get, Got, History, HistoryEntry, HistoryListed
-from manor_bus.messages.discovery import Register, Registered, Renew, Withdraw
-from manor_bus.service import Room
+from manor_bus.peer.serving import Room
 from manor_bus.settings import BusSettings
+from manor_bus.wire.errors import not_found
+from manor_bus.wire.messages.config import DocumentChanged, Get, Got, History, HistoryEntry, HistoryListed
+from manor_bus.wire.messages.discovery import Register, Registered, Renew, Withdraw
 from manor_devices import service
 from manor_devices.backends.console import open_backend as open_console
 from manor_devices.backends.fake import FakeBackend, World

@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from manor_bus.errors import ManorError
+from manor_bus.wire.errors import ManorError
 from manor_devices import access
 
 root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: acts for other users")

@@ -5,7 +5,7 @@ import contextlib
 
 import pytest
 
-from manor_bus.errors import Kind, ManorError, denied_state
+from manor_bus.wire.errors import Kind, ManorError, denied_state
 from manor_devices.bounds import GRACE_S, bounded
 from tests.testkit import virtual
 

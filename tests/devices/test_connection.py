@@ -2,9 +2,9 @@
 
 import msgspec
 
-from manor_bus.errors import ErrorBody, Kind
-from manor_bus.messages.devices import Connect, ConnectionState, Descriptor, DeviceKey
-from manor_bus.messages.documents import Disk, NetworkSpec
+from manor_bus.wire.errors import ErrorBody, Kind
+from manor_bus.wire.messages.devices import Connect, ConnectionState, Descriptor, DeviceKey
+from manor_bus.wire.messages.documents import Disk, NetworkSpec
 from manor_devices.backends import Claim, Target
 from manor_devices.connection import Connection
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from manor_bus.errors import Kind, ManorError
+from manor_bus.wire.errors import Kind, ManorError
 from manor_devices import connections
 from tests.devices.driving import UUID, bench, key, on_virtual_time, request
 

@@ -4,11 +4,11 @@ import asyncio
 
 import pytest
 
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages import Done
-from manor_bus.messages.config import DocumentChanged
-from manor_bus.messages.devices import Connect, Descriptor, DomainGone, VolumeList, VolumesListed
-from manor_bus.messages.documents import Disk, Metadata, Network, NetworkSpec, Nic, Volume, VolumeSpec
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages import Done
+from manor_bus.wire.messages.config import DocumentChanged
+from manor_bus.wire.messages.devices import Connect, Descriptor, DomainGone, VolumeList, VolumesListed
+from manor_bus.wire.messages.documents import Disk, Metadata, Network, NetworkSpec, Nic, Volume, VolumeSpec
 from manor_devices import images
 from tests.devices.driving import UUID, key, on_virtual_time
 from tests.devices.rooms import place

@@ -5,7 +5,7 @@ import contextlib
 
 import pytest
 
-from manor_bus.errors import Kind, ManorError, denied_state
+from manor_bus.wire.errors import Kind, ManorError, denied_state
 from manor_devices import bounds, driver
 from manor_devices.backends import Leftover, Observation
 from manor_devices.backends.fake import FakeBackend

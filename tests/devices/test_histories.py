@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages.devices import ConnectionState
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages.devices import ConnectionState
 from manor_devices.backends.fake import World
 from manor_devices.connection import Connection
 from manor_devices.machine import RESTING

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manor_bus.messages.devices import Connect, ConnectionState, Descriptor, DeviceKey
-from manor_bus.messages.documents import Disk
+from manor_bus.wire.messages.devices import Connect, ConnectionState, Descriptor, DeviceKey
+from manor_bus.wire.messages.documents import Disk
 from manor_devices.backends import Target
 from manor_devices.connection import (
     STAMPED,

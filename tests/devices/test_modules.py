@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from manor_bus.errors import Kind, ManorError
+from manor_bus.wire.errors import Kind, ManorError
 from manor_devices.backends import ENTRY_POINTS
 from manor_devices.backends.fake import FakeBackend
 from manor_devices.modules import Installed, installed

@@ -7,8 +7,8 @@ import shutil
 import msgspec
 import pytest
 
-from manor_bus.errors import ManorError, unavailable
-from manor_bus.messages.documents import Metadata, Volume, VolumeSpec
+from manor_bus.wire.errors import ManorError, unavailable
+from manor_bus.wire.messages.documents import Metadata, Volume, VolumeSpec
 from manor_devices import images, pools
 from manor_devices.pools import Pools
 from manor_devices.records import Journal

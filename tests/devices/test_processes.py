@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from manor_bus.errors import Kind, ManorError
+from manor_bus.wire.errors import Kind, ManorError
 from manor_devices.processes import run
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages.devices import Connect, DeviceKey
-from manor_bus.messages.documents import Disk
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages.devices import Connect, DeviceKey
+from manor_bus.wire.messages.documents import Disk
 from manor_devices import images
 from manor_devices.backends import Target, daemons, nbd
 from manor_devices.connections import Connections

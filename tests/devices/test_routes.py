@@ -2,9 +2,9 @@
 
 import pytest
 
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages.devices import Connect, DeviceKey
-from manor_bus.messages.documents import Channel, Console, Disk, NetworkSpec, Nic
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages.devices import Connect, DeviceKey
+from manor_bus.wire.messages.documents import Channel, Console, Disk, NetworkSpec, Nic
 from manor_devices.backends import Target
 from manor_devices.routes import NotYet, VolumeFile, route
 

@@ -5,9 +5,10 @@ from contextlib import aclosing
 
 import pytest
 
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages import Done
-from manor_bus.messages.devices import (
+from manor_bus.peer.aio import Synced
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages import Done
+from manor_bus.wire.messages.devices import (
     BackendList,
     BackendLoad,
     BackendsListed,
@@ -25,8 +26,7 @@ from manor_bus.messages.devices import (
     VolumeList,
     VolumesListed,
 )
-from manor_bus.messages.documents import Metadata, Network, NetworkSpec, Nic, Provider, ProviderSpec
-from manor_bus.peer import Synced
+from manor_bus.wire.messages.documents import Metadata, Network, NetworkSpec, Nic, Provider, ProviderSpec
 from manor_devices.backends import Leftover, Observation
 from manor_devices.backends.fake import FakeBackend
 from tests.devices.driving import UUID, key, on_virtual_time, request

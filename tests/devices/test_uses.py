@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from manor_bus.messages.devices import Connect, ConnectionState, DeviceKey
-from manor_bus.messages.documents import Disk
+from manor_bus.wire.messages.devices import Connect, ConnectionState, DeviceKey
+from manor_bus.wire.messages.documents import Disk
 from manor_devices.backends import Claim, Target
 from manor_devices.connection import Connection
 from manor_devices.uses import Uses, holds

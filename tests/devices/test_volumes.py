@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from manor_bus.messages.documents import VolumeSpec
+from manor_bus.wire.messages.documents import VolumeSpec
 from manor_devices.volumes import Delete, Forget, Grow, Image, Make, Record, Refuse, Rest, Seen, Wait, plan
 
 SPEC = VolumeSpec(size_mib=100)

@@ -5,8 +5,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages.discovery import (
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages.discovery import (
     AnyFact,
     DomainFact,
     FactReference,
@@ -16,7 +16,7 @@ from manor_bus.messages.discovery import (
     ResourceStatus,
     ServiceStatus,
 )
-from manor_bus.messages.lifecycle import DomainStatus, State
+from manor_bus.wire.messages.lifecycle import DomainStatus, State
 from manor_discovery.registry import (
     BATCH_MAX,
     FACT_BYTES_MAX,

@@ -2,9 +2,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages.discovery import DomainFact, NodeStatus, ProviderStatus
-from manor_bus.messages.lifecycle import DomainStatus, State
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages.discovery import DomainFact, NodeStatus, ProviderStatus
+from manor_bus.wire.messages.lifecycle import DomainStatus, State
 from manor_discovery.selectors import TERMS_MAX, attributes, matches, parse
 
 NODE = NodeStatus(name="n1", labels={"zone": "a", "disk": ""})

@@ -4,9 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages import Message
-from manor_bus.messages.discovery import (
+from manor_bus.peer.aio import Change, Peer, Synced
+from manor_bus.peer.registrar import Registrar
+from manor_bus.settings import BusSettings
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages import Message
+from manor_bus.wire.messages.discovery import (
     DomainFact,
     Entry,
     FactChanged,
@@ -19,10 +22,7 @@ from manor_bus.messages.discovery import (
     Registered,
     Registration,
 )
-from manor_bus.messages.lifecycle import DomainStatus, State
-from manor_bus.peer import Change, Peer, Synced
-from manor_bus.registrar import Registrar
-from manor_bus.settings import BusSettings
+from manor_bus.wire.messages.lifecycle import DomainStatus, State
 from manor_discovery.service import open_room
 from manor_discovery.settings import Settings
 from tests.testkit import virtual

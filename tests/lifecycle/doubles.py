@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from manor_bus.errors import Kind, ManorError, unavailable
-from manor_bus.messages import Done, Message
-from manor_bus.messages.devices import (
+from manor_bus.peer.aio import Answer, Context, Peer
+from manor_bus.peer.serving import Room
+from manor_bus.settings import BusSettings
+from manor_bus.wire.errors import Kind, ManorError, unavailable
+from manor_bus.wire.messages import Done, Message
+from manor_bus.wire.messages.devices import (
     Connect,
     Connected,
     ConnectionState,
@@ -19,9 +22,6 @@ from manor_bus.messages.devices import (
     Refused,
     Released,
 )
-from manor_bus.peer import Answer, Context, Peer
-from manor_bus.service import Room
-from manor_bus.settings import BusSettings
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from manor_bus.errors import ManorError
-from manor_bus.messages import Message
-from manor_bus.messages import config as c
-from manor_bus.messages import documents as d
-from manor_bus.messages import lifecycle as m
-from manor_bus.messages.discovery import DomainFact, Find, Found, FoundPart
-from manor_bus.messages.lifecycle import DomainStatus, Operation, State
-from manor_bus.peer import Change, Peer
+from manor_bus.peer.aio import Change, Peer
 from manor_bus.settings import BusSettings
+from manor_bus.wire.errors import ManorError
+from manor_bus.wire.messages import Message
+from manor_bus.wire.messages import config as c
+from manor_bus.wire.messages import documents as d
+from manor_bus.wire.messages import lifecycle as m
+from manor_bus.wire.messages.discovery import DomainFact, Find, Found, FoundPart
+from manor_bus.wire.messages.lifecycle import DomainStatus, Operation, State
 from manor_config import service as config_service
 from manor_config.settings import Settings as ConfigSettings
 from manor_discovery import service as discovery_service

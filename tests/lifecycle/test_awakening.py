@@ -8,10 +8,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from manor_bus.messages import config as c
-from manor_bus.messages import lifecycle as m
-from manor_bus.messages.devices import DomainGone
-from manor_bus.messages.lifecycle import OperationState, State
+from manor_bus.wire.messages import config as c
+from manor_bus.wire.messages import lifecycle as m
+from manor_bus.wire.messages.devices import DomainGone
+from manor_bus.wire.messages.lifecycle import OperationState, State
 from manor_lifecycle import ownership
 from manor_lifecycle.hypervisors import GuestState
 from manor_lifecycle.hypervisors.fake import Guest

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from manor_bus.errors import Kind, ManorError
+from manor_bus.wire.errors import Kind, ManorError
 from manor_lifecycle import claims as module
 from manor_lifecycle.claims import BATCH_MAX, Claims
 from manor_lifecycle.ownership import Held, OwnerRecord

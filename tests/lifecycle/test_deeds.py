@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages import config as c
-from manor_bus.messages.documents import Domain, Metadata
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages import config as c
+from manor_bus.wire.messages.documents import Domain, Metadata
 from manor_lifecycle import ownership
 from manor_lifecycle.deeds import DEEDS
 from manor_lifecycle.hypervisors import Ended, EndReason, Feature, GuestState, Run

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from manor_bus.errors import Kind, ManorError, not_found
-from manor_bus.messages import config as c
-from manor_bus.messages import lifecycle as m
-from manor_bus.messages.lifecycle import OperationState, State
+from manor_bus.wire.errors import Kind, ManorError, not_found
+from manor_bus.wire.messages import config as c
+from manor_bus.wire.messages import lifecycle as m
+from manor_bus.wire.messages.lifecycle import OperationState, State
 from manor_lifecycle import driver
 from manor_lifecycle.deeds import DEEDS
 from manor_lifecycle.plan import Act

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from manor_bus.messages.documents import DomainSpec, OnEnd, RunPolicy
+from manor_bus.wire.messages.documents import DomainSpec, OnEnd, RunPolicy
 from manor_lifecycle.endings import CRASHES_MAX, REBOOT_DELAY_S, REBOOT_DELAY_S_MAX, SHORT_RUN_S, Run, decide
 from manor_lifecycle.hypervisors import EndReason
 from manor_lifecycle.machine import Trigger

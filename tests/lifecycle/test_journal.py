@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from manor_bus.messages.lifecycle import OperationState
+from manor_bus.wire.messages.lifecycle import OperationState
 from manor_lifecycle import journal as module
 from manor_lifecycle.journal import Journal, line, read
 from manor_lifecycle.ledger import Begun, Closed, Ledger, Record, Stepped, replay

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manor_bus.errors import ErrorBody, Kind, ManorError
-from manor_bus.messages.lifecycle import OperationState
+from manor_bus.wire.errors import ErrorBody, Kind, ManorError
+from manor_bus.wire.messages.lifecycle import OperationState
 from manor_lifecycle.ledger import Begun, Closed, Ledger, Lived, Record, Stepped, Turned, has_ended, replay
 
 FAILURE = ErrorBody(kind=Kind.TIMEOUT, message="too late")

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from manor_bus.messages.config import DocumentChanged
-from manor_bus.messages.devices import ConnectionState, DeviceKey, DeviceStatus
-from manor_bus.messages.documents import Domain, Metadata, Node, NodeSpec
-from manor_bus.messages.lifecycle import State
+from manor_bus.wire.messages.config import DocumentChanged
+from manor_bus.wire.messages.devices import ConnectionState, DeviceKey, DeviceStatus
+from manor_bus.wire.messages.documents import Domain, Metadata, Node, NodeSpec
+from manor_bus.wire.messages.lifecycle import State
 from manor_lifecycle.hypervisors import Feature, GuestState, Run
 from manor_lifecycle.life import HAS_TIMES, Connection, Life, Work, document_of, lived, observed, status
 from manor_lifecycle.machine import verbs

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages import Done
-from manor_bus.messages import lifecycle as m
-from manor_bus.messages.lifecycle import State
-from manor_bus.peer import Change
+from manor_bus.peer.aio import Change
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages import Done
+from manor_bus.wire.messages import lifecycle as m
+from manor_bus.wire.messages.lifecycle import State
 from manor_lifecycle import listening
 from tests.lifecycle.scene import Scene, on_stage
 

@@ -6,8 +6,8 @@ from itertools import product
 
 import pytest
 
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages.lifecycle import State
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages.lifecycle import State
 from manor_lifecycle.machine import (
     LIVE,
     TABLE,

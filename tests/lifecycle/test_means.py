@@ -8,8 +8,8 @@ from typing import Any, cast
 
 import pytest
 
-from manor_bus.errors import Kind, ManorError
-from manor_bus.peer import Peer
+from manor_bus.peer.aio import Peer
+from manor_bus.wire.errors import Kind, ManorError
 from manor_lifecycle.claims import Claims
 from manor_lifecycle.hypervisors import Hypervisor
 from manor_lifecycle.journal import Journal

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages import config as c
-from manor_bus.messages import lifecycle as m
-from manor_bus.messages.devices import DomainGone
-from manor_bus.messages.discovery import Find, Found, FoundPart, NodeStatus
-from manor_bus.messages.lifecycle import OperationState, State
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages import config as c
+from manor_bus.wire.messages import lifecycle as m
+from manor_bus.wire.messages.devices import DomainGone
+from manor_bus.wire.messages.discovery import Find, Found, FoundPart, NodeStatus
+from manor_bus.wire.messages.lifecycle import OperationState, State
 from manor_lifecycle import opening
 from manor_lifecycle.opening import DEBT_PERIOD_S
 from tests.lifecycle.scene import Scene, on_stage

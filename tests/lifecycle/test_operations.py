@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from manor_bus.errors import Kind
-from manor_bus.messages.lifecycle import State
+from manor_bus.wire.errors import Kind
+from manor_bus.wire.messages.lifecycle import State
 from manor_lifecycle.machine import Trigger
 from manor_lifecycle.operations import QUEUE_MAX, Already, No, Waiting, Yes, admit, expected
 from manor_lifecycle.plan import Arguments

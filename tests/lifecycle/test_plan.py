@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from manor_bus.messages.documents import Disk, DomainSpec, Nic
+from manor_bus.wire.messages.documents import Disk, DomainSpec, Nic
 from manor_lifecycle.hypervisors import GuestState
 from manor_lifecycle.plan import (
     KINDS,

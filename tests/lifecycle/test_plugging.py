@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages.devices import Connect, Detach, DomainGone, Refused, Released
-from manor_bus.messages.documents import Domain, Metadata
-from manor_bus.messages.lifecycle import State
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages.devices import Connect, Detach, DomainGone, Refused, Released
+from manor_bus.wire.messages.documents import Domain, Metadata
+from manor_bus.wire.messages.lifecycle import State
 from manor_lifecycle import plugging
 from manor_lifecycle.hypervisors import Creation, GuestState
 from manor_lifecycle.life import Life, Work

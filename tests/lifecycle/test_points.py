@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages import Message
-from manor_bus.messages import lifecycle as m
-from manor_bus.messages.lifecycle import OperationState, State
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages import Message
+from manor_bus.wire.messages import lifecycle as m
+from manor_bus.wire.messages.lifecycle import OperationState, State
 from manor_lifecycle import driver
 from manor_lifecycle.deeds import DEEDS
 from manor_lifecycle.hypervisors import GuestState

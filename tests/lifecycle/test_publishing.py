@@ -10,12 +10,12 @@ from typing import Any, cast
 
 import pytest
 
-from manor_bus.messages import Message
-from manor_bus.messages.discovery import DomainFact
-from manor_bus.messages.documents import Domain, Metadata
-from manor_bus.messages.lifecycle import Operation, OperationState, State
-from manor_bus.peer import Peer
-from manor_bus.registrar import Registrar
+from manor_bus.peer.aio import Peer
+from manor_bus.peer.registrar import Registrar
+from manor_bus.wire.messages import Message
+from manor_bus.wire.messages.discovery import DomainFact
+from manor_bus.wire.messages.documents import Domain, Metadata
+from manor_bus.wire.messages.lifecycle import Operation, OperationState, State
 from manor_lifecycle import publishing as module
 from manor_lifecycle.life import Life
 from manor_lifecycle.publishing import ENDED_KEPT_S, FLUSH_S, Publishing

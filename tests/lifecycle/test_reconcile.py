@@ -3,8 +3,18 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from manor_bus.messages.documents import Boot, Cpu, Disk, Domain, DomainSpec, Memory, Metadata, Nic, RunPolicy
-from manor_bus.messages.lifecycle import State
+from manor_bus.wire.messages.documents import (
+    Boot,
+    Cpu,
+    Disk,
+    Domain,
+    DomainSpec,
+    Memory,
+    Metadata,
+    Nic,
+    RunPolicy,
+)
+from manor_bus.wire.messages.lifecycle import State
 from manor_lifecycle.hypervisors import Feature
 from manor_lifecycle.machine import Trigger
 from manor_lifecycle.ownership import OwnerRecord

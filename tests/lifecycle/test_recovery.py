@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from manor_bus.errors import ErrorBody, Kind
-from manor_bus.messages.lifecycle import State
+from manor_bus.wire.errors import ErrorBody, Kind
+from manor_bus.wire.messages.lifecycle import State
 from manor_lifecycle.hypervisors import EndReason, GuestState, RunningDomain
 from manor_lifecycle.ledger import Begun, Ledger, Lived, Open, Stepped, Turned
 from manor_lifecycle.ownership import OwnerRecord

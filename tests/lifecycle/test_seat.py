@@ -2,7 +2,7 @@
 
 import pytest
 
-from manor_bus.errors import Kind, ManorError
+from manor_bus.wire.errors import Kind, ManorError
 from manor_lifecycle.seat import Seat, check, leave, take
 
 

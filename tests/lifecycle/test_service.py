@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages import Done
-from manor_bus.messages import config as c
-from manor_bus.messages import lifecycle as m
-from manor_bus.messages.lifecycle import OperationState, State
-from manor_bus.peer import Peer
+from manor_bus.peer.aio import Peer
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages import Done
+from manor_bus.wire.messages import config as c
+from manor_bus.wire.messages import lifecycle as m
+from manor_bus.wire.messages.lifecycle import OperationState, State
 from tests.lifecycle.scene import Scene, disk, on_stage
 
 
@@ -377,7 +377,7 @@ def test_the_node_is_registered_with_what_it_has(tmp_path: Path) -> None:
 
 
 async def nodes(peer: Peer) -> list[Any]:
-    from manor_bus.messages.discovery import Find, Found
+    from manor_bus.wire.messages.discovery import Find, Found
 
     parts: list[Any] = []
     await peer.call(Find(kind="node"), Found, timeout=5, on_part=parts.append)

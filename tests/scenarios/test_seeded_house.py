@@ -20,12 +20,12 @@ from typing import Any
 
 import pytest
 
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages import Done, Message, config, devices, discovery, lifecycle
-from manor_bus.messages.documents import Domain
-from manor_bus.messages.lifecycle import Operation, State
-from manor_bus.peer import Change, Peer
+from manor_bus.peer.aio import Change, Peer
 from manor_bus.settings import BusSettings
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages import Done, Message, config, devices, discovery, lifecycle
+from manor_bus.wire.messages.documents import Domain
+from manor_bus.wire.messages.lifecycle import Operation, State
 from manor_config import service as config_service
 from manor_config.settings import Settings as ConfigSettings
 from manor_devices import service as devices_service

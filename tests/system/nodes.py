@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from manor_bus.call import Client
+from manor_bus.peer.blocking import Client
 from manor_bus.settings import BusSettings
 
 COMMAND_S = 120.0

@@ -13,8 +13,8 @@ import pytest
 import zmq
 
 from manor_bus import keys
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages import bus
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages import bus
 from tests.testkit.brokers import RealBroker, real_broker
 
 pytestmark = pytest.mark.system
@@ -113,7 +113,9 @@ def test_a_second_frame_is_a_violation_and_memory_stays_bounded(broker: RealBrok
 
 
 def test_automatic_routing_ids_do_not_start_where_libc_starts() -> None:
-    script = "from manor_bus.broker import harden; harden()\nimport ctypes; print(ctypes.CDLL(None).rand())"
+    script = (
+        "from manor_bus.broker.server import harden; harden()\nimport ctypes; print(ctypes.CDLL(None).rand())"
+    )
     drawn = {
         subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
         for _ in range(2)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from manor_bus.errors import EXIT_CODES, Kind
+from manor_bus.wire.errors import EXIT_CODES, Kind
 from manor_cli import processes
 from tests.system.nodes import Node, node
 

@@ -19,8 +19,8 @@ HEALTHY_S = 120
 WEB = "kind: Domain\nmetadata: {name: web}\nspec: {run: always}\n"
 LOAD = """
 import signal, sys
-from manor_bus.call import Client
-from manor_bus.messages.lifecycle import DomainShow, DomainStatus
+from manor_bus.peer.blocking import Client
+from manor_bus.wire.messages.lifecycle import DomainShow, DomainStatus
 from manor_bus.settings import BusSettings
 
 signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # the first process of a container gets no default

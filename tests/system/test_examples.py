@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from manor_bus import keys, service
-from manor_bus.messages.discovery import Entry, FactChanged, NodeStatus
+from manor_bus import keys
+from manor_bus.peer import serving as service
 from manor_bus.settings import BusSettings
+from manor_bus.wire.messages.discovery import Entry, FactChanged, NodeStatus
 
 pytestmark = pytest.mark.system
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from manor_bus.messages.lifecycle import (
+from manor_bus.peer.view import Change
+from manor_bus.wire.messages.lifecycle import (
     ENDED,
     DomainDestroy,
     DomainRestore,
@@ -24,7 +25,6 @@ from manor_bus.messages.lifecycle import (
     Operation,
     OperationFollow,
 )
-from manor_bus.view import Change
 from tests.system.nodes import Node, node
 
 ROOT = Path(__file__).resolve().parents[2]

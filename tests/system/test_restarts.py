@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from manor_bus.call import Client
-from manor_bus.errors import ManorError
-from manor_bus.messages import config, devices, discovery, lifecycle
+from manor_bus.peer.blocking import Client
+from manor_bus.wire.errors import ManorError
+from manor_bus.wire.messages import config, devices, discovery, lifecycle
 from tests.system.nodes import Node, node
 
 BUDGET_S = 10.0

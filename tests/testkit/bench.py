@@ -8,14 +8,15 @@ from typing import Any
 
 import msgspec
 
-from manor_bus import codec, introspect, policy
-from manor_bus.envelope import Down, Envelope
-from manor_bus.envelope import Kind as Frame
-from manor_bus.errors import ErrorBody
-from manor_bus.messages import Message
-from manor_bus.messages import bus as words
-from manor_bus.policy import Decision
-from manor_bus.switch import LIMITS, Switch
+from manor_bus.broker import introspect, policy
+from manor_bus.broker.policy import Decision
+from manor_bus.broker.switch import LIMITS, Switch
+from manor_bus.wire import codec
+from manor_bus.wire.envelope import Down, Envelope
+from manor_bus.wire.envelope import Kind as Frame
+from manor_bus.wire.errors import ErrorBody
+from manor_bus.wire.messages import Message
+from manor_bus.wire.messages import bus as words
 
 
 def body(message: Message | dict[str, Any]) -> msgspec.Raw:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from manor_bus import keys
-from manor_bus.call import Client
+from manor_bus.peer.blocking import Client
 from manor_bus.settings import BusSettings
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
-from manor_bus import codec
-from manor_bus.messages import Call, Event, Message
-from manor_bus.messages.catalogue import CALLS, EVENTS
-from manor_bus.schema import parts_of
+from manor_bus.wire import codec
+from manor_bus.wire.messages import Call, Event, Message
+from manor_bus.wire.messages.catalogue import CALLS, EVENTS
+from manor_bus.wire.schema import parts_of
 
 DEPTH_MAX = 6
 

@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from manor_bus.peer import Peer
-from manor_bus.service import Room, serve_until
+from manor_bus.peer.aio import Peer
+from manor_bus.peer.serving import Room, serve_until
 from tests.testkit.virtual import Network
 
 Open = Callable[[Peer, Any], Awaitable[Room]]

@@ -1,6 +1,6 @@
 """A world in which anything may happen to the bus, and the fourteen promises as checks on what was seen.
 
-Real peers (`manor_bus.peer`) and the real broker core talk over the virtual network; services, callers and
+Real peers (`peer.aio`) and the real broker core talk over the virtual network; services, callers and
 watchers come and go, stop and die; a hostile peer forges and floods. Every frame is seen on its way.
 """
 
@@ -16,16 +16,17 @@ from typing import Any
 
 import msgspec
 
-from manor_bus import codec, policy
-from manor_bus.envelope import Envelope, RawDown
-from manor_bus.envelope import Kind as Frame
-from manor_bus.errors import Kind, ManorError, conflict
-from manor_bus.messages import bus as words
-from manor_bus.messages import lifecycle
-from manor_bus.messages.lifecycle import Operation, OperationState
-from manor_bus.peer import Change, Context, Peer
-from manor_bus.policy import Decision
-from manor_bus.subjects import matches
+from manor_bus.broker import policy
+from manor_bus.broker.policy import Decision
+from manor_bus.peer.aio import Change, Context, Peer
+from manor_bus.wire import codec
+from manor_bus.wire.envelope import Envelope, RawDown
+from manor_bus.wire.envelope import Kind as Frame
+from manor_bus.wire.errors import Kind, ManorError, conflict
+from manor_bus.wire.messages import bus as words
+from manor_bus.wire.messages import lifecycle
+from manor_bus.wire.messages.lifecycle import Operation, OperationState
+from manor_bus.wire.subjects import matches
 from tests.testkit.virtual import Network, VirtualLink, VirtualLoop
 
 SLACK_S = 0.05  # the promise: every request ends by its budget + 50 ms

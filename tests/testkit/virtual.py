@@ -12,11 +12,11 @@ import selectors
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from manor_bus import introspect, policy
-from manor_bus.messages.bus import Authorise, Limits, Reloaded
-from manor_bus.policy import Decide
-from manor_bus.switch import LIMITS, Switch
-from manor_bus.transport import Listener
+from manor_bus.broker import introspect, policy
+from manor_bus.broker.policy import Decide
+from manor_bus.broker.switch import LIMITS, Switch
+from manor_bus.peer.transport import Listener
+from manor_bus.wire.messages.bus import Authorise, Limits, Reloaded
 
 T = TypeVar("T")
 TICK_S = 1e-9  # between frames of one connection: the loop does not keep the order of equal times

@@ -9,9 +9,9 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from manor_bus import codec
-from manor_bus.errors import ManorError, Problem, bad_request
-from manor_bus.messages.config import Applied, Apply
+from manor_bus.wire import codec
+from manor_bus.wire.errors import ManorError, Problem, bad_request
+from manor_bus.wire.messages.config import Applied, Apply
 from manor_cli import changes, documents, follow, settle
 from manor_cli.app import App
 from manor_cli.documents import Parsed

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import click
 
-from manor_bus.messages.devices import BackendList, BackendLoad, BackendsListed, BackendStatus, BackendUnload
+from manor_bus.wire.messages.devices import (
+    BackendList,
+    BackendLoad,
+    BackendsListed,
+    BackendStatus,
+    BackendUnload,
+)
 from manor_cli import views
 from manor_cli.app import App
 from manor_cli.output import output_option, show, show_one

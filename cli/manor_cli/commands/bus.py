@@ -9,10 +9,10 @@ from typing import Any
 import click
 import msgspec
 
-from manor_bus import codec
-from manor_bus.envelope import Envelope, Kind
-from manor_bus.errors import ManorError, Problem, bad_request
-from manor_bus.messages import bus as words
+from manor_bus.wire import codec
+from manor_bus.wire.envelope import Envelope, Kind
+from manor_bus.wire.errors import ManorError, Problem, bad_request
+from manor_bus.wire.messages import bus as words
 from manor_cli import events, views
 from manor_cli.app import App
 from manor_cli.output import console, output_option, rich_table, show

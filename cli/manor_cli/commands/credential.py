@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from manor_bus import keys
-from manor_bus.errors import ManorError
-from manor_bus.messages.bus import Reload, Reloaded
+from manor_bus.wire.errors import ManorError
+from manor_bus.wire.messages.bus import Reload, Reloaded
 from manor_cli import views
 from manor_cli.app import App
 from manor_cli.output import output_option, show

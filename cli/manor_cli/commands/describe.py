@@ -7,10 +7,10 @@ from typing import Any, Final
 
 import click
 
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages import config
-from manor_bus.messages.devices import DeviceList, DevicesListed, VolumeList, VolumesListed
-from manor_bus.messages.lifecycle import OperationList, OperationsListed
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages import config
+from manor_bus.wire.messages.devices import DeviceList, DevicesListed, VolumeList, VolumesListed
+from manor_bus.wire.messages.lifecycle import OperationList, OperationsListed
 from manor_cli import facts, views
 from manor_cli.app import App
 from manor_cli.kinds import FACTS, document_kind, singular

@@ -8,11 +8,11 @@ from typing import Any, Final
 import click
 import msgspec
 
-from manor_bus.errors import ManorError, Problem, bad_request, conflict
-from manor_bus.messages import config
-from manor_bus.messages.devices import DeviceList, DevicesListed
-from manor_bus.messages.documents import Channel, Disk, Domain, Nic, Pci, Usb
-from manor_bus.messages.lifecycle import DomainUnplug
+from manor_bus.wire.errors import ManorError, Problem, bad_request, conflict
+from manor_bus.wire.messages import config
+from manor_bus.wire.messages.devices import DeviceList, DevicesListed
+from manor_bus.wire.messages.documents import Channel, Disk, Domain, Nic, Pci, Usb
+from manor_bus.wire.messages.lifecycle import DomainUnplug
 from manor_cli import changes, follow, settle, views
 from manor_cli.app import App
 from manor_cli.output import output_option, show

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from manor_bus.messages import lifecycle
+from manor_bus.wire.messages import lifecycle
 from manor_cli import follow
 from manor_cli.app import App
 from manor_cli.output import output_option

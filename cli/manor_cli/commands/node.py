@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from manor_bus.errors import Kind, ManorError, Problem, bad_request, unavailable
+from manor_bus.wire.errors import Kind, ManorError, Problem, bad_request, unavailable
 from manor_cli import control, instances, processes, starting, stopping, supervise
 from manor_cli.app import App
 from manor_cli.output import output_option, show

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from manor_bus.messages.lifecycle import (
+from manor_bus.wire.messages.lifecycle import (
     ENDED,
     Operation,
     OperationCancel,

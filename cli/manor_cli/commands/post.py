@@ -7,8 +7,8 @@ from typing import Any
 import click
 import msgspec
 
-from manor_bus.errors import Problem, bad_request
-from manor_bus.messages.catalogue import CALL_BY_SUBJECT
+from manor_bus.wire.errors import Problem, bad_request
+from manor_bus.wire.messages.catalogue import CALL_BY_SUBJECT
 from manor_cli.app import App
 from manor_cli.render import as_json, whole
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from manor_bus.messages import config
-from manor_bus.messages.lifecycle import DomainDelete
+from manor_bus.wire.messages import config
+from manor_bus.wire.messages.lifecycle import DomainDelete
 from manor_cli import changes, follow, views
 from manor_cli.app import App
 from manor_cli.kinds import document_kind

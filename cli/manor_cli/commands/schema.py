@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from manor_bus.errors import not_found
+from manor_bus.wire.errors import not_found
 from manor_cli.app import App
 from manor_cli.kinds import DOCUMENTS
 from manor_cli.output import output_option, show
@@ -45,7 +45,7 @@ def schema(app: App, name: str, asyncapi: bool, markdown: bool, output: str) -> 
       manor schema --asyncapi > manor.yaml
     """
     if asyncapi or markdown:
-        from manor_bus import catalogue
+        from manor_bus import pages as catalogue
 
         app.out(catalogue.pages()["asyncapi.yaml" if asyncapi else "messages.md"].rstrip())
     elif name:
@@ -55,7 +55,7 @@ def schema(app: App, name: str, asyncapi: bool, markdown: bool, output: str) -> 
 
 
 def _catalogue() -> list[dict[str, Any]]:
-    from manor_bus.messages.catalogue import CALLS, EVENTS
+    from manor_bus.wire.messages.catalogue import CALLS, EVENTS
 
     calls = [
         {
@@ -88,9 +88,9 @@ def _schema(name: str) -> Any:
     """Return the JSON Schema of a type, of a subject's present version, or of a kind of document."""
     import msgspec
 
-    from manor_bus import schema as schemas
-    from manor_bus.messages import documents
-    from manor_bus.messages.catalogue import CALL_BY_SUBJECT
+    from manor_bus.wire import schema as schemas
+    from manor_bus.wire.messages import documents
+    from manor_bus.wire.messages.catalogue import CALL_BY_SUBJECT
 
     kind = next((one for one in DOCUMENTS if one.lower() == name.lower()), "")
     if kind:

@@ -9,9 +9,9 @@ from typing import Final
 
 import click
 
-from manor_bus.errors import Kind, ManorError, bad_request, not_found
-from manor_bus.messages import Done
-from manor_bus.messages.node import Drain
+from manor_bus.wire.errors import Kind, ManorError, bad_request, not_found
+from manor_bus.wire.messages import Done
+from manor_bus.wire.messages.node import Drain
 from manor_cli import control, instances, logs, processes, views
 from manor_cli.app import App
 from manor_cli.instances import Row

@@ -63,19 +63,19 @@ def _resources(app: App, selector: str) -> list[dict[str, Any]]:
 
 
 def _volumes(app: App, selector: str) -> list[dict[str, Any]]:
-    from manor_bus.messages.devices import VolumeList, VolumesListed
+    from manor_bus.wire.messages.devices import VolumeList, VolumesListed
 
     return [whole(one) for one in app.call(VolumeList(), VolumesListed).volumes]
 
 
 def _devices(app: App, selector: str) -> list[dict[str, Any]]:
-    from manor_bus.messages.devices import DeviceList, DevicesListed
+    from manor_bus.wire.messages.devices import DeviceList, DevicesListed
 
     return [views.device_row(one) for one in app.call(DeviceList(), DevicesListed).devices]
 
 
 def _backends(app: App, selector: str) -> list[dict[str, Any]]:
-    from manor_bus.messages.devices import BackendList, BackendsListed
+    from manor_bus.wire.messages.devices import BackendList, BackendsListed
 
     return [whole(one) for one in app.call(BackendList(), BackendsListed).backends]
 
@@ -121,7 +121,7 @@ def _documents(
     app: App, kind: str, names: tuple[str, ...], selector: str, output: str, revision: int | None = None
 ) -> None:
     """Print the named documents, or all of a kind."""
-    from manor_bus.messages import config
+    from manor_bus.wire.messages import config
 
     if names:
         found = [
@@ -144,8 +144,8 @@ def _documents(
 
 def _all(app: App, kind: str, selector: str) -> list[Any]:
     """Read all pages of a listing."""
-    from manor_bus.messages import config
-    from manor_bus.messages.documents import kind_of
+    from manor_bus.wire.messages import config
+    from manor_bus.wire.messages.documents import kind_of
 
     found: list[Any] = []
     more, after = True, ""

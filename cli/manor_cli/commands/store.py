@@ -8,8 +8,8 @@ from pathlib import Path
 
 import click
 
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages.config import Backup, BackupChunk, BackupDone, Restore, Restored
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages.config import Backup, BackupChunk, BackupDone, Restore, Restored
 from manor_cli import follow
 from manor_cli.app import App
 

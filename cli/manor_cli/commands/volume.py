@@ -8,9 +8,9 @@ from typing import Any, Final
 import click
 import msgspec
 
-from manor_bus.messages import config
-from manor_bus.messages.devices import VolumeList, VolumesListed
-from manor_bus.messages.documents import Metadata, Volume, VolumeSpec
+from manor_bus.wire.messages import config
+from manor_bus.wire.messages.devices import VolumeList, VolumesListed
+from manor_bus.wire.messages.documents import Metadata, Volume, VolumeSpec
 from manor_cli import changes, follow, settle, views
 from manor_cli.app import App
 from manor_cli.output import output_option, show

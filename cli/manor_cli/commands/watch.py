@@ -6,10 +6,10 @@ import time
 
 import click
 
-from manor_bus import codec
-from manor_bus.envelope import Envelope
-from manor_bus.messages.bus import RingListed, RingRead
-from manor_bus.view import Synced
+from manor_bus.peer.view import Synced
+from manor_bus.wire import codec
+from manor_bus.wire.envelope import Envelope
+from manor_bus.wire.messages.bus import RingListed, RingRead
 from manor_cli import events
 from manor_cli.app import App
 from manor_cli.render import as_json

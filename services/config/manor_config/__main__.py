@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from manor_bus import service
+from manor_bus.peer import serving as service
 from manor_config.service import open_room
 from manor_config.settings import NAME, Settings
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator
 
-from manor_bus.errors import ManorError, Problem, bad_request, not_found
-from manor_bus.messages.documents import AnyDocument
+from manor_bus.wire.errors import ManorError, Problem, bad_request, not_found
+from manor_bus.wire.messages.documents import AnyDocument
 from manor_config.documents import KINDS
 from manor_config.references import Ref, ref_of, uses
 from manor_config.revision import PAGE_BYTES_MAX, ROW_BYTES

@@ -7,10 +7,10 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from manor_bus.errors import ManorError
-from manor_bus.messages.bus import Authorise, Reloaded
-from manor_bus.messages.documents import AnyDocument, Credential
-from manor_bus.peer import Peer
+from manor_bus.peer.aio import Peer
+from manor_bus.wire.errors import ManorError
+from manor_bus.wire.messages.bus import Authorise, Reloaded
+from manor_bus.wire.messages.documents import AnyDocument, Credential
 from manor_config.references import Ref
 
 PERIOD_S: Final = 0.25

@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import msgspec
 
-from manor_bus.messages.config import DiffLine
-from manor_bus.messages.documents import AnyDocument
+from manor_bus.wire.messages.config import DiffLine
+from manor_bus.wire.messages.documents import AnyDocument
 
 VALUE_CHARACTERS_MAX: Final = 400
 REPLY_BYTES_MAX: Final = 256 * 1024  # of differences in one reply

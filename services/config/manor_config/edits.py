@@ -13,9 +13,9 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from manor_bus.errors import Kind, ManorError, Problem, bad_request, denied_state
-from manor_bus.messages.config import Applied, Change, DiffLine
-from manor_bus.messages.documents import AnyDocument
+from manor_bus.wire.errors import Kind, ManorError, Problem, bad_request, denied_state
+from manor_bus.wire.messages.config import Applied, Change, DiffLine
+from manor_bus.wire.messages.documents import AnyDocument
 from manor_config.catalog import Catalog
 from manor_config.diff import REPLY_BYTES_MAX, bounded, differences
 from manor_config.documents import Parsed, key_of, parse, same, stored

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from manor_bus.messages.config import HistoryEntry
+from manor_bus.wire.messages.config import HistoryEntry
 from manor_config import notes
 from manor_config.diff import REPLY_BYTES_MAX, bounded, differences
 from manor_config.documents import loaded

@@ -6,9 +6,9 @@ import hashlib
 
 import msgspec
 
-from manor_bus.errors import Problem, bad_request
-from manor_bus.messages import Message
-from manor_bus.messages.config import Applied, Change
+from manor_bus.wire.errors import Problem, bad_request
+from manor_bus.wire.messages import Message
+from manor_bus.wire.messages.config import Applied, Change
 from manor_config.edits import told
 from manor_config.revision import Outcome
 

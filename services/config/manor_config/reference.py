@@ -12,8 +12,8 @@ from typing import Any, Final
 import msgspec
 from msgspec import inspect
 
-from manor_bus import catalogue
-from manor_bus.messages import documents
+from manor_bus import pages as catalogue
+from manor_bus.wire.messages import documents
 from manor_config.documents import KINDS
 from manor_config.rules import Rule, rule_of
 from manor_config.shapes import choices_of, fields_of

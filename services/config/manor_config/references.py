@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from manor_bus.messages import documents as d
+from manor_bus.wire.messages import documents as d
 
 
 class Ref(NamedTuple):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-from manor_bus.messages import documents as d
+from manor_bus.wire.messages import documents as d
 
 Finding = tuple[str, str, str, str]
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from manor_bus.errors import Kind, ManorError, Problem, bad_request
+from manor_bus.wire.errors import Kind, ManorError, Problem, bad_request
 
 KEY_BYTES_MAX: Final = 256
 VALUE_BYTES_MAX: Final = 256 * 1024  # of one key

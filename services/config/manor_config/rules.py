@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any, Final
 
-from manor_bus.messages import documents as d
+from manor_bus.wire.messages import documents as d
 from manor_config.selectors import LABEL_KEY, LABEL_VALUE, refusal
 
 TEXT_MAX: Final = 1_024

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from manor_bus.errors import Problem, bad_request
+from manor_bus.wire.errors import Problem, bad_request
 
 TEXT_MAX: Final = 1_024
 LABEL_KEY: Final = r"[A-Za-z0-9][A-Za-z0-9._/-]{0,126}"

@@ -16,12 +16,12 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from manor_bus.errors import ManorError, Problem, bad_request, denied_state
-from manor_bus.messages import Message
-from manor_bus.messages import config as m
-from manor_bus.messages.documents import AnyDocument, Metadata
-from manor_bus.peer import Answer, Context, Peer
-from manor_bus.service import Room
+from manor_bus.peer.aio import Answer, Context, Peer
+from manor_bus.peer.serving import Room
+from manor_bus.wire.errors import ManorError, Problem, bad_request, denied_state
+from manor_bus.wire.messages import Message
+from manor_bus.wire.messages import config as m
+from manor_bus.wire.messages.documents import AnyDocument, Metadata
 from manor_config import edits, notes
 from manor_config.catalog import absent, check_kind, named, not_then
 from manor_config.credentials import pass_on

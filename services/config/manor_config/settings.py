@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from manor_bus.errors import Problem, bad_request
 from manor_bus.settings import BusSettings, state_directory
+from manor_bus.wire.errors import Problem, bad_request
 
 NAME: Final = "config"
 

@@ -17,8 +17,8 @@ from typing import Any, Final
 import msgspec
 from msgspec import inspect
 
-from manor_bus.errors import Problem
-from manor_bus.messages import documents as d
+from manor_bus.wire.errors import Problem
+from manor_bus.wire.messages import documents as d
 from manor_config.relations import RELATIONS
 from manor_config.rules import ELEMENTS_MAX, FIGURE_MAX, TEXT, Rule, rule_of
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import msgspec
 
-from manor_bus.errors import Kind, ManorError, conflict
-from manor_bus.messages import Message
-from manor_bus.messages.config import Applied, DocumentChanged
-from manor_bus.peer import Context
-from manor_bus.state import State
+from manor_bus.peer.aio import Context
+from manor_bus.peer.state import State
+from manor_bus.wire.errors import Kind, ManorError, conflict
+from manor_bus.wire.messages import Message
+from manor_bus.wire.messages.config import Applied, DocumentChanged
 from manor_config import notes
 from manor_config.catalog import Catalog
 from manor_config.documents import PREFIX, loaded, subject_of

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from manor_bus.errors import Kind, ManorError, Problem, bad_request
-from manor_bus.messages.config import Restore
+from manor_bus.wire.errors import Kind, ManorError, Problem, bad_request
+from manor_bus.wire.messages.config import Restore
 
 PIECE_BYTES: Final = 512 * 1024
 UPLOAD_BYTES_MAX: Final = 4 * 1024**3

@@ -1,6 +1,6 @@
 """Run the devices service."""
 
-from manor_bus import service
+from manor_bus.peer import serving as service
 from manor_devices.service import open_room
 from manor_devices.settings import Settings
 

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Iterable
 from typing import Final
 
-from manor_bus.errors import ManorError, denied_state
+from manor_bus.wire.errors import ManorError, denied_state
 from manor_devices.processes import run
 
 XATTR: Final = "system.posix_acl_access"

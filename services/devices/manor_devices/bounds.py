@@ -7,7 +7,7 @@ import logging
 from collections.abc import Coroutine
 from typing import Any, Final, TypeVar
 
-from manor_bus.errors import Kind, ManorError
+from manor_bus.wire.errors import Kind, ManorError
 
 GRACE_S: Final = 5.0  # for cleaning up after a cancellation
 R = TypeVar("R")

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from manor_bus.errors import ErrorBody
-from manor_bus.messages.devices import Connect, ConnectionState, Descriptor, DeviceStatus
-from manor_bus.messages.documents import Disk, Nic
+from manor_bus.wire.errors import ErrorBody
+from manor_bus.wire.messages.devices import Connect, ConnectionState, Descriptor, DeviceStatus
+from manor_bus.wire.messages.documents import Disk, Nic
 from manor_devices.backends import Claim, Order, Target
 
 S = ConnectionState

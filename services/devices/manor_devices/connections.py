@@ -13,8 +13,8 @@ from typing import Final
 
 import msgspec
 
-from manor_bus.errors import Kind, ManorError, denied_state, unavailable
-from manor_bus.messages.devices import Connect, ConnectionState, Descriptor, DeviceKey, DeviceStatus
+from manor_bus.wire.errors import Kind, ManorError, denied_state, unavailable
+from manor_bus.wire.messages.devices import Connect, ConnectionState, Descriptor, DeviceKey, DeviceStatus
 from manor_devices.backends import Target
 from manor_devices.connection import Connection, Event, Step, Trigger, Verdict
 from manor_devices.driver import Driver, Slot, key_of

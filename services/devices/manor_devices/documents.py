@@ -7,11 +7,11 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
-from manor_bus.errors import Kind, ManorError, not_found, unavailable
-from manor_bus.messages.config import DocumentChanged, Get, Got, History, HistoryListed
-from manor_bus.messages.devices import Connect
-from manor_bus.messages.documents import Network, NetworkSpec, Provider, Volume
-from manor_bus.peer import Change, Peer, Synced
+from manor_bus.peer.aio import Change, Peer, Synced
+from manor_bus.wire.errors import Kind, ManorError, not_found, unavailable
+from manor_bus.wire.messages.config import DocumentChanged, Get, Got, History, HistoryListed
+from manor_bus.wire.messages.devices import Connect
+from manor_bus.wire.messages.documents import Network, NetworkSpec, Provider, Volume
 from manor_devices.backends import Target
 from manor_devices.modules import Modules
 from manor_devices.pools import Pools

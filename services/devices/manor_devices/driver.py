@@ -13,8 +13,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages.devices import ConnectionState, Descriptor, DeviceKey
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages.devices import ConnectionState, Descriptor, DeviceKey
 from manor_devices import machine
 from manor_devices.backends import Backend, Leftover, Notice, Observation, Order
 from manor_devices.bounds import bounded

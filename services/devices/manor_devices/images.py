@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from manor_bus.errors import ManorError, Problem, bad_request, not_found
+from manor_bus.wire.errors import ManorError, Problem, bad_request, not_found
 from manor_devices.processes import run
 
 QUICK_S: Final = 20.0

@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
-from manor_bus.messages.devices import ConnectionState
+from manor_bus.wire.messages.devices import ConnectionState
 from manor_devices.connection import CLOSE_WAIT_S, STAMPED, Connection, Effect, Event, Step, Trigger, Verdict
 
 S = ConnectionState

@@ -14,8 +14,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Final, Protocol
 
-from manor_bus.errors import Kind, ManorError, bad_request, denied_state, not_found
-from manor_bus.messages.devices import BackendStatus
+from manor_bus.wire.errors import Kind, ManorError, bad_request, denied_state, not_found
+from manor_bus.wire.messages.devices import BackendStatus
 from manor_devices import loading
 from manor_devices.backends import (
     ENTRY_POINTS,

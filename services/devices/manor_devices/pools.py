@@ -17,9 +17,9 @@ from typing import Final, Literal
 
 import msgspec
 
-from manor_bus.errors import ManorError
-from manor_bus.messages.devices import VolumeStatus
-from manor_bus.messages.documents import Volume, VolumeSpec
+from manor_bus.wire.errors import ManorError
+from manor_bus.wire.messages.devices import VolumeStatus
+from manor_bus.wire.messages.documents import Volume, VolumeSpec
 from manor_devices import images, volumes
 from manor_devices.records import Journal
 from manor_devices.routes import VolumeFile

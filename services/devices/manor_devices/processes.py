@@ -8,7 +8,7 @@ import signal
 from collections.abc import Sequence
 from typing import Final
 
-from manor_bus.errors import Kind, ManorError, unavailable
+from manor_bus.wire.errors import Kind, ManorError, unavailable
 
 OUTPUT_BYTES_MAX: Final = 1_048_576
 ADDRESS_SPACE_MAX: Final = 4 << 30  # an image made to exhaust its reader ends the reader, not the node

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from manor_bus.errors import ManorError, Problem, bad_request, denied_state
-from manor_bus.messages.devices import Connect
-from manor_bus.messages.documents import Disk, NetworkSpec, Nic
+from manor_bus.wire.errors import ManorError, Problem, bad_request, denied_state
+from manor_bus.wire.messages.devices import Connect
+from manor_bus.wire.messages.documents import Disk, NetworkSpec, Nic
 from manor_devices.backends import Target
 
 FAKE: Final = "fake"

@@ -12,8 +12,11 @@ import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, Literal
 
-from manor_bus.messages import Done, Message
-from manor_bus.messages.devices import (
+from manor_bus.peer.aio import Answer, Context, Peer
+from manor_bus.peer.registrar import Registrar
+from manor_bus.peer.serving import Room
+from manor_bus.wire.messages import Done, Message
+from manor_bus.wire.messages.devices import (
     BackendList,
     BackendLoad,
     BackendsListed,
@@ -32,10 +35,7 @@ from manor_bus.messages.devices import (
     VolumeList,
     VolumesListed,
 )
-from manor_bus.messages.discovery import ProviderStatus, ResourceStatus
-from manor_bus.peer import Answer, Context, Peer
-from manor_bus.registrar import Registrar
-from manor_bus.service import Room
+from manor_bus.wire.messages.discovery import ProviderStatus, ResourceStatus
 from manor_devices.backends import Leftover
 from manor_devices.connection import Connection
 from manor_devices.connections import Connections

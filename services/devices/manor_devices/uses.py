@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
-from manor_bus.messages.devices import ConnectionState
+from manor_bus.wire.messages.devices import ConnectionState
 from manor_devices.backends import Claim
 from manor_devices.connection import Connection
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from manor_bus.messages.documents import VolumeSpec
+from manor_bus.wire.messages.documents import VolumeSpec
 from manor_devices.routes import NAME_CHARS
 
 

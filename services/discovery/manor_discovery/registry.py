@@ -18,8 +18,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from manor_bus.errors import Kind, ManorError, Problem, bad_request
-from manor_bus.messages.discovery import (
+from manor_bus.wire.errors import Kind, ManorError, Problem, bad_request
+from manor_bus.wire.messages.discovery import (
     AnyFact,
     DomainFact,
     Entry,

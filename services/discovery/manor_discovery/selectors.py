@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from manor_bus.errors import Problem, bad_request
-from manor_bus.messages.discovery import AnyFact, DomainFact
+from manor_bus.wire.errors import Problem, bad_request
+from manor_bus.wire.messages.discovery import AnyFact, DomainFact
 
 TEXT_MAX: Final = 1024
 TERMS_MAX: Final = 32

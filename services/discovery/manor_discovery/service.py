@@ -15,10 +15,12 @@ from typing import Final
 
 import msgspec
 
-from manor_bus import codec
-from manor_bus.messages import Message
-from manor_bus.messages.bus import PeerChanged
-from manor_bus.messages.discovery import (
+from manor_bus.peer.aio import Answer, Change, Context, Peer
+from manor_bus.peer.serving import Room
+from manor_bus.wire import codec
+from manor_bus.wire.messages import Message
+from manor_bus.wire.messages.bus import PeerChanged
+from manor_bus.wire.messages.discovery import (
     Entry,
     FactChanged,
     FactReference,
@@ -30,8 +32,6 @@ from manor_bus.messages.discovery import (
     Renew,
     Withdraw,
 )
-from manor_bus.peer import Answer, Change, Context, Peer
-from manor_bus.service import Room
 from manor_discovery.registry import Action, Published, Registry
 from manor_discovery.selectors import matches, parse
 from manor_discovery.settings import Settings

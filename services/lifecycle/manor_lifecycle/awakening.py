@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages.config import Get, Got
-from manor_bus.messages.documents import Domain, DomainSpec
-from manor_bus.messages.lifecycle import OperationState, State
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages.config import Get, Got
+from manor_bus.wire.messages.documents import Domain, DomainSpec
+from manor_bus.wire.messages.lifecycle import OperationState, State
 from manor_lifecycle import machine, recovery
 from manor_lifecycle.deeds import forget_run
 from manor_lifecycle.domains import Domains

@@ -12,9 +12,9 @@ import secrets
 from dataclasses import dataclass
 from typing import Final
 
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages.config import Range, Ranged, TxnDone
-from manor_bus.peer import Peer
+from manor_bus.peer.aio import Peer
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages.config import Range, Ranged, TxnDone
 from manor_lifecycle import ownership
 from manor_lifecycle.ownership import Held, OwnerRecord
 

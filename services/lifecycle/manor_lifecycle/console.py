@@ -15,9 +15,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from manor_bus.errors import Kind, ManorError, Problem, bad_request, denied_state
-from manor_bus.messages import Message
-from manor_bus.messages.lifecycle import ConsoleAttach, ConsoleAttached, ConsoleOutput, ConsoleWrite
+from manor_bus.wire.errors import Kind, ManorError, Problem, bad_request, denied_state
+from manor_bus.wire.messages import Message
+from manor_bus.wire.messages.lifecycle import ConsoleAttach, ConsoleAttached, ConsoleOutput, ConsoleWrite
 from manor_lifecycle import seat
 from manor_lifecycle.hypervisors import ConsoleStream
 from manor_lifecycle.ring import Ring

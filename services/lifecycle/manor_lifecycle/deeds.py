@@ -13,9 +13,9 @@ from typing import Final
 
 import msgspec
 
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages.config import Applied, Delete, Reference
-from manor_bus.messages.config import Rename as RenameDocument
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages.config import Applied, Delete, Reference
+from manor_bus.wire.messages.config import Rename as RenameDocument
 from manor_lifecycle import plugging
 from manor_lifecycle.hypervisors import Attachment, Creation, GuestState
 from manor_lifecycle.life import Life, Work, lived

@@ -10,10 +10,10 @@ import logging
 import secrets
 from typing import Final, Protocol
 
-from manor_bus.errors import not_found
-from manor_bus.messages.devices import ConnectionState, DeviceStatus
-from manor_bus.messages.documents import Domain, OnEnd
-from manor_bus.messages.lifecycle import Operation, State
+from manor_bus.wire.errors import not_found
+from manor_bus.wire.messages.devices import ConnectionState, DeviceStatus
+from manor_bus.wire.messages.documents import Domain, OnEnd
+from manor_bus.wire.messages.lifecycle import Operation, State
 from manor_lifecycle import endings, hypervisors, machine, reconcile
 from manor_lifecycle.driver import Driver, Listeners
 from manor_lifecycle.hypervisors import EndReason, GuestState, HypervisorEvent, RunningDomain

@@ -17,8 +17,8 @@ from typing import Final
 
 import msgspec
 
-from manor_bus.errors import ErrorBody, Kind, ManorError, not_found
-from manor_bus.messages.lifecycle import Operation, OperationState, State
+from manor_bus.wire.errors import ErrorBody, Kind, ManorError, not_found
+from manor_bus.wire.messages.lifecycle import Operation, OperationState, State
 from manor_lifecycle import machine, plan
 from manor_lifecycle.deeds import DEEDS
 from manor_lifecycle.hypervisors import GuestState

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from manor_bus.messages.documents import DomainSpec, OnEnd, RunPolicy
+from manor_bus.wire.messages.documents import DomainSpec, OnEnd, RunPolicy
 from manor_lifecycle.hypervisors import EndReason
 from manor_lifecycle.machine import Trigger
 

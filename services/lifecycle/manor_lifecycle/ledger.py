@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from manor_bus.errors import ErrorBody, conflict
-from manor_bus.messages import Message
-from manor_bus.messages.lifecycle import ENDED, Operation, OperationState, State
+from manor_bus.wire.errors import ErrorBody, conflict
+from manor_bus.wire.messages import Message
+from manor_bus.wire.messages.lifecycle import ENDED, Operation, OperationState, State
 from manor_lifecycle.plan import Arguments
 
 

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from manor_bus.errors import ErrorBody
-from manor_bus.messages.config import DocumentChanged
-from manor_bus.messages.devices import Descriptor, DeviceStatus
-from manor_bus.messages.documents import Domain, DomainSpec
-from manor_bus.messages.lifecycle import DeviceView, DomainStatus, PendingChange, State
+from manor_bus.wire.errors import ErrorBody
+from manor_bus.wire.messages.config import DocumentChanged
+from manor_bus.wire.messages.devices import Descriptor, DeviceStatus
+from manor_bus.wire.messages.documents import Domain, DomainSpec
+from manor_bus.wire.messages.lifecycle import DeviceView, DomainStatus, PendingChange, State
 from manor_lifecycle.hypervisors import Device, Ended, Feature, GuestState, Run
 from manor_lifecycle.ledger import Lived
 from manor_lifecycle.machine import LIVE, verbs

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from manor_bus.messages import Done
-from manor_bus.messages.lifecycle import ConsoleAttach, ConsoleAttached, ConsoleDetach, ConsoleWrite
-from manor_bus.peer import Context
+from manor_bus.peer.aio import Context
+from manor_bus.wire.messages import Done
+from manor_bus.wire.messages.lifecycle import ConsoleAttach, ConsoleAttached, ConsoleDetach, ConsoleWrite
 from manor_lifecycle.console import Consoles
 from manor_lifecycle.domains import Domains
 from manor_lifecycle.hypervisors import ConsoleStream, Feature, GuestState

@@ -19,8 +19,8 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
-from manor_bus.errors import ManorError, denied_state
-from manor_bus.messages.lifecycle import State
+from manor_bus.wire.errors import ManorError, denied_state
+from manor_bus.wire.messages.lifecycle import State
 
 
 class Trigger(StrEnum):

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from manor_bus.errors import Kind, ManorError, bad_request
-from manor_bus.peer import Peer
+from manor_bus.peer.aio import Peer
+from manor_bus.wire.errors import Kind, ManorError, bad_request
 from manor_lifecycle import ownership
 from manor_lifecycle.claims import Claims
 from manor_lifecycle.hypervisors import Description, Hypervisor

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from manor_bus import clock
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages import Done
-from manor_bus.messages.config import DocumentChanged
-from manor_bus.messages.devices import DeviceStatus, DomainGone
-from manor_bus.messages.documents import ClusterSettings, ClusterSettingsSpec, Domain, Node
-from manor_bus.peer import Change, Peer, Synced
-from manor_bus.registrar import Registrar
+from manor_bus.peer.aio import Change, Peer, Synced
+from manor_bus.peer.registrar import Registrar
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages import Done
+from manor_bus.wire.messages.config import DocumentChanged
+from manor_bus.wire.messages.devices import DeviceStatus, DomainGone
+from manor_bus.wire.messages.documents import ClusterSettings, ClusterSettingsSpec, Domain, Node
 from manor_lifecycle import hypervisors
 from manor_lifecycle.awakening import awaken
 from manor_lifecycle.capacity import measure

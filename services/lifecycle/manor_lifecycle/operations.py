@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages.lifecycle import State
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages.lifecycle import State
 from manor_lifecycle.machine import TABLE, Trigger, denial
 from manor_lifecycle.plan import Arguments
 

@@ -13,10 +13,10 @@ from typing import Final
 
 import msgspec
 
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages import Message
-from manor_bus.messages.config import Compare, KeyValue, Put, Remove, Txn
-from manor_bus.messages.documents import Domain
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages import Message
+from manor_bus.wire.messages.config import Compare, KeyValue, Put, Remove, Txn
+from manor_bus.wire.messages.documents import Domain
 
 PREFIX: Final = "owner/domain/"
 UNREADABLE: Final = "?"  # no node has this name

@@ -14,8 +14,8 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final, Literal
 
-from manor_bus.messages import Message
-from manor_bus.messages.documents import Channel, Disk, DomainSpec, Nic
+from manor_bus.wire.messages import Message
+from manor_bus.wire.messages.documents import Channel, Disk, DomainSpec, Nic
 from manor_lifecycle.hypervisors import Device, GuestState
 
 

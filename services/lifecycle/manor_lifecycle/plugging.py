@@ -8,9 +8,9 @@ from __future__ import annotations
 import contextlib
 from typing import Final
 
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages import Done
-from manor_bus.messages.devices import (
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages import Done
+from manor_bus.wire.messages.devices import (
     Connect,
     Connected,
     Descriptor,
@@ -20,7 +20,7 @@ from manor_bus.messages.devices import (
     Refused,
     Released,
 )
-from manor_bus.messages.documents import Channel, Disk, Nic
+from manor_bus.wire.messages.documents import Channel, Disk, Nic
 from manor_lifecycle.hypervisors import Attachment
 from manor_lifecycle.life import Connection, Life, Work
 from manor_lifecycle.means import Means

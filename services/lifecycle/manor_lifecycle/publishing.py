@@ -13,10 +13,10 @@ from typing import Final
 
 import msgspec
 
-from manor_bus.messages.discovery import DomainFact
-from manor_bus.messages.lifecycle import DomainStatus, Operation
-from manor_bus.peer import Peer
-from manor_bus.registrar import Registrar
+from manor_bus.peer.aio import Peer
+from manor_bus.peer.registrar import Registrar
+from manor_bus.wire.messages.discovery import DomainFact
+from manor_bus.wire.messages.lifecycle import DomainStatus, Operation
 from manor_lifecycle.ledger import has_ended
 from manor_lifecycle.life import Life, status
 

@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import msgspec
 
-from manor_bus.messages.documents import Disk, Domain, DomainSpec, Nic, RunPolicy
-from manor_bus.messages.lifecycle import PendingChange, State
+from manor_bus.wire.messages.documents import Disk, Domain, DomainSpec, Nic, RunPolicy
+from manor_bus.wire.messages.lifecycle import PendingChange, State
 from manor_lifecycle.hypervisors import Feature
 from manor_lifecycle.machine import LIVE, Trigger
 from manor_lifecycle.ownership import OwnerRecord

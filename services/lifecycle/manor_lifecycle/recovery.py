@@ -16,9 +16,9 @@ from typing import Final, Literal
 
 import msgspec
 
-from manor_bus.errors import ErrorBody, Kind
-from manor_bus.messages.documents import DomainSpec
-from manor_bus.messages.lifecycle import State
+from manor_bus.wire.errors import ErrorBody, Kind
+from manor_bus.wire.messages.documents import DomainSpec
+from manor_bus.wire.messages.lifecycle import State
 from manor_lifecycle.hypervisors import EndReason, GuestState, RunningDomain
 from manor_lifecycle.ledger import Lived, Open
 from manor_lifecycle.machine import TABLE

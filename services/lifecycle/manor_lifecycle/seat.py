@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
-from manor_bus.errors import Kind, ManorError, conflict
+from manor_bus.wire.errors import Kind, ManorError, conflict
 
 REMEMBERED: Final = 16  # tokens that were taken away
 

@@ -10,12 +10,12 @@ import re
 from collections.abc import Callable
 from typing import Any, Final
 
-from manor_bus.errors import Kind, ManorError, Problem, bad_request, conflict, denied_state, not_found
-from manor_bus.messages import Done, Message
-from manor_bus.messages import lifecycle as m
-from manor_bus.messages.lifecycle import DomainStatus, Operation, OperationState
-from manor_bus.peer import Answer, Context, Peer
-from manor_bus.service import Room
+from manor_bus.peer.aio import Answer, Context, Peer
+from manor_bus.peer.serving import Room
+from manor_bus.wire.errors import Kind, ManorError, Problem, bad_request, conflict, denied_state, not_found
+from manor_bus.wire.messages import Done, Message
+from manor_bus.wire.messages import lifecycle as m
+from manor_bus.wire.messages.lifecycle import DomainStatus, Operation, OperationState
 from manor_lifecycle import machine, operations, plan
 from manor_lifecycle.domains import Domains
 from manor_lifecycle.ledger import Begun, Closed, has_ended

@@ -1,7 +1,7 @@
 import pytest
 
-from manor_bus.errors import Kind, ManorError, Problem
-from manor_bus.messages.config import Applied, Apply
+from manor_bus.wire.errors import Kind, ManorError, Problem
+from manor_bus.wire.messages.config import Applied, Apply
 from manor_cli.commands import apply
 from manor_cli.documents import Parsed
 from tests.cli.fake import FakeClient, run

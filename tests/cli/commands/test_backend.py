@@ -1,5 +1,11 @@
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages.devices import BackendList, BackendLoad, BackendsListed, BackendStatus, BackendUnload
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages.devices import (
+    BackendList,
+    BackendLoad,
+    BackendsListed,
+    BackendStatus,
+    BackendUnload,
+)
 from tests.cli.fake import FakeClient, run
 
 NBD = BackendStatus(name="nbd", state="loaded", version="1", classes=("disk",), in_use=2)

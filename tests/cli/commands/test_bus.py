@@ -3,12 +3,12 @@ import json
 
 import msgspec
 
-from manor_bus import codec
-from manor_bus.envelope import Envelope, Kind
-from manor_bus.errors import Kind as ErrorKind
-from manor_bus.errors import ManorError
-from manor_bus.messages import bus as words
-from manor_bus.messages.lifecycle import DomainStart
+from manor_bus.wire import codec
+from manor_bus.wire.envelope import Envelope, Kind
+from manor_bus.wire.errors import Kind as ErrorKind
+from manor_bus.wire.errors import ManorError
+from manor_bus.wire.messages import bus as words
+from manor_bus.wire.messages.lifecycle import DomainStart
 from tests.cli.fake import FakeClient, run
 from tests.cli.test_instances import peer
 

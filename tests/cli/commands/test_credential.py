@@ -1,8 +1,8 @@
 import pytest
 
 from manor_bus import keys
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages.bus import Reload, Reloaded
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages.bus import Reload, Reloaded
 from tests.cli.fake import FakeClient, run
 
 

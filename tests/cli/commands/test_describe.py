@@ -1,11 +1,11 @@
 import pytest
 
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages import config
-from manor_bus.messages.devices import DeviceList, DevicesListed, VolumeList, VolumesListed, VolumeStatus
-from manor_bus.messages.discovery import Find, Found
-from manor_bus.messages.documents import Domain, Metadata, Volume, VolumeSpec
-from manor_bus.messages.lifecycle import OperationList, OperationsListed, PendingChange
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages import config
+from manor_bus.wire.messages.devices import DeviceList, DevicesListed, VolumeList, VolumesListed, VolumeStatus
+from manor_bus.wire.messages.discovery import Find, Found
+from manor_bus.wire.messages.documents import Domain, Metadata, Volume, VolumeSpec
+from manor_bus.wire.messages.lifecycle import OperationList, OperationsListed, PendingChange
 from tests.cli.fake import FakeClient, discovery, domain, operation, run
 
 WEB = Domain(metadata=Metadata(name="web", revision=4))

@@ -1,10 +1,10 @@
 import pytest
 
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages import config
-from manor_bus.messages.devices import DeviceList, DevicesListed
-from manor_bus.messages.documents import Disk, Domain, DomainSpec, Metadata, Nic
-from manor_bus.messages.lifecycle import DomainUnplug
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages import config
+from manor_bus.wire.messages.devices import DeviceList, DevicesListed
+from manor_bus.wire.messages.documents import Disk, Domain, DomainSpec, Metadata, Nic
+from manor_bus.wire.messages.lifecycle import DomainUnplug
 from manor_cli.commands import device
 from tests.cli.fake import FakeClient, operation, run
 

@@ -1,7 +1,7 @@
 import pytest
 
-from manor_bus.messages import lifecycle
-from manor_bus.messages.lifecycle import OperationState
+from manor_bus.wire.messages import lifecycle
+from manor_bus.wire.messages.lifecycle import OperationState
 from tests.cli.fake import FakeClient, operation, run
 
 VERBS = [

@@ -2,9 +2,9 @@ import json
 
 import pytest
 
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages.bus import BusStats, Peers, PeersListed
-from manor_bus.messages.node import Info
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages.bus import BusStats, Peers, PeersListed
+from manor_bus.wire.messages.node import Info
 from manor_cli import control, processes, starting, stopping
 from tests.cli.fake import FakeClient, run
 from tests.cli.test_instances import STATS, peer, told

@@ -1,5 +1,5 @@
-from manor_bus.errors import ErrorBody, Kind
-from manor_bus.messages.lifecycle import (
+from manor_bus.wire.errors import ErrorBody, Kind
+from manor_bus.wire.messages.lifecycle import (
     OperationCancel,
     OperationFollow,
     OperationList,

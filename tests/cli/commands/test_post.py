@@ -1,7 +1,7 @@
 import pytest
 
-from manor_bus.messages.config import Restore
-from manor_bus.messages.lifecycle import DomainStart
+from manor_bus.wire.messages.config import Restore
+from manor_bus.wire.messages.lifecycle import DomainStart
 from tests.cli.fake import FakeClient, run
 
 

@@ -1,5 +1,5 @@
-from manor_bus.messages import config
-from manor_bus.messages.lifecycle import DomainDelete
+from manor_bus.wire.messages import config
+from manor_bus.wire.messages.lifecycle import DomainDelete
 from tests.cli.fake import FakeClient, operation, run
 
 APPLIED = config.Applied(

@@ -1,7 +1,7 @@
 import pytest
 import yaml
 
-from manor_bus.messages.catalogue import CALLS, EVENTS
+from manor_bus.wire.messages.catalogue import CALLS, EVENTS
 from tests.cli.fake import run
 
 

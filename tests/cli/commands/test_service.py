@@ -2,9 +2,9 @@ import os
 
 import pytest
 
-from manor_bus.messages import Done
-from manor_bus.messages.bus import BusStats, Peers, PeersListed
-from manor_bus.messages.node import Drain, Info
+from manor_bus.wire.messages import Done
+from manor_bus.wire.messages.bus import BusStats, Peers, PeersListed
+from manor_bus.wire.messages.node import Drain, Info
 from manor_cli import control, processes
 from tests.cli.fake import FakeClient, run
 from tests.cli.test_instances import STATS, peer, told

@@ -1,7 +1,7 @@
 import yaml
 
-from manor_bus.messages import config
-from manor_bus.messages.devices import (
+from manor_bus.wire.messages import config
+from manor_bus.wire.messages.devices import (
     BackendList,
     BackendsListed,
     DeviceList,
@@ -9,9 +9,9 @@ from manor_bus.messages.devices import (
     VolumeList,
     VolumesListed,
 )
-from manor_bus.messages.discovery import Entry, Find, Found, FoundPart, NodeStatus
-from manor_bus.messages.documents import Domain, Metadata, Network
-from manor_bus.messages.lifecycle import PendingChange
+from manor_bus.wire.messages.discovery import Entry, Find, Found, FoundPart, NodeStatus
+from manor_bus.wire.messages.documents import Domain, Metadata, Network
+from manor_bus.wire.messages.lifecycle import PendingChange
 from tests.cli.fake import FakeClient, discovery, domain, run
 
 CONTRACT = {

@@ -1,7 +1,7 @@
 import hashlib
 
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages.config import Backup, BackupChunk, BackupDone, Restore, Restored
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages.config import Backup, BackupChunk, BackupDone, Restore, Restored
 from manor_cli.commands import store
 from tests.cli.fake import FakeClient, run
 

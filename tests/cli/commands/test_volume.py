@@ -1,8 +1,8 @@
 import pytest
 
-from manor_bus.messages import config
-from manor_bus.messages.devices import VolumeList, VolumesListed, VolumeStatus
-from manor_bus.messages.documents import Metadata, Volume, VolumeSpec
+from manor_bus.wire.messages import config
+from manor_bus.wire.messages.devices import VolumeList, VolumesListed, VolumeStatus
+from manor_bus.wire.messages.documents import Metadata, Volume, VolumeSpec
 from tests.cli.fake import FakeClient, run
 
 GOLDEN = Volume(metadata=Metadata(name="golden", revision=6), spec=VolumeSpec(size_mib=2048, format="raw"))

@@ -2,11 +2,11 @@ import json
 
 import msgspec
 
-from manor_bus import codec
-from manor_bus.envelope import Envelope, Kind
-from manor_bus.messages.bus import RingEvent, RingListed, RingRead
-from manor_bus.messages.discovery import FactChanged
-from manor_bus.view import Change, Synced
+from manor_bus.peer.view import Change, Synced
+from manor_bus.wire import codec
+from manor_bus.wire.envelope import Envelope, Kind
+from manor_bus.wire.messages.bus import RingEvent, RingListed, RingRead
+from manor_bus.wire.messages.discovery import FactChanged
 from tests.cli.fake import NOW, FakeClient, domain, fact, run
 
 WEB = Change("domain.web", FactChanged(entry=fact(domain())), "service/discovery@n1/1", "e1", 4)

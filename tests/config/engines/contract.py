@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from manor_bus.errors import Kind, ManorError
+from manor_bus.wire.errors import Kind, ManorError
 from manor_config.engines import Engine, tables, watch
 from manor_config.engines.sqlite import check_copy, connect
 from manor_config.revision import PAGE_BYTES_MAX, Entry, Feed, Guard, Outcome, Row, Transaction, Write

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from manor_bus.errors import Kind, ManorError
+from manor_bus.wire.errors import Kind, ManorError
 from manor_config.engines import Engine, tables
 from manor_config.engines.place import Place
 from manor_config.engines.sqlite import SqliteEngine, check_copy, connect, create

@@ -9,7 +9,7 @@ from pathlib import Path
 import apsw
 import pytest
 
-from manor_bus.errors import Kind, ManorError
+from manor_bus.wire.errors import Kind, ManorError
 from manor_config.engines import tables
 from manor_config.engines.sqlite import connect
 from manor_config.revision import Transaction, Write

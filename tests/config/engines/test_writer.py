@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from manor_bus.errors import Kind, ManorError
+from manor_bus.wire.errors import Kind, ManorError
 from manor_config.engines import tables
 from manor_config.engines.sqlite import connect
 from manor_config.engines.writer import WAITING_MAX, Writer

@@ -1,7 +1,7 @@
 """Orders and settings for trying a back end by itself."""
 
-from manor_bus.messages.devices import Connect, DeviceKey
-from manor_bus.messages.documents import Disk, NetworkSpec, Nic
+from manor_bus.wire.messages.devices import Connect, DeviceKey
+from manor_bus.wire.messages.documents import Disk, NetworkSpec, Nic
 from manor_devices.backends import BackendSettings, Order, Target
 
 UUID = "22222222-2222-2222-2222-222222222222"

@@ -10,8 +10,8 @@ import threading
 
 import pytest
 
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages.documents import NetworkSpec
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages.documents import NetworkSpec
 from manor_devices.backends import bridge
 from manor_devices.backends.bridge import interface, open_backend
 from tests.devices.backends.orders import nic_order, settings

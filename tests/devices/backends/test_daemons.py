@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from manor_bus.errors import ManorError
+from manor_bus.wire.errors import ManorError
 from manor_devices.backends import daemons
 
 MARK = "--mark=daemons-test-5c1e"

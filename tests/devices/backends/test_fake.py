@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from manor_bus.errors import Kind, ManorError
+from manor_bus.wire.errors import Kind, ManorError
 from manor_devices.backends.fake import WORLDS, open_backend
 from tests.devices.backends.orders import disk_order, settings
 

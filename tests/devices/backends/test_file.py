@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from manor_bus.errors import Kind, ManorError
+from manor_bus.wire.errors import Kind, ManorError
 from manor_devices import images
 from manor_devices.access import XATTR
 from manor_devices.backends.file import open_backend

@@ -2,7 +2,7 @@
 
 import pytest
 
-from manor_bus.errors import ManorError
+from manor_bus.wire.errors import ManorError
 from manor_devices.backends.image import Grants, claims, disk_of, layers
 from manor_devices.images import Layer
 from tests.devices.backends.orders import disk_order, nic_order

@@ -2,7 +2,7 @@
 
 import pytest
 
-from manor_bus.errors import ManorError
+from manor_bus.wire.errors import ManorError
 from manor_devices.backends import links
 from tests.devices.backends.test_bridge import in_a_network_of_its_own, ip
 

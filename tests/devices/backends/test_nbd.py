@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from manor_bus.errors import Kind, ManorError
+from manor_bus.wire.errors import Kind, ManorError
 from manor_devices import images
 from manor_devices.backends import daemons, nbd
 from manor_devices.processes import run

@@ -2,8 +2,8 @@
 
 import pytest
 
-from manor_bus.errors import ManorError
-from manor_bus.messages.documents import NetworkSpec
+from manor_bus.wire.errors import ManorError
+from manor_bus.wire.messages.documents import NetworkSpec
 from manor_devices.backends.usernet import open_backend
 from tests.devices.backends.orders import nic_order, settings
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages.devices import Descriptor
-from manor_bus.messages.documents import Cpu, Disk, DomainSpec, Memory
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages.devices import Descriptor
+from manor_bus.wire.messages.documents import Cpu, Disk, DomainSpec, Memory
 from manor_lifecycle.hypervisors import (
     AdapterSettings,
     Attachment,

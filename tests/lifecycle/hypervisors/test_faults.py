@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from manor_bus.errors import Kind, ManorError
+from manor_bus.wire.errors import Kind, ManorError
 from manor_lifecycle.hypervisors.faults import Faults
 from tests.testkit import virtual
 

@@ -5,7 +5,7 @@
     config.db.damaged-<n>    a file that was found damaged, kept for rescue
     DAMAGED                  why; while it is there and no store is, nothing is served but a restore
 
-The process that runs the service holds the room's lock (manor_bus.service), so nobody else is in here.
+The process that runs the service holds the room's lock (manor_bus.peer.serving), so nobody else is in here.
 """
 
 from __future__ import annotations

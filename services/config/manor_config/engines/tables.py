@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
-from manor_bus.errors import denied_state
+from manor_bus.wire.errors import denied_state
 from manor_config.revision import Entry, Outcome, Row, Transaction, decide, prefix_end
 
 T = TypeVar("T")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Final
 
-from manor_bus.errors import Kind, ManorError, unavailable
+from manor_bus.wire.errors import Kind, ManorError, unavailable
 from manor_config.engines import tables
 from manor_config.revision import Transaction
 

@@ -24,8 +24,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
-from manor_bus.messages.devices import Connect, DeviceKey
-from manor_bus.messages.documents import NetworkSpec
+from manor_bus.wire.messages.devices import Connect, DeviceKey
+from manor_bus.wire.messages.documents import NetworkSpec
 
 ENTRY_POINTS: Final = "manor.backends"
 

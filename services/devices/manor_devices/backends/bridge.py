@@ -17,8 +17,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Final
 
 from manor_bus import VERSION
-from manor_bus.errors import Kind, ManorError, Problem, bad_request, denied_state
-from manor_bus.messages.documents import NetworkSpec, Nic
+from manor_bus.wire.errors import Kind, ManorError, Problem, bad_request, denied_state
+from manor_bus.wire.messages.documents import NetworkSpec, Nic
 from manor_devices.backends import (
     BackendSettings,
     Claim,

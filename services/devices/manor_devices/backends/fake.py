@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Final
 
 from manor_bus import VERSION
-from manor_bus.errors import Kind, ManorError, denied_state
-from manor_bus.messages.devices import DeviceKey
+from manor_bus.wire.errors import Kind, ManorError, denied_state
+from manor_bus.wire.messages.devices import DeviceKey
 from manor_devices.backends import (
     BackendSettings,
     Claim,

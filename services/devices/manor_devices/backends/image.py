@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from manor_bus.errors import Problem, bad_request
-from manor_bus.messages.devices import DeviceKey
-from manor_bus.messages.documents import Disk
+from manor_bus.wire.errors import Problem, bad_request
+from manor_bus.wire.messages.devices import DeviceKey
+from manor_bus.wire.messages.documents import Disk
 from manor_devices import access, images
 from manor_devices.backends import Claim, Order
 from manor_devices.images import Layer

@@ -13,7 +13,7 @@ from typing import Any
 from pyroute2 import AsyncIPRoute  # type: ignore[import-untyped]
 from pyroute2.netlink.exceptions import NetlinkError  # type: ignore[import-untyped]
 
-from manor_bus.errors import Kind, ManorError, bad_request
+from manor_bus.wire.errors import Kind, ManorError, bad_request
 
 
 @dataclass(frozen=True, slots=True)

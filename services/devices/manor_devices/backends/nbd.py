@@ -22,9 +22,9 @@ from typing import Final
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from manor_bus import VERSION
-from manor_bus.errors import ManorError, Problem, bad_request, unavailable
-from manor_bus.messages.devices import DeviceKey
-from manor_bus.messages.documents import Disk
+from manor_bus.wire.errors import ManorError, Problem, bad_request, unavailable
+from manor_bus.wire.messages.devices import DeviceKey
+from manor_bus.wire.messages.documents import Disk
 from manor_devices.backends import (
     Arguments,
     BackendSettings,

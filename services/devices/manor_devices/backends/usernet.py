@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from manor_bus import VERSION
-from manor_bus.errors import Problem, bad_request
+from manor_bus.wire.errors import Problem, bad_request
 from manor_devices.backends import (
     BackendSettings,
     Claim,

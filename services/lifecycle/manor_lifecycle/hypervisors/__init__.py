@@ -27,9 +27,9 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Final, Protocol
 
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages.devices import Descriptor
-from manor_bus.messages.documents import Channel, Disk, DomainSpec, Nic
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages.devices import Descriptor
+from manor_bus.wire.messages.documents import Channel, Disk, DomainSpec, Nic
 
 ENTRY_POINTS: Final = "manor.hypervisors"
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
-from manor_bus.errors import Kind, ManorError, conflict, not_found
+from manor_bus.wire.errors import Kind, ManorError, conflict, not_found
 from manor_lifecycle.hypervisors import (
     AdapterSettings,
     Attachment,

@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from manor_bus.errors import Kind, ManorError, denied_state
+from manor_bus.wire.errors import Kind, ManorError, denied_state
 
 
 class Faults:

@@ -14,8 +14,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from manor_bus.messages.devices import Descriptor
-from manor_bus.messages.documents import Boot, Channel, Cpu, Disk, DomainSpec, Memory, Nic
+from manor_bus.wire.messages.devices import Descriptor
+from manor_bus.wire.messages.documents import Boot, Channel, Cpu, Disk, DomainSpec, Memory, Nic
 from manor_lifecycle.hypervisors import (
     AdapterSettings,
     Attachment,

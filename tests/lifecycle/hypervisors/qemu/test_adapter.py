@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from manor_bus.errors import Kind, ManorError
+from manor_bus.wire.errors import Kind, ManorError
 from manor_lifecycle.hypervisors import Ended, EndReason, GuestState, Hung, Run, load
 from manor_lifecycle.hypervisors.qemu import open_hypervisor, process
 from manor_lifecycle.hypervisors.qemu.folder import RECORD

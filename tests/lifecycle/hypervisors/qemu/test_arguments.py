@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from manor_bus.messages.devices import Descriptor
-from manor_bus.messages.documents import Boot, Console, Cpu, Disk, DomainSpec, Graphics, Memory, Nic
+from manor_bus.wire.messages.devices import Descriptor
+from manor_bus.wire.messages.documents import Boot, Console, Cpu, Disk, DomainSpec, Graphics, Memory, Nic
 from manor_lifecycle.hypervisors import Attachment
 from manor_lifecycle.hypervisors.qemu.arguments import Firmware, Wiring, command_line, cpu_model
 from manor_lifecycle.hypervisors.qemu.record import Record, added

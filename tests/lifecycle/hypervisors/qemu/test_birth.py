@@ -5,8 +5,8 @@ import os
 
 import pytest
 
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages.documents import Boot, Cpu, Graphics, Memory, Usb
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages.documents import Boot, Cpu, Graphics, Memory, Usb
 from manor_lifecycle.hypervisors import Run
 from manor_lifecycle.hypervisors.qemu import process, sockets
 from manor_lifecycle.hypervisors.qemu.guest import SCREEN

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from manor_bus.errors import Kind, ManorError
+from manor_bus.wire.errors import Kind, ManorError
 from manor_lifecycle.hypervisors.qemu.firmware import uefi
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from manor_bus.messages.documents import DomainSpec
+from manor_bus.wire.messages.documents import DomainSpec
 from manor_lifecycle.hypervisors.qemu import folder
 from manor_lifecycle.hypervisors.qemu.record import Record
 

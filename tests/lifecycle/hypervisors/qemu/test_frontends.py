@@ -5,9 +5,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from manor_bus.errors import ManorError
-from manor_bus.messages.devices import Descriptor
-from manor_bus.messages.documents import Channel, Disk, DomainSpec, Nic
+from manor_bus.wire.errors import ManorError
+from manor_bus.wire.messages.devices import Descriptor
+from manor_bus.wire.messages.documents import Channel, Disk, DomainSpec, Nic
 from manor_lifecycle.hypervisors import Attachment, Device
 from manor_lifecycle.hypervisors.qemu.frontends import Reach, attach, front_end, hot, release
 from manor_lifecycle.hypervisors.qemu.record import Plugged, Record, added

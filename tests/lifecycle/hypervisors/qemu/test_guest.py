@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from manor_bus.errors import Kind, ManorError
+from manor_bus.wire.errors import Kind, ManorError
 from manor_lifecycle.hypervisors import Answering, Ended, EndReason, GuestState, Hung, Run
 from manor_lifecycle.hypervisors.qemu.monitor import Monitor
 from tests.lifecycle.hypervisors.qemu.guests import UUID, pid_of

@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages.devices import Descriptor
-from manor_bus.messages.documents import Disk
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages.devices import Descriptor
+from manor_bus.wire.messages.documents import Disk
 from manor_lifecycle.hypervisors import Attachment, Feature, Resized, Run, Unplugged
 from tests.lifecycle.hypervisors.qemu.guests import UUID, open_files, pid_of
 

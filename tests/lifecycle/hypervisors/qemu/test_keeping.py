@@ -5,8 +5,8 @@ import os
 
 import pytest
 
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages.documents import Graphics
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages.documents import Graphics
 from manor_lifecycle.hypervisors import GuestState, Run
 from manor_lifecycle.hypervisors.qemu.saved import HEADER_BYTES
 from tests.lifecycle.hypervisors.qemu.guests import UUID

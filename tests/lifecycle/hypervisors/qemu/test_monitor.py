@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from manor_bus.errors import Kind, ManorError
+from manor_bus.wire.errors import Kind, ManorError
 from manor_lifecycle.hypervisors.qemu import monitor, sockets
 from manor_lifecycle.hypervisors.qemu.monitor import Monitor, Refusal
 

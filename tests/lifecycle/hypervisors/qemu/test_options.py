@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from manor_bus.errors import Kind, ManorError
+from manor_bus.wire.errors import Kind, ManorError
 from manor_lifecycle.hypervisors.qemu.options import Options, read
 
 

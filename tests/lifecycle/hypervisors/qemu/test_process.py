@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from manor_bus.errors import Kind, ManorError
+from manor_bus.wire.errors import Kind, ManorError
 from manor_lifecycle.hypervisors.qemu import process
 
 

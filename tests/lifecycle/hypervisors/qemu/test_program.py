@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages.documents import DomainSpec
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages.documents import DomainSpec
 from manor_lifecycle.hypervisors import Feature
 from manor_lifecycle.hypervisors.qemu.program import Program, inspect, machines
 

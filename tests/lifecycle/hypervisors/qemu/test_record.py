@@ -3,9 +3,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages.devices import Descriptor
-from manor_bus.messages.documents import Channel, Disk, DomainSpec, Nic
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages.devices import Descriptor
+from manor_bus.wire.messages.documents import Channel, Disk, DomainSpec, Nic
 from manor_lifecycle.hypervisors import Attachment, Device
 from manor_lifecycle.hypervisors.qemu.record import (
     Record,

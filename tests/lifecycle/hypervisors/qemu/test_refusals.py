@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from manor_bus.messages.documents import Boot, Console, Cpu, Disk, DomainSpec, Graphics, Nic, Pci, Usb
+from manor_bus.wire.messages.documents import Boot, Console, Cpu, Disk, DomainSpec, Graphics, Nic, Pci, Usb
 from manor_lifecycle.hypervisors.qemu.refusals import affinity, refusals
 
 KERNEL = Boot(kernel="/vmlinuz")

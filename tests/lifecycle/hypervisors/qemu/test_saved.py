@@ -3,8 +3,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages.documents import DomainSpec
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages.documents import DomainSpec
 from manor_lifecycle.hypervisors.qemu.record import Record
 from manor_lifecycle.hypervisors.qemu.saved import HEADER_BYTES, Header, check, decode, encode
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from manor_bus.errors import Kind, ManorError
+from manor_bus.wire.errors import Kind, ManorError
 from manor_lifecycle.hypervisors.qemu import serial, sockets
 from manor_lifecycle.hypervisors.qemu.folder import CONSOLE_LOG
 from manor_lifecycle.hypervisors.qemu.serial import SerialConsole, open_console

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages.devices import Descriptor
-from manor_bus.messages.documents import Boot, Console, Disk, DomainSpec, Graphics, Nic
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages.devices import Descriptor
+from manor_bus.wire.messages.documents import Boot, Console, Disk, DomainSpec, Graphics, Nic
 from manor_lifecycle.hypervisors import Attachment
 from manor_lifecycle.hypervisors.qemu import folder, monitor, serial
 from manor_lifecycle.hypervisors.qemu.record import Record, added

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Final
 
-from manor_bus.errors import ManorError, bad_request, conflict, denied_state, not_found
+from manor_bus.wire.errors import ManorError, bad_request, conflict, denied_state, not_found
 from manor_lifecycle.hypervisors import (
     AdapterSettings,
     Attachment,

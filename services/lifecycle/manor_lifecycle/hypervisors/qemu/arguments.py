@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from manor_bus.messages.documents import DomainSpec
+from manor_bus.wire.messages.documents import DomainSpec
 from manor_lifecycle.hypervisors.qemu.frontends import Command, Reach, attach
 from manor_lifecycle.hypervisors.qemu.record import Record
 

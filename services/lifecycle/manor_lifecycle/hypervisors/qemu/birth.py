@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from manor_bus.errors import Kind, ManorError, Problem, bad_request
+from manor_bus.wire.errors import Kind, ManorError, Problem, bad_request
 from manor_lifecycle.hypervisors import Creation, EndReason, GuestState, Run, RunningDomain
 from manor_lifecycle.hypervisors.qemu import folder, monitor, process
 from manor_lifecycle.hypervisors.qemu.arguments import command_line

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from manor_bus.errors import bad_request
+from manor_bus.wire.errors import bad_request
 from manor_lifecycle.hypervisors.qemu.arguments import Firmware
 
 FOLDERS: Final = (Path("/etc/qemu/firmware"), Path("/usr/share/qemu/firmware"))

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from manor_bus.errors import Problem, bad_request
-from manor_bus.messages.documents import Channel, Disk, DomainSpec, Nic
+from manor_bus.wire.errors import Problem, bad_request
+from manor_bus.wire.messages.documents import Channel, Disk, DomainSpec, Nic
 from manor_lifecycle.hypervisors import Device
 from manor_lifecycle.hypervisors.qemu.record import Plugged, Record, mac_of
 

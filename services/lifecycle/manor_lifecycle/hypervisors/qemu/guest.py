@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from manor_bus.errors import Kind, ManorError, denied_state
+from manor_bus.wire.errors import Kind, ManorError, denied_state
 from manor_lifecycle.hypervisors import (
     Answering,
     Continued,

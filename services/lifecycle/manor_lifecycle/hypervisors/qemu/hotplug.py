@@ -8,9 +8,9 @@ from typing import Any, Final
 
 import msgspec
 
-from manor_bus.errors import Kind, ManorError, Problem, bad_request, denied_state, not_found
-from manor_bus.messages.devices import Descriptor
-from manor_bus.messages.documents import Disk
+from manor_bus.wire.errors import Kind, ManorError, Problem, bad_request, denied_state, not_found
+from manor_bus.wire.messages.devices import Descriptor
+from manor_bus.wire.messages.documents import Disk
 from manor_lifecycle.hypervisors import Attachment, Feature, Resized
 from manor_lifecycle.hypervisors.qemu import frontends, wiring
 from manor_lifecycle.hypervisors.qemu.birth import pin

@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import Any, Final
 
-from manor_bus.errors import Kind, ManorError, bad_request, denied_state
+from manor_bus.wire.errors import Kind, ManorError, bad_request, denied_state
 from manor_lifecycle.hypervisors import Progress
 from manor_lifecycle.hypervisors.qemu import saved
 from manor_lifecycle.hypervisors.qemu.folder import last_words

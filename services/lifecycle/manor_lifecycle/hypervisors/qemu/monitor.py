@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from qemu.qmp import ExecuteError, Message, QMPClient, QMPError
 
-from manor_bus.errors import Kind, ManorError
+from manor_bus.wire.errors import Kind, ManorError
 from manor_lifecycle.hypervisors.qemu import sockets
 
 SOCKET: Final = "monitor"

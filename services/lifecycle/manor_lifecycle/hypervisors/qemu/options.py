@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from manor_bus.errors import bad_request
+from manor_bus.wire.errors import bad_request
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from manor_bus.errors import Kind, ManorError
+from manor_bus.wire.errors import Kind, ManorError
 
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 KVM: Final = Path("/dev/kvm")

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from manor_bus.errors import Kind, ManorError, bad_request
-from manor_bus.messages.documents import DomainSpec
+from manor_bus.wire.errors import Kind, ManorError, bad_request
+from manor_bus.wire.messages.documents import DomainSpec
 from manor_lifecycle.hypervisors import Feature
 from manor_lifecycle.hypervisors.qemu import probe
 

@@ -7,9 +7,9 @@ from typing import Final
 
 import msgspec
 
-from manor_bus.errors import Kind, ManorError
-from manor_bus.messages.devices import Descriptor
-from manor_bus.messages.documents import Channel, Disk, DomainSpec, Nic
+from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages.devices import Descriptor
+from manor_bus.wire.messages.documents import Channel, Disk, DomainSpec, Nic
 from manor_lifecycle.hypervisors import Attachment, Device, EndReason
 
 CHANNEL_PORTS: Final = 30  # of one virtio-serial device; port 0 is the virtio console's

@@ -6,8 +6,8 @@ import ipaddress
 from collections.abc import Iterator
 from typing import Final
 
-from manor_bus.errors import Problem
-from manor_bus.messages.documents import DomainSpec
+from manor_bus.wire.errors import Problem
+from manor_bus.wire.messages.documents import DomainSpec
 
 MICROVM_BUSES: Final = frozenset({"virtio"})
 BUSES: Final = frozenset({"virtio", "scsi", "sata", "ide", "usb", "nvme"})

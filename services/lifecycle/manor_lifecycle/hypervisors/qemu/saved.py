@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from manor_bus.errors import ManorError, bad_request
+from manor_bus.wire.errors import ManorError, bad_request
 from manor_lifecycle.hypervisors.qemu.record import Record
 
 MAGIC: Final = b"manor-saved-1\n"

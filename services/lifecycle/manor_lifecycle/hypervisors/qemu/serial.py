@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-from manor_bus.errors import Kind, ManorError, unavailable
+from manor_bus.wire.errors import Kind, ManorError, unavailable
 from manor_lifecycle.hypervisors.qemu import sockets
 from manor_lifecycle.hypervisors.qemu.folder import CONSOLE_LOG, CONSOLE_LOG_KEPT
 

@@ -14,8 +14,8 @@ import struct
 from pathlib import Path
 from typing import Final
 
-from manor_bus.errors import Kind, ManorError, Problem, bad_request
-from manor_bus.messages.documents import Nic
+from manor_bus.wire.errors import Kind, ManorError, Problem, bad_request
+from manor_bus.wire.messages.documents import Nic
 from manor_lifecycle.hypervisors.qemu import firmware, folder, monitor, serial, sockets
 from manor_lifecycle.hypervisors.qemu.arguments import Wiring
 from manor_lifecycle.hypervisors.qemu.frontends import Reach

@@ -1,0 +1,104 @@
+"""What a session tells its shell. Pure."""
+
+from __future__ import annotations
+
+import msgspec
+
+from manor_bus.wire.envelope import Envelope
+from manor_bus.wire.errors import ManorError
+from manor_bus.wire.messages.bus import Owner, Welcome
+
+
+class Greeted(msgspec.Struct, frozen=True):
+    """The broker knows us; `welcome.address` is our name."""
+
+    welcome: Welcome
+
+
+class Turned(msgspec.Struct, frozen=True):
+    """The broker refused the greeting."""
+
+    error: ManorError
+
+
+class Replied(msgspec.Struct, frozen=True):
+    """A call ended: exactly one of reply and error."""
+
+    token: int
+    reply: Envelope | None
+    error: ManorError | None
+
+
+class Parted(msgspec.Struct, frozen=True):
+    """A partial reply."""
+
+    token: int
+    part: Envelope
+
+
+class Restarted(msgspec.Struct, frozen=True):
+    """The call is tried again: the partial replies so far are void."""
+
+    token: int
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """Somebody calls us; `deadline` is on our clock."""
+
+    sender: str
+    request: Envelope
+    deadline: float
+
+
+class Withdrawn(msgspec.Struct, frozen=True):
+    """The caller of `id` gave up."""
+
+    sender: str
+    id: str
+
+
+class Live(msgspec.Struct, frozen=True):
+    """A subscription is live (again): what came before is unknown."""
+
+    sid: int
+    owners: tuple[Owner, ...]
+
+
+class Arrived(msgspec.Struct, frozen=True):
+    """Items of a subscription, in `size` bytes; give it to `consumed` when the application is done with them.
+
+    `life` numbers the subscription on the wire: it changes with every new connection. `frame` is what came.
+    """
+
+    sid: int
+    life: int
+    items: tuple[tuple[str, Envelope], ...]
+    size: int
+    frame: bytes = b""
+
+
+class Missed(msgspec.Struct, frozen=True):
+    """Items of a subscription were dropped: ask the owners."""
+
+    sid: int
+    count: int
+
+
+class Barred(msgspec.Struct, frozen=True):
+    """A subscription was refused."""
+
+    sid: int
+    error: ManorError
+
+
+class Drained(msgspec.Struct, frozen=True):
+    """The broker sends us no more calls."""
+
+
+class Dead(msgspec.Struct, frozen=True):
+    """No frame for too long: the shell must open a new connection."""
+
+
+Following = Live | Arrived | Missed | Barred
+Calling = Replied | Parted | Restarted
+Event = Greeted | Turned | Calling | Asked | Withdrawn | Following | Drained | Dead

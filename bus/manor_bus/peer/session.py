@@ -1,0 +1,224 @@
+"""The peer's core: greeting, liveness, and the way of every frame to `asking` and `following`. Pure.
+
+Frames and time in, frames and events (`outcomes`) out. Shells: `peer.py` (asyncio) and `call.py` (blocking).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from manor_bus import PROTOCOL
+from manor_bus.peer.calls import Asking
+from manor_bus.peer.outcomes import Arrived, Asked, Dead, Drained, Event, Greeted, Turned, Withdrawn
+from manor_bus.peer.subscriptions import Followed
+from manor_bus.wire import codec
+from manor_bus.wire.envelope import Down, Envelope
+from manor_bus.wire.envelope import Kind as Frame
+from manor_bus.wire.errors import ErrorBody, ManorError, bad_request
+from manor_bus.wire.messages import bus as words
+
+SILENCE_BEATS: Final = 4  # heartbeats without any frame after which the link is taken as dead
+GREET_AGAIN_S: Final = 0.5
+
+
+@dataclass
+class Session:
+    """One peer's side of the conversation with its broker."""
+
+    instance: str
+    version: str
+    pid: int
+    boot_id: str
+    new_id: Callable[[], str]
+    serves: tuple[str, ...] = ()
+    owns: tuple[str, ...] = ()
+    types: dict[str, str] = field(default_factory=dict)
+    out: list[bytes] = field(default_factory=list)
+    events: deque[Event] = field(default_factory=deque)
+    greeted: bool = False
+    address: str = ""
+    broker_epoch: str = ""
+    heartbeat_s: float = 1.0
+
+    def __post_init__(self) -> None:
+        self._asking = Asking(self.new_id, self._send, self.events.append)
+        self._followed = Followed(self.new_id, self._send, self.events.append)
+        self._up = self._draining = self._same_clock = False
+        self._hello_id = ""
+        self._greet_at = float("inf")
+        self._heard = self._asked_at = 0.0
+
+    # --- the connection -------------------------------------------------------------------------------
+
+    def connected(self, now: float) -> None:
+        """The transport is up: greet."""
+        self._up, self._heard = True, now
+        self._forget_broker()
+        self.greet(now)
+
+    def lost(self) -> None:
+        """The transport is down: what was under way has an unknown outcome."""
+        self._up = False
+        self._greet_at = float("inf")
+        self._forget_broker()
+
+    def greet(self, now: float) -> None:
+        """Say (again) who we are and what we serve."""
+        self._hello_id = self.new_id()
+        self._greet_at = now + GREET_AGAIN_S
+        hello = words.Hello(
+            protocol=(PROTOCOL, PROTOCOL), instance=self.instance, version=self.version, pid=self.pid,
+            serves=() if self._draining else self.serves, owns=self.owns, types=self.types,
+        )  # fmt: skip
+        self._send(Envelope(k=Frame.HELLO, id=self._hello_id, data=_raw(hello)))
+
+    def offer(
+        self, serves: tuple[str, ...], owns: tuple[str, ...], types: dict[str, str], now: float
+    ) -> None:
+        """Serve and own this from now on."""
+        self.serves, self.owns, self.types = serves, owns, types
+        if self._up:
+            self.greet(now)
+
+    def drain(self) -> None:
+        """Ask the broker to send no more calls."""
+        self._draining = True
+        self._send(Envelope(k=Frame.DRAIN))
+
+    def _forget_broker(self) -> None:
+        self.greeted = False
+        self._asking.lost()
+        self._followed.lost()
+
+    # --- what the application wants -------------------------------------------------------------------
+
+    def call(self, wire: Envelope, timeout: float, now: float, *, retry: bool = True) -> int:
+        """Start a call; `wire` holds to, type, data and maybe an idempotency key. Returns its token.
+
+        Without `retry` it is tried once, or waits for the connection.
+        """
+        return self._asking.call(wire, timeout, now, retry=retry)
+
+    def cancel(self, token: int) -> None:
+        """Withdraw a call: the callee is told, nothing more is heard of it here."""
+        self._asking.cancel(token)
+
+    def subscribe(self, pattern: str, wish: words.Subscribe) -> None:
+        """Subscribe; it lives through reconnections until `unsubscribe`."""
+        self._followed.subscribe(pattern, wish)
+
+    def unsubscribe(self, sid: int) -> None:
+        """End a subscription."""
+        self._followed.unsubscribe(sid)
+
+    def renew(self, sid: int) -> None:
+        """Begin a subscription anew, after items of it were lost."""
+        self._followed.renew(sid)
+
+    def consumed(self, arrived: Arrived) -> None:
+        """Give credit back for items the application is done with."""
+        self._followed.consumed(arrived)
+
+    def reply(
+        self, sender: str, request: str, *, data: msgspec.Raw, err: ErrorBody | None, last: bool
+    ) -> None:
+        """Answer a call, partially or for good; what is larger than a frame becomes an error."""
+        kind = Frame.REP if last else Frame.PART
+        if not self._send(Envelope(k=kind, to=sender, re=request, last=last, err=err, data=data)):
+            large = bad_request(f"the answer is larger than a frame ({codec.FRAME_BYTES_MAX} bytes)")
+            self._send(Envelope(k=Frame.REP, to=sender, re=request, last=True, err=large.body()))
+
+    def publish(self, wire: Envelope) -> bool:
+        """Send an event; False while the broker does not know us (owners resend state when asked)."""
+        if self.greeted and not self._send(wire):
+            raise bad_request(f"the event {wire.subject} is larger than a frame")
+        return self.greeted
+
+    # --- time -----------------------------------------------------------------------------------------
+
+    def next_timer(self) -> float:
+        """Return when `advance` wants to be called."""
+        last = self._heard if self._asked_at <= self._heard else self._asked_at
+        beat = last + self.heartbeat_s if self._up else float("inf")
+        return min(self._asking.next_timer(), self._greet_at, beat)
+
+    def advance(self, now: float) -> None:
+        """Let time pass: end calls whose budget is over, try again, notice silence."""
+        self._asking.advance(now)
+        if not self._up:
+            return
+        if now >= self._greet_at:
+            self.greet(now)
+        if now >= self._heard + self.heartbeat_s * SILENCE_BEATS:
+            self.events.append(Dead())
+            self.lost()
+        elif now >= max(self._heard, self._asked_at) + self.heartbeat_s:  # as next_timer adds it
+            self._asked_at = now
+            self._send(Envelope(k=Frame.PING, id=self.new_id()))
+
+    def _send(self, wire: Envelope) -> bool:
+        frame = codec.encode(wire)
+        fits = len(frame) <= codec.FRAME_BYTES_MAX
+        if fits:
+            self.out.append(frame)
+        return fits
+
+    # --- what the broker sends ------------------------------------------------------------------------
+
+    def receive(self, frame: bytes, now: float) -> None:
+        """Take one frame from the broker."""
+        self._heard = now
+        down = codec.decode(frame, Down)
+        if down.sid:
+            self._followed.items(down, frame)
+            return
+        for item in down.items:
+            self._take(item.sender, item.envelope, down.n, now)
+
+    def _take(self, sender: str, wire: Envelope, n: int, now: float) -> None:
+        match wire.k:
+            case Frame.REP | Frame.PART:
+                if not self._followed.reply(wire):
+                    self._asking.reply(wire, now)
+            case Frame.REQ:
+                deadline = n / 1000 if self._same_clock and n else now + wire.timeout / 1000
+                self.events.append(Asked(sender, wire, deadline))
+            case Frame.CANCEL:
+                self.events.append(Withdrawn(sender, wire.re))
+            case Frame.WELCOME:
+                self._welcome(wire, now)
+            case Frame.RESET:
+                self._forget_broker()
+                self.greet(now)
+            case Frame.DRAIN:
+                self.events.append(Drained())
+            case Frame.PUB:  # a service we asked for in vain is there
+                self._asking.wake(now)
+            case _:
+                pass  # PING: that it came is all it says
+
+    def _welcome(self, wire: Envelope, now: float) -> None:
+        if wire.re != self._hello_id:
+            return
+        self._greet_at = float("inf")
+        if wire.err is not None:
+            self.events.append(Turned(ManorError.from_body(wire.err)))
+            return
+        welcome = codec.decode(wire.data, words.Welcome)
+        again = self.greeted and welcome.broker_epoch == self.broker_epoch
+        self.greeted, self.address, self.broker_epoch = True, welcome.address, welcome.broker_epoch
+        self.heartbeat_s = welcome.heartbeat_ms / 1000
+        self._same_clock = bool(self.boot_id) and welcome.boot_id == self.boot_id
+        self.events.append(Greeted(welcome))
+        if not again:
+            self._followed.greeted()
+            self._asking.greeted(now, same_clock=self._same_clock)
+
+
+def _raw(message: object) -> msgspec.Raw:
+    return msgspec.Raw(codec.encode(message))

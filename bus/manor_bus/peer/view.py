@@ -1,0 +1,241 @@
+"""A subscriber's view of the objects under a pattern, kept equal to the owners' state. Pure.
+
+Each instance of an owner numbers its changes (epoch, rev). The view asks an instance for a snapshot when it
+first hears of it and when its predecessor left; changes that arrive meanwhile wait. Of several instances the
+one with the greatest epoch counts. One that went away leaves its objects in the view until its successor's
+snapshot says what became of them: a restart removes nothing. When items were lost, the shell subscribes anew.
+Source: design page "The bus", section Events are state streams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from manor_bus.wire import codec
+from manor_bus.wire.envelope import Envelope
+from manor_bus.wire.messages.bus import Owner, OwnerChanged
+from manor_bus.wire.messages.catalogue import EVENT_BY_TYPE
+from manor_bus.wire.messages.node import SnapshotItem
+from manor_bus.wire.subjects import matches
+
+
+class Fetch(msgspec.Struct, frozen=True):
+    """The shell shall ask this instance for its snapshot and feed `snapshot` or `failed`.
+
+    `again`: it could not be asked just now, so wait a little first.
+    """
+
+    address: str
+    number: int
+    again: bool = False
+
+
+class News(msgspec.Struct, frozen=True):
+    """One change for the application; `data` is None when the object is gone."""
+
+    subject: str
+    sender: str
+    epoch: str
+    rev: int
+    type: str
+    data: codec.Body | None
+
+
+class AllKnown(msgspec.Struct, frozen=True):
+    """The view equals the state of every owner that answered."""
+
+
+class Change(msgspec.Struct, frozen=True):
+    """What an application sees: a new value of one object.
+
+    `value` is None when the object is gone, and plain builtins when its type is not in the catalogue.
+    """
+
+    subject: str
+    value: Any
+    sender: str = ""
+    epoch: str = ""
+    rev: int = 0
+    type: str = ""
+
+
+class Synced(msgspec.Struct, frozen=True):
+    """What an application sees when everything that is there now has been told."""
+
+
+Action = Fetch | News | AllKnown
+
+
+@dataclass
+class _Asked:
+    """A snapshot under way, and by subject the newest of what came meanwhile, oldest first."""
+
+    number: int
+    waiting: dict[str, Envelope] = field(default_factory=dict)
+    failing: bool = False
+
+
+@dataclass
+class _Owner:
+    """All instances of one principal on one node; the objects are those of `address` at (epoch, rev)."""
+
+    attached: dict[str, None] = field(default_factory=dict)
+    asked: dict[str, _Asked] = field(default_factory=dict)
+    address: str = ""
+    epoch: str = ""
+    rev: int = 0
+    objects: dict[str, tuple[str, int]] = field(default_factory=dict)  # subject -> (epoch, rev)
+
+
+def principal(address: str) -> str:
+    """Return who owns, without the instance: successors of one instance continue its state."""
+    label, _, place = address.partition("@")
+    return f"{label}@{place.partition('/')[0]}"
+
+
+class View:
+    """All owners and objects under one pattern."""
+
+    def __init__(self, pattern: str) -> None:
+        self.pattern = pattern
+        self._owners: dict[str, _Owner] = {}
+        self._told = False
+        self._fetches = 0
+
+    def live(self, owners: tuple[Owner, ...]) -> list[Action]:
+        """The subscription is live (again): ask everybody."""
+        self._told = False
+        for known in self._owners.values():
+            known.attached.clear()
+            known.asked.clear()
+            known.epoch = ""
+        actions: list[Action] = [self._attach(owner.address) for owner in owners]
+        return actions + self._all_known()
+
+    def owner_changed(self, news: OwnerChanged) -> list[Action]:
+        """An owner came or went."""
+        address = news.owner.address
+        if news.present:
+            return [self._attach(address)]
+        owner = self._owners.get(principal(address))
+        if owner is None:
+            return []
+        owner.attached.pop(address, None)
+        owner.asked.pop(address, None)
+        actions: list[Action] = []
+        if owner.address == address:
+            owner.epoch = ""  # whoever is still there counts now, also an older one
+            actions = [self._fetch(other) for other in owner.attached if other not in owner.asked]
+        return actions + self._all_known()
+
+    def item(self, sender: str, wire: Envelope) -> list[Action]:
+        """One event arrived."""
+        if not wire.epoch:
+            return [News(wire.subject, sender, "", 0, wire.type, codec.Body(wire.data))]
+        owner = self._owners.setdefault(principal(sender), _Owner())
+        actions: list[Action] = []
+        if sender not in owner.asked:
+            if sender == owner.address and wire.epoch == owner.epoch:
+                return self._apply(owner, sender, wire)
+            if wire.epoch <= owner.epoch:
+                return []  # a predecessor's last words
+            actions.append(self._fetch(sender))
+        waiting = owner.asked[sender].waiting
+        waiting.pop(wire.subject, None)
+        waiting[wire.subject] = wire
+        return actions
+
+    def snapshot(self, fetch: Fetch, epoch: str, rev: int, items: Sequence[SnapshotItem]) -> list[Action]:
+        """An owner's snapshot is complete."""
+        owner = self._taken(fetch)
+        if owner is None:
+            return []
+        asked = owner.asked.pop(fetch.address)
+        if asked.failing:
+            self._told = False
+        if epoch < owner.epoch:
+            return self._all_known()  # a predecessor that has not left yet
+        present = {item.subject: item for item in items if matches(self.pattern, item.subject)}
+        actions: list[Action] = [
+            News(subject, fetch.address, epoch, rev, "", None)
+            for subject in owner.objects
+            if subject not in present
+        ]
+        for item in present.values():
+            if owner.objects.get(item.subject) != (epoch, item.rev):
+                body = codec.Body(item.value)
+                actions.append(News(item.subject, fetch.address, epoch, item.rev, item.type, body))
+        owner.objects = {item.subject: (epoch, item.rev) for item in present.values()}
+        owner.address, owner.epoch, owner.rev = fetch.address, epoch, rev
+        for wire in asked.waiting.values():
+            if wire.epoch == epoch:
+                actions += self._apply(owner, fetch.address, wire)
+        return actions + self._all_known()
+
+    def failed(self, fetch: Fetch) -> list[Action]:
+        """An owner could not be asked: try again while it is attached, but let nobody wait for it."""
+        owner = self._taken(fetch)
+        if owner is None:
+            return []
+        del owner.asked[fetch.address]
+        actions: list[Action] = []
+        if fetch.address in owner.attached:
+            actions = [self._fetch(fetch.address, again=True)]
+        return actions + self._all_known()
+
+    def _taken(self, fetch: Fetch) -> _Owner | None:
+        """Return whose fetch it is, if no later one has taken its place."""
+        owner = self._owners.get(principal(fetch.address))
+        asked = owner.asked.get(fetch.address) if owner is not None else None
+        return owner if asked is not None and asked.number == fetch.number else None
+
+    def _apply(self, owner: _Owner, sender: str, wire: Envelope) -> list[Action]:
+        if wire.rev <= owner.rev:
+            return []
+        owner.rev = wire.rev
+        if wire.data != codec.NIL:
+            owner.objects[wire.subject] = (wire.epoch, wire.rev)
+        elif owner.objects.pop(wire.subject, None) is None:
+            return []
+        return [_news(sender, wire)]
+
+    def _attach(self, address: str) -> Fetch:
+        self._owners.setdefault(principal(address), _Owner()).attached[address] = None
+        return self._fetch(address)
+
+    def _fetch(self, address: str, *, again: bool = False) -> Fetch:
+        self._told = self._told and again
+        self._fetches += 1
+        self._owners[principal(address)].asked[address] = _Asked(self._fetches, failing=again)
+        return Fetch(address, self._fetches, again)
+
+    def _all_known(self) -> list[Action]:
+        pending = (asked for owner in self._owners.values() for asked in owner.asked.values())
+        if self._told or not all(asked.failing for asked in pending):
+            return []
+        self._told = True
+        return [AllKnown()]
+
+
+def _news(sender: str, wire: Envelope) -> News:
+    data = None if wire.data == codec.NIL else codec.Body(wire.data)
+    return News(wire.subject, sender, wire.epoch, wire.rev, wire.type, data)
+
+
+def reading(view: View | None, sender: str, wire: Envelope) -> list[Action]:
+    """Take one item of a subscription with a view, or without one."""
+    if wire.subject == "bus.owner" and sender.startswith("bus@"):
+        return view.owner_changed(codec.decode(wire.data, OwnerChanged)) if view is not None else []
+    return view.item(sender, wire) if view is not None else [_news(sender, wire)]
+
+
+def change_of(news: News) -> Change:
+    """Decode what the application gets; raises ManorError when it is not what its type says."""
+    event = EVENT_BY_TYPE.get(news.type)
+    wanted: type[Any] = event.body if event is not None else object
+    value = None if news.data is None else news.data.read(wanted)
+    return Change(news.subject, value, news.sender, news.epoch, news.rev, news.type)

@@ -1,0 +1,145 @@
+"""The one frame of every message, and what the broker puts around it on the way down. Pure.
+
+Up: one MessagePack map (`Envelope`). Down: one array `[sid, n, [[from, envelope], …], superseded?]` in which
+each envelope is, byte for byte, what its sender wrote and `from` is the identity the broker verified.
+sid 0 carries calls and replies; for a call n is its deadline in milliseconds of the node's monotonic clock.
+For a subscription n is the number of the first item; `superseded` counts events that newer ones replaced.
+The byte-level description for other languages is docs/wire.md.
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import IntEnum
+from typing import Final
+
+import msgspec
+
+from manor_bus.wire import codec
+from manor_bus.wire.errors import ErrorBody
+
+
+class Kind(IntEnum):
+    """Kinds of envelopes. The numbers are frozen for ever; 16 to 31 are kept for channel frames."""
+
+    HELLO = 1
+    WELCOME = 2
+    REQ = 3
+    PART = 4
+    REP = 5
+    CANCEL = 6
+    PUB = 7
+    SUB = 8
+    UNSUB = 9
+    CREDIT = 10
+    PING = 11
+    DRAIN = 12
+    RESET = 13
+
+
+class Envelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A message. Names are CloudEvents attribute names where one exists; unknown keys are ignored."""
+
+    k: int
+    id: str = ""
+    to: str = ""
+    type: str = ""
+    source: str = ""
+    subject: str = ""
+    time: float = 0.0  # seconds since 1970
+    timeout: int = 0  # remaining budget in ms
+    deadline: int = 0  # the same as ms of the monotonic clock, if the broker shares the sender's (boot_id)
+    idempotencykey: str = ""
+    re: str = ""
+    last: bool = False
+    epoch: str = ""
+    rev: int = 0
+    err: ErrorBody | None = None
+    traceparent: str = ""
+    tracestate: str = ""
+    correlationid: str = ""
+    causationid: str = ""
+    data: msgspec.Raw = codec.NIL
+
+
+_FLAT: Final = frozenset(Envelope.__struct_fields__) - {"data", "err"}  # scalars: their types were checked
+
+
+def read(untrusted: bytes) -> Envelope:
+    """Decode a peer's frame and check its structure; raises ManorError or codec.Malformed with the reason."""
+    wire = codec.decode(untrusted, Envelope)
+    if codec.encode(wire) == untrusted:  # as our library writes it: no key stands twice, none is unknown
+        codec.check(wire.data, codec.DEPTH_MAX - 1)
+        return wire
+    values = codec.fields(untrusted)
+    left = codec.ELEMENTS_MAX
+    for key in values.keys() - _FLAT:
+        left = codec.check(values[key], codec.DEPTH_MAX - 1, left)
+    return wire
+
+
+class Item(msgspec.Struct, frozen=True, array_like=True):
+    """One message on the way down, with its verified sender."""
+
+    sender: str
+    envelope: Envelope
+
+
+class Down(msgspec.Struct, frozen=True, array_like=True):
+    """One frame from the broker."""
+
+    sid: int
+    n: int
+    items: tuple[Item, ...]
+    superseded: int = 0
+
+
+class RawItem(msgspec.Struct, frozen=True, array_like=True):
+    """As Item, with the sender's bytes untouched (recordings)."""
+
+    sender: str
+    envelope: msgspec.Raw
+
+
+class RawDown(msgspec.Struct, frozen=True, array_like=True):
+    """As Down, with the senders' bytes untouched."""
+
+    sid: int
+    n: int
+    items: tuple[RawItem, ...]
+    superseded: int = 0
+
+
+def pack_text(text: str) -> bytes:
+    """Encode one string."""
+    return codec.encode(text)
+
+
+def item(packed_sender: bytes, envelope: bytes) -> bytes:
+    """Put a sender before the bytes it sent."""
+    return b"\x92" + packed_sender + envelope
+
+
+def single(packed_sender: bytes, envelope: bytes, deadline_ms: int = 0) -> bytes:
+    """Build the down frame of one call or reply."""
+    if deadline_ms == 0:
+        return b"\x93\x00\x00\x91\x92" + packed_sender + envelope
+    return _CALL_PREFIX.pack(b"\x93\x00\xcf", deadline_ms, b"\x91\x92") + packed_sender + envelope
+
+
+_CALL_PREFIX: Final = struct.Struct(">3sQ2s")
+
+
+def array_header(count: int) -> bytes:
+    """Encode the head of an array of `count` elements."""
+    if count < 16:
+        return bytes((0x90 | count,))
+    return b"\xdc" + count.to_bytes(2) if count < 65_536 else b"\xdd" + count.to_bytes(4)
+
+
+def batch(sid: int, n: int, tail: bytes, superseded: int = 0) -> bytes:
+    """Build the down frame of a subscription from a shared tail (array header and items)."""
+    head = codec.encode(sid) + codec.encode(n)
+    if superseded == 0:
+        return b"\x93" + head + tail
+    return b"\x94" + head + tail + codec.encode(superseded)

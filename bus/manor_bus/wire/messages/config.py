@@ -1,0 +1,298 @@
+"""Calls and events of the config service: the desired system."""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal
+
+from manor_bus.wire.messages import Call, Event, Message
+from manor_bus.wire.messages.documents import AnyDocument
+
+
+class Reference(Message, frozen=True, kw_only=True):
+    """Names one document: `Domain`, `web`."""
+
+    kind: str
+    name: str
+
+
+class DiffLine(Message, frozen=True, kw_only=True):
+    """One changed field. A missing side is an empty string; values are JSON texts."""
+
+    path: str
+    old: str = ""
+    new: str = ""
+
+
+class Change(Message, frozen=True, kw_only=True):
+    """What a transaction did (or, in a dry run, would do) to one document."""
+
+    kind: str
+    name: str
+    uuid: str
+    action: Literal["created", "changed", "unchanged", "deleted"]
+    revision: int
+    diff: tuple[DiffLine, ...] = ()
+
+
+class Apply(Message, frozen=True, kw_only=True):
+    """Create or change documents in one transaction.
+
+    Each document is a mapping as parsed from YAML or JSON: {kind, metadata, spec}. A `metadata.revision` in
+    it
+    makes the write conditional: it is refused with `conflict` when the stored revision differs
+    (0 = must not exist yet). All problems of all documents are reported at once as `bad_request`.
+    """
+
+    documents: tuple[dict[str, Any], ...]
+    dry_run: bool = False
+    reason: str = ""
+
+
+class Applied(Message, frozen=True, kw_only=True):
+    """The store's revision after the transaction, and what changed."""
+
+    revision: int
+    changes: tuple[Change, ...]
+
+
+class Get(Message, frozen=True, kw_only=True):
+    """Ask for one document, now or as it was at a store revision."""
+
+    kind: str
+    name: str
+    revision: int | None = None
+
+
+class Got(Message, frozen=True, kw_only=True):
+    """One document and the store's revision at the time of reading."""
+
+    document: AnyDocument
+    revision: int
+
+
+class List(Message, frozen=True, kw_only=True):
+    """Ask for documents. `selector` is `key=value,key!=value,key` over labels. Pages of `limit` after a
+    name.
+    """
+
+    kind: str = ""
+    selector: str = ""
+    limit: int = 500
+    after: str = ""  # `<kind>/<name>` of the last one seen
+
+
+class Listed(Message, frozen=True, kw_only=True):
+    """One page, sorted by kind and name. `more` says whether another page follows."""
+
+    documents: tuple[AnyDocument, ...]
+    revision: int
+    more: bool = False
+
+
+class Delete(Message, frozen=True, kw_only=True):
+    """Delete documents in one transaction; refused with `denied_state` while another document uses one."""
+
+    references: tuple[Reference, ...]
+    reason: str = ""
+    revision: int | None = None  # of the one document, when only that state may be deleted
+    dry_run: bool = False
+
+
+class History(Message, frozen=True, kw_only=True):
+    """Ask for the revisions of one document, newest first."""
+
+    kind: str
+    name: str
+    limit: int = 50
+
+
+class HistoryEntry(Message, frozen=True, kw_only=True):
+    """One past revision of a document."""
+
+    revision: int
+    at: float  # seconds since 1970
+    by: str
+    reason: str
+    action: Literal["created", "changed", "deleted"]
+    diff: tuple[DiffLine, ...] = ()
+
+
+class HistoryListed(Message, frozen=True, kw_only=True):
+    """Revisions of one document, newest first; older ones may have been compacted away."""
+
+    entries: tuple[HistoryEntry, ...]
+    compacted: int = 0  # revisions up to this one are gone
+
+
+class Rollback(Message, frozen=True, kw_only=True):
+    """Write the state of a document at `revision` as a new revision."""
+
+    kind: str
+    name: str
+    revision: int
+    reason: str = ""
+
+
+class Rename(Message, frozen=True, kw_only=True):
+    """Give a document another name in one transaction; its uuid stays, and documents that use it follow."""
+
+    kind: str
+    name: str
+    new_name: str
+    reason: str = ""
+    revision: int | None = None  # the expected one
+
+
+class Changes(Message, frozen=True, kw_only=True):
+    """Ask for what changed after `since` under a key prefix. Waits up to `wait_ms` when nothing did.
+
+    Refused with `stale` when revisions after `since` were compacted: list everything again.
+    """
+
+    since: int
+    prefix: str = "document/"
+    limit: int = 500
+    wait_ms: int = 0
+
+
+class KeyChange(Message, frozen=True, kw_only=True):
+    """One change of one key: `value` is None when it was deleted. Documents are JSON: {kind, metadata, spec},
+    with `metadata.revision` left out (it is `revision`).
+    """
+
+    key: str
+    revision: int
+    value: bytes | None = None
+
+
+class ChangesListed(Message, frozen=True, kw_only=True):
+    """Changes in revision order; ask again with `since=revision`."""
+
+    changes: tuple[KeyChange, ...]
+    revision: int
+
+
+class Compare(Message, frozen=True, kw_only=True):
+    """One guard of a transaction. `revision`: the key's modification revision (0 = absent); or its exact
+    value.
+    """
+
+    key: str
+    revision: int | None = None
+    value: bytes | None = None
+
+
+class Put(Message, frozen=True, kw_only=True):
+    """Write a key."""
+
+    key: str
+    value: bytes
+
+
+class Remove(Message, frozen=True, kw_only=True):
+    """Delete a key."""
+
+    key: str
+
+
+class Txn(Message, frozen=True, kw_only=True):
+    """If all guards hold, do all operations atomically; otherwise nothing, and say what was found.
+
+    Keys live outside `document/` (`owner/…`, `leader/…`, `settings/…`): documents change through Apply, which
+    validates. The call's idempotency key is the op id: a repetition is answered with the first outcome.
+    """
+
+    compares: tuple[Compare, ...] = ()
+    puts: tuple[Put, ...] = ()
+    removes: tuple[Remove, ...] = ()
+
+
+class KeyValue(Message, frozen=True, kw_only=True):
+    """One stored key."""
+
+    key: str
+    value: bytes
+    revision: int  # of its last change
+    created: int  # revision of its creation
+
+
+class TxnDone(Message, frozen=True, kw_only=True):
+    """The outcome. `found` holds the present values of the compared keys when the guards did not hold."""
+
+    succeeded: bool
+    revision: int
+    found: tuple[KeyValue, ...] = ()
+
+
+class Range(Message, frozen=True, kw_only=True):
+    """Ask for the keys under a prefix, in order; at most `limit`, after a key."""
+
+    prefix: str
+    limit: int = 1000
+    after: str = ""
+
+
+class Ranged(Message, frozen=True, kw_only=True):
+    """One page of keys."""
+
+    entries: tuple[KeyValue, ...]
+    revision: int
+    more: bool = False
+
+
+class Backup(Message, frozen=True, kw_only=True):
+    """Ask for a consistent copy of the store; it comes as chunks in order."""
+
+
+class BackupChunk(Message, frozen=True, kw_only=True):
+    """At most 512 KiB of the copy."""
+
+    content: bytes
+
+
+class BackupDone(Message, frozen=True, kw_only=True):
+    """Size in bytes, SHA-256 (hex) and store revision of the copy."""
+
+    size: int
+    sha256: str
+    revision: int
+
+
+class Restore(Message, frozen=True, kw_only=True):
+    """One chunk of a backup to restore; the store is replaced when `last` arrived and the digest matches."""
+
+    upload: str  # chosen by the caller, the same for all chunks
+    offset: int
+    content: bytes
+    last: bool = False
+    sha256: str = ""
+
+
+class Restored(Message, frozen=True, kw_only=True):
+    """Bytes received so far; `revision` once the store was replaced."""
+
+    size: int
+    revision: int | None = None
+
+
+class DocumentChanged(Message, frozen=True, kw_only=True):
+    """State of one document under `config.<kind in lower case>.<name>`."""
+
+    document: AnyDocument
+
+
+CALLS: Final = (
+    Call("config.apply", Apply, Applied, changes=True),
+    Call("config.get", Get, Got),
+    Call("config.list", List, Listed),
+    Call("config.delete", Delete, Applied, changes=True),
+    Call("config.history", History, HistoryListed),
+    Call("config.rollback", Rollback, Applied, changes=True),
+    Call("config.rename", Rename, Applied, changes=True),
+    Call("config.changes", Changes, ChangesListed),
+    Call("config.txn", Txn, TxnDone, changes=True),
+    Call("config.range", Range, Ranged),
+    Call("config.backup", Backup, BackupDone, part=BackupChunk),
+    Call("config.restore", Restore, Restored, changes=True),
+)
+EVENTS: Final = (Event(("config.>",), DocumentChanged, "config", "config.document"),)
