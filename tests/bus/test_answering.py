@@ -164,3 +164,35 @@ def test_a_peer_that_is_no_service_cannot_be_drained() -> None:
         assert refused.value.kind is Kind.DENIED_STATE
 
     answered_by(answer, scenario)
+
+
+def test_who_a_service_acts_for_is_known_to_whom_it_calls_and_passed_on() -> None:
+    seen: list[tuple[str, str, str]] = []
+
+    async def pass_on(request: DomainStart, context: Context) -> Operation:
+        await service_of[0].call(OperationShow(id="a"), Operation, timeout=5, on_behalf_of=context)
+        return operation("b")
+
+    async def last(request: OperationShow, context: Context) -> Operation:
+        seen.append((context.label, context.on_behalf_of, context.actor))
+        return operation(request.id)
+
+    service_of: list[Peer] = []
+
+    async def main() -> None:
+        house = House(Network(1))
+        service = house.peer("service/lifecycle")
+        await service.ready()
+        service_of.append(service)
+        service.serve({OperationShow: last, DomainStart: pass_on})
+        caller = house.peer()
+        await caller.ready()
+        await caller.call(DomainStart(name="web"), Operation, timeout=5)
+        await caller.call(OperationShow(id="a"), Operation, timeout=5)
+        assert seen == [
+            ("service/lifecycle", caller.address, caller.address),
+            ("operator/admin", "", caller.address),
+        ]
+        await house.close()
+
+    run(main())

@@ -375,3 +375,38 @@ def test_only_operators_may_tap():
     service.subscribe(">", tap=True)
     assert service.error().kind is Kind.FORBIDDEN
     assert not bench.switch.fanout.taps
+
+
+def test_a_service_may_say_for_whom_it_calls_and_the_callee_reads_it_as_it_was_sent():
+    bench, caller, service = pair()
+    lifecycle = bench.join("service/lifecycle")
+    lifecycle.ask("config.get", on_behalf_of=caller.address)
+    assert requests(service)[-1].on_behalf_of == caller.address
+
+
+def test_nobody_but_a_service_may_speak_for_others():
+    bench, caller, service = pair()
+    other = bench.join("operator/bob")
+    caller.ask("config.get", on_behalf_of=other.address)
+    assert caller.error().kind is Kind.FORBIDDEN
+    assert requests(service) == []
+
+
+@pytest.mark.parametrize(
+    "whom", ["operator/bob", "bob@n1/i", "operator/bob@n1/i i", "operator/bob@n1/" + "i" * 33]
+)
+def test_a_service_acts_only_for_what_can_be_an_address(whom):
+    bench, _, service = pair()
+    lifecycle = bench.join("service/lifecycle")
+    lifecycle.ask("config.get", on_behalf_of=whom)
+    assert lifecycle.error().kind is Kind.BAD_REQUEST
+    assert lifecycle.error().problems[0].path == "on_behalf_of"
+    assert requests(service) == []
+
+
+def test_a_service_cannot_put_one_principals_instance_into_anothers_name():
+    bench, caller, service = pair()
+    lifecycle = bench.join("service/lifecycle")
+    lifecycle.ask("config.get", on_behalf_of=caller.address.replace("operator/admin", "operator/bob"))
+    assert lifecycle.error().kind is Kind.BAD_REQUEST
+    assert requests(service) == []

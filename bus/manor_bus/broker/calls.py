@@ -6,6 +6,7 @@ for the absent: no instance, no delivery, at once. Source: design page "The bus"
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -25,6 +26,7 @@ from manor_bus.wire.subjects import is_subject
 
 TIMEOUT_MS_MAX: Final = 86_400_000
 IDS_MAX: Final = 64
+_ADDRESS: Final = re.compile(r"[a-z]+/[A-Za-z0-9_-]{1,63}@[A-Za-z0-9._-]{1,255}/[A-Za-z0-9]{1,32}")
 
 
 class Calls:
@@ -89,6 +91,8 @@ class Calls:
         if not 0 < wire.timeout <= TIMEOUT_MS_MAX:
             wrong = problem("timeout", str(wire.timeout), f"1 to {TIMEOUT_MS_MAX} ms")
             raise bad_request("a request needs a budget", wrong)
+        if wire.on_behalf_of:
+            self._check_behalf(peer, wire.on_behalf_of)
         if (peer.address, wire.id) in self._roster.pending:
             raise bad_request("this id is under way already", problem("id", wire.id, "an id of its own"))
         if len(peer.made) >= self._limits.pending_calls:
@@ -100,6 +104,15 @@ class Calls:
             raise ManorError(
                 Kind.FORBIDDEN, f"{peer.label} may not call {subject} ({decision.rule})", hint=hint
             )
+
+    def _check_behalf(self, peer: Peer, whom: str) -> None:
+        """Only services act for others, and only for who exists as far as this broker knows."""
+        if not peer.label.startswith("service/"):
+            self._post.counters["forbidden"] += 1
+            raise ManorError(Kind.FORBIDDEN, f"{peer.label} may not act for others: only services may")
+        if _ADDRESS.fullmatch(whom) is None or not self._roster.may_be(whom):
+            wrong = problem("on_behalf_of", whom, "the address of a caller, as the bus told it")
+            raise bad_request("`on_behalf_of` is not a caller's address", wrong)
 
     def _find(self, caller: Peer, subject: str, place: str) -> Peer:
         instance = self._instance(place)

@@ -136,6 +136,11 @@ class Roster:
             absent = next(i for i in self._principals if i not in self.by_instance)
             del self._principals[absent]
 
+    def may_be(self, address: str) -> bool:
+        """Whether an instance of this address is not known to be somebody else's."""
+        label, _, place = address.partition("@")
+        return self._principals.get(place.partition("/")[2], label) == label
+
     def remove(self, peer: Peer) -> tuple[list[Call], list[Call]]:
         """Forget a peer; return the calls it can no longer answer, and those it made."""
         for index, key in ((self.by_address, peer.address), (self.by_instance, peer.instance)):

@@ -36,7 +36,10 @@ log = logging.getLogger(__name__)
 
 
 class Context(msgspec.Struct, frozen=True):
-    """Who calls, and until when. `caller` is the verified address, `deadline` is on the loop's clock."""
+    """Who calls, and until when. `caller` is the verified address, `deadline` is on the loop's clock.
+
+    `on_behalf_of` is the address of whom the caller, a service, acts for; empty when it acts for itself.
+    """
 
     caller: str
     label: str
@@ -45,6 +48,12 @@ class Context(msgspec.Struct, frozen=True):
     correlationid: str
     cancelled: asyncio.Event
     send_part: Callable[[Message], None]
+    on_behalf_of: str = ""
+
+    @property
+    def actor(self) -> str:
+        """The address of who wants this: the caller, or whom it acts for."""
+        return self.on_behalf_of or self.caller
 
     async def part(self, message: Message) -> None:
         """Send a partial reply."""
@@ -129,13 +138,14 @@ class Peer:
     async def call(
         self, request: Message, reply: type[R], *, timeout: float, key: str = "", at: str = "",
         on_part: Callable[[Message], None] | None = None, on_restart: Callable[[], None] | None = None,
-        retry: bool = True,
+        retry: bool = True, on_behalf_of: Context | str = "",
     ) -> R:  # fmt: skip
         """Call whoever serves this request's subject and return the decoded reply.
 
         `timeout` in seconds is the whole budget, retries included; `key` is the idempotency key (default:
-        a new one); `at` is `node` or `node/instance`. Raises ManorError, always within the budget. When a
-        retry makes the parts so far void, `on_restart` is called.
+        a new one); `at` is `node` or `node/instance`. `on_behalf_of` is the call this one is made for, or
+        the address of who made it. Raises ManorError, always within the budget. When a retry makes the
+        parts so far void, `on_restart` is called.
         """
         call = CALL_BY_REQUEST[type(request)]
         part = call.part
@@ -147,6 +157,7 @@ class Peer:
         wire = Envelope(
             k=Frame.REQ, to=f"{call.subject}@{at}" if at else call.subject, type=call.type_name,
             idempotencykey=key, data=msgspec.Raw(codec.encode(request)),
+            on_behalf_of=on_behalf_of if isinstance(on_behalf_of, str) else on_behalf_of.actor,
         )  # fmt: skip
         done = await self.exchange(wire, timeout, read, on_restart, retry=retry)
         return codec.decode(done.data, reply)

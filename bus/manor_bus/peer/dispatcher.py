@@ -126,7 +126,9 @@ class Answering:
             for waiting, request in run.waiting:
                 self._peer.reply(waiting, request, data=data, last=False)
 
-        return Context(sender, label, run.key[2], deadline, wire.correlationid, cancelled, part)
+        return Context(
+            sender, label, run.key[2], deadline, wire.correlationid, cancelled, part, wire.on_behalf_of
+        )
 
     async def _run(self, run: Run, call: Call, answer: Answer, data: msgspec.Raw, context: Context) -> None:
         count = self._counts.setdefault(call.type_name, _Count())

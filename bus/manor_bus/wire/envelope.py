@@ -59,6 +59,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tracestate: str = ""
     correlationid: str = ""
     causationid: str = ""
+    on_behalf_of: str = ""  # of a REQ: the address of the caller a service acts for; the broker checks it
     data: msgspec.Raw = codec.NIL
 
 
