@@ -35,7 +35,7 @@ def guest_file(scene: Scene, uuid: str) -> Path:
 def change_guest(scene: Scene, uuid: str, **fields: Any) -> None:
     """Change behind the back of the service what the hypervisor has."""
     file = guest_file(scene, uuid)
-    guest = msgspec.json.decode(file.read_bytes(), type=Guest)
+    guest = msgspec.json.decode(file.read_bytes().splitlines()[0], type=Guest)
     file.write_bytes(msgspec.json.encode(msgspec.structs.replace(guest, **fields)))
 
 

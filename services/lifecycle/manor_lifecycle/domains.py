@@ -16,7 +16,7 @@ from manor_bus.wire.messages.documents import Domain, OnEnd
 from manor_bus.wire.messages.lifecycle import Operation, State
 from manor_lifecycle import endings, hypervisors, machine, reconcile
 from manor_lifecycle.driver import Driver, Listeners
-from manor_lifecycle.hypervisors import EndReason, GuestState, HypervisorEvent, RunningDomain
+from manor_lifecycle.hypervisors import EndReason, GuestState, OldEvent, RunningDomain
 from manor_lifecycle.life import Connection, Life, Work, lived
 from manor_lifecycle.machine import Trigger
 from manor_lifecycle.means import Means
@@ -268,7 +268,7 @@ class Domains:
 
     # --- hypervisor events ----------------------------------------------------------------------------
 
-    def happened(self, hypervisor: str, event: HypervisorEvent) -> None:
+    def happened(self, hypervisor: str, event: OldEvent) -> None:
         """A hypervisor reports something."""
         if isinstance(event, hypervisors.ForeignChanged):
             self.foreign(hypervisor, event.uuid, event.domain)

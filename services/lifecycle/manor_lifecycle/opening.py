@@ -193,6 +193,8 @@ async def _follow(watch: _Watch, take: Callable[[Change], None]) -> None:
 async def _listen(domains: Domains, name: str, adapter: Hypervisor) -> None:
     """Take every event of an adapter, as `_follow` does."""
     async for event in adapter.events():
+        if isinstance(event, hypervisors.Changed):
+            continue
         try:
             domains.happened(name, event)
         except Exception:

@@ -12,13 +12,16 @@ from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages.devices import Descriptor
 from manor_bus.wire.messages.documents import Cpu, Disk, DomainSpec, Memory
 from manor_lifecycle.hypervisors import (
+    Activity,
     AdapterSettings,
     Attachment,
+    Changed,
     Creation,
     Ended,
     EndReason,
     Feature,
     GuestState,
+    LastEnd,
     Resized,
     Run,
     Unplugged,
@@ -158,13 +161,15 @@ def test_devices_are_plugged_and_unplugged(tmp_path: Path) -> None:
 )
 def test_a_guest_may_keep_a_device_but_not_by_force(tmp_path: Path, told: str, kind: Kind) -> None:
     async def scenario(made: fake.FakeHypervisor) -> None:
+        run = RUN
         await made.create(creation(attachments=(attachment(),), unplug={"do": told, "times": 1}))
         if told == "ignore":
             await made.destroy(RUN)
-            await made.create(creation(attachments=(attachment(),), unplug=told))
-        assert await refused(made.unplug(RUN, "root", force=False, timeout_s=1)) is kind
+            run = Run("u-1", 2)
+            await made.create(creation(run, attachments=(attachment(),), unplug=told))
+        assert await refused(made.unplug(run, "root", force=False, timeout_s=1)) is kind
         assert [g.devices for g in await made.domains()] == [("root",)]
-        await made.unplug(RUN, "root", force=True, timeout_s=1)
+        await made.unplug(run, "root", force=True, timeout_s=1)
         assert [g.devices for g in await made.domains()] == [()]
 
     with_fake(tmp_path, scenario)
@@ -220,6 +225,7 @@ def test_size_name_picture_and_console(tmp_path: Path) -> None:
         await made.set_cpus(RUN, 4)
         events = made.events()
         assert await anext(events) == Resized(RUN, 128, 2)
+        assert await anext(events) == Changed("u-1")
         assert await anext(events) == Resized(RUN, 128, 4)
         await made.rename(RUN, "www")
         await made.nmi(RUN)
@@ -235,3 +241,114 @@ def test_size_name_picture_and_console(tmp_path: Path) -> None:
         assert await console.read() == b""
 
     with_fake(tmp_path, scenario)
+
+
+async def seen_run(made: fake.FakeHypervisor) -> Any:
+    return (await made.look(RUN.uuid))[RUN.uuid].run
+
+
+def test_a_call_may_fail_after_its_effect_or_say_done_without_one(tmp_path: Path) -> None:
+    async def scenario(made: fake.FakeHypervisor) -> None:
+        made.faults.next("create", "fail-after")
+        assert await refused(made.create(creation())) is Kind.UNAVAILABLE
+        assert (await seen_run(made)).run == RUN
+        made.faults.next("resume", "lie", "stale", "fail")
+        await made.resume(RUN)
+        assert await refused(made.resume(RUN)) is Kind.STALE
+        assert await refused(made.resume(RUN)) is Kind.INTERNAL
+        assert (await seen_run(made)).activity is Activity.STANDS
+        made.faults.next("destroy", "fail-after")
+        assert await refused(made.destroy(RUN)) is Kind.UNAVAILABLE
+        assert await seen_run(made) is None
+
+    with_fake(tmp_path, scenario)
+
+
+def test_a_late_effect_comes_before_the_next_look_and_never_after_one(tmp_path: Path) -> None:
+    async def scenario(made: fake.FakeHypervisor) -> None:
+        made.faults.next("create", "late")
+        assert await refused(made.create(creation())) is Kind.TIMEOUT
+        assert (await seen_run(made)).run == RUN
+        made.faults.next("resume", "late")
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1):
+                await made.resume(RUN)
+        assert (await seen_run(made)).activity is Activity.RUNS
+
+    with_fake(tmp_path, scenario)
+
+
+def test_a_look_behind_a_call_that_hangs_says_that_it_does_not_know(tmp_path: Path) -> None:
+    async def scenario(made: fake.FakeHypervisor) -> None:
+        await made.create(creation())
+        made.faults.next("pause", "hang")
+        stuck = asyncio.create_task(made.pause(RUN))
+        await asyncio.sleep(0)
+        seen = (await made.look())[RUN.uuid]
+        assert seen.unknown
+        assert seen.run is not None
+        await made.destroy(RUN)  # goes past what is stuck
+        stuck.cancel()
+        await asyncio.gather(stuck, return_exceptions=True)
+        assert await seen_run(made) is None
+
+    with_fake(tmp_path, scenario)
+
+
+def test_a_look_may_fail_or_be_an_old_one(tmp_path: Path) -> None:
+    async def scenario(made: fake.FakeHypervisor) -> None:
+        await made.create(creation())
+        assert (await seen_run(made)).activity is Activity.STANDS
+        await made.resume(RUN)
+        made.faults.next("look", "lie", "fail", "")
+        assert (await seen_run(made)).activity is Activity.STANDS
+        assert (await made.look(RUN.uuid))[RUN.uuid].unknown
+        assert (await seen_run(made)).activity is Activity.RUNS
+
+    with_fake(tmp_path, scenario)
+
+
+def test_a_number_is_made_once_whatever_became_of_its_run(tmp_path: Path) -> None:
+    async def scenario(made: fake.FakeHypervisor) -> None:
+        await made.create(creation())
+        made.end("u-1", EndReason.CRASH, "panic")
+        seen = (await made.look())["u-1"]
+        assert (seen.last, seen.run, seen.ended) == (1, None, LastEnd(1, EndReason.CRASH, "panic"))
+        assert await refused(made.create(creation())) is Kind.STALE
+        later = fake.FakeHypervisor(AdapterSettings(tmp_path, "n1"))
+        assert await refused(later.create(creation())) is Kind.STALE
+        await later.create(creation(Run("u-1", 2)))
+
+    with_fake(tmp_path, scenario)
+
+
+def test_a_hostile_world_is_the_same_for_the_same_seed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def history(seed: str) -> list[str]:
+        folder = tmp_path / f"{seed}-{len(list(tmp_path.iterdir()))}"
+        folder.mkdir()
+
+        async def run() -> list[str]:
+            settings = AdapterSettings(folder, "n1", {"hostile": seed})
+            made = fake.FakeHypervisor(settings, asyncio.get_running_loop().time, lambda: 0.0)
+            told = []
+            for number in range(1, 120):
+                there = (await made.look("u-1"))["u-1"].run
+                call = made.destroy(there.run) if there else made.create(creation(Run("u-1", number)))
+                try:
+                    async with asyncio.timeout(20):
+                        await call
+                    told.append("ok")
+                except (ManorError, TimeoutError) as error:
+                    told.append(getattr(error, "kind", "none"))
+                told.append(str((await made.look("u-1"))["u-1"]))
+            made.faults.calm()
+            await made.close()
+            return told
+
+        return virtual.run(run())
+
+    assert history("7") == history("7") != history("8")
+    assert "seed 7" in caplog.text
+    assert {"ok", "internal", "unavailable", "timeout", "none"} <= set(history("7"))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from manor_bus.wire.errors import Kind, ManorError
-from manor_lifecycle.hypervisors.faults import Faults
+from manor_lifecycle.hypervisors.fake.faults import Faults
 from tests.testkit import virtual
 
 

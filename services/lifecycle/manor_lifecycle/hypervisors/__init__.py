@@ -10,7 +10,10 @@ An adapter is an entry point of the group `manor.hypervisors`: an async factory
 - Every call may be repeated: what is already so is left so and returns normally.
 - Every call may be cancelled (deadline or operator). It then undoes what it began or leaves it so that a
   repetition or `destroy` finishes it: never a half made guest, process, socket or file.
-- Runs outlive the service. After a restart `domains()` lists them again, with their incarnations.
+- Runs outlive the service. After a restart `look` shows them again, with their incarnations.
+- An incarnation is made at most once: its number is noted durably before it is made, and that number and
+  older ones are refused as `stale` afterwards.
+- Events are hints to look again; `Ended` and `GuestAnswered` alone say what a later look cannot show.
 - What it did not create is listed with `ours=False` and never touched.
 - Only `ManorError` is raised for what can go wrong outside; anything else is a bug.
   `no_capacity`: not enough memory and the like; `denied_state`: the hypervisor cannot do that in this
@@ -29,28 +32,38 @@ from typing import Final, Protocol
 
 from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages.devices import Descriptor
-from manor_bus.wire.messages.documents import Channel, Disk, DomainSpec, Nic
+from manor_bus.wire.messages.documents import DomainSpec
+from manor_lifecycle.hypervisors.seen import (
+    Activity,
+    Cause,
+    CauseWord,
+    Device,
+    EndReason,
+    Feature,
+    IoStatus,
+    LastEnd,
+    Run,
+    Seen,
+    SeenDevice,
+    SeenRun,
+)
+
+__all__ = [  # what others take from here although it stands in `seen`
+    "Activity",
+    "Cause",
+    "CauseWord",
+    "Device",
+    "EndReason",
+    "Feature",
+    "IoStatus",
+    "LastEnd",
+    "Run",
+    "Seen",
+    "SeenDevice",
+    "SeenRun",
+]
 
 ENTRY_POINTS: Final = "manor.hypervisors"
-
-Device = Disk | Nic | Channel
-
-
-class Feature(StrEnum):
-    """What an adapter can do beyond create, resume, pause, shutdown and destroy."""
-
-    SAVE = "save"  # and restore
-    BALLOON = "balloon"
-    CPU_PLUG = "cpu-plug"
-    CPU_UNPLUG = "cpu-unplug"
-    DISK_PLUG = "disk-plug"
-    NIC_PLUG = "nic-plug"
-    RESET = "reset"
-    COREDUMP = "coredump"
-    CONSOLE = "console"
-    SCREENSHOT = "screenshot"
-    NMI = "nmi"
-    RENAME = "rename"
 
 
 class GuestState(StrEnum):
@@ -59,25 +72,6 @@ class GuestState(StrEnum):
     PAUSED = "paused"
     RUNNING = "running"
     ENDED = "ended"  # its remains are kept until `destroy`
-
-
-class EndReason(StrEnum):
-    """Why a run ended without `destroy`."""
-
-    POWEROFF = "poweroff"
-    REBOOT = "reboot"
-    CRASH = "crash"  # the guest reported a panic or triple-faulted
-    WATCHDOG = "watchdog"
-    DEVICE_MODEL = "device-model"  # the process died, was killed or ended without saying why
-    UNKNOWN = "unknown"
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One run of one domain. Messages about an older incarnation are about something that is no more."""
-
-    uuid: str
-    incarnation: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +196,16 @@ class ForeignChanged:
     domain: RunningDomain | None
 
 
-HypervisorEvent = (
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """Something about this domain's run is different: look again."""
+
+    uuid: str
+
+
+GuestAnswered = ShutdownAcknowledged  # the name it goes by when the old calls have gone
+
+OldEvent = (
     Ended
     | ShutdownAcknowledged
     | Unplugged
@@ -213,6 +216,7 @@ HypervisorEvent = (
     | Resized
     | ForeignChanged
 )
+HypervisorEvent = OldEvent | Changed
 Progress = Callable[[float], None]  # 0 to 1
 
 
@@ -244,6 +248,13 @@ class Hypervisor(Protocol):
 
     async def domains(self) -> tuple[RunningDomain, ...]:
         """Return all guests, ours and foreign. One that ended while nobody watched is ENDED or absent."""
+
+    async def look(self, uuid: str | None = None) -> Mapping[str, Seen]:
+        """Return what is there, of one domain (it is in the answer in any case) or of all.
+
+        It waits, bounded, behind the calls about the same run: what a look does not show, a call that was
+        given up before will not do any more. What could not be asked in time is `unknown`, never absent.
+        """
 
     async def create(self, creation: Creation) -> None:
         """Make a run, paused, complete with its attachments. On any error nothing of it is left.

@@ -66,7 +66,7 @@ async def test_a_silent_process_is_hung_until_it_answers_again(living):
         os.kill(pid_of(hypervisor), signal.SIGCONT)
         assert (await story.until(Answering)).run == run
         assert await screen.ask("echo here") == "here"
-        assert [one for one in story.past if isinstance(one, Hung)] == story.past[:1]
+        assert sum(isinstance(one, Hung) for one in story.past) == 1
 
 
 async def test_a_hung_guest_is_destroyed_all_the_same(place):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +23,9 @@ from manor_lifecycle.hypervisors import (
     Progress,
     Run,
     RunningDomain,
+    Seen,
 )
+from manor_lifecycle.hypervisors.lanes import DESTROY_S, LOOK_S, Lanes
 from manor_lifecycle.hypervisors.qemu import birth, folder, foreign, hotplug, keeping, process, serial
 from manor_lifecycle.hypervisors.qemu.guest import Guest, Site
 from manor_lifecycle.hypervisors.qemu.options import Options
@@ -48,9 +51,9 @@ class QemuHypervisor:
             program, settings.directory, options, settings.durable, self._happened.put_nowait, wall
         )
         self._guests: dict[str, Guest] = {}
-        self._making: set[str] = set()
-        self._gone: dict[str, RunningDomain] = {}  # ended while nobody watched, and their processes too
+        self._gone: dict[str, Record] = {}  # ended while nobody watched, and their processes too
         self._foreign: dict[str, RunningDomain] = {}
+        self._lanes = Lanes()
         self._looking: asyncio.Task[None] | None = None
 
     # --- the adapter itself -----------------------------------------------------------------------------
@@ -93,7 +96,7 @@ class QemuHypervisor:
     def _bury(self, path: Path, record: Record) -> None:
         """Its process is gone: `domains` says so until `destroy`, unless the whole machine started anew."""
         if record.pid and record.boot_id == process.boot_id():
-            self._gone[record.uuid] = birth.corpse(record)
+            self._gone[record.uuid] = record
         else:
             folder.empty(path)
 
@@ -112,9 +115,36 @@ class QemuHypervisor:
 
     async def domains(self) -> tuple[RunningDomain, ...]:
         """List the guests."""
-        ours = {uuid: guest.view() for uuid, guest in self._guests.items()} | self._gone
+        ours = {uuid: guest.view() for uuid, guest in self._guests.items()}
+        ours |= {uuid: birth.corpse(record) for uuid, record in self._gone.items()}
         others = {uuid: guest for uuid, guest in self._foreign.items() if uuid not in ours}
         return (*ours.values(), *others.values())
+
+    async def look(self, uuid: str | None = None) -> Mapping[str, Seen]:
+        """Ask every guest, or one, side by side."""
+        names = [uuid] if uuid is not None else list({**self._guests, **self._gone, **self._foreign})
+        return dict(zip(names, await asyncio.gather(*map(self._look_at, names)), strict=True))
+
+    async def _look_at(self, uuid: str) -> Seen:
+        async with self._lanes.turn_within(uuid, LOOK_S) as held:
+            guest = self._guests.get(uuid)
+            if guest is None:
+                unknown = "" if held else f"a call about it has not returned for {LOOK_S:g} s"
+                return replace(self._without_process(uuid), unknown=unknown)
+            last = guest.record.incarnation
+            if not held:
+                return Seen(uuid, last, guest.seen(), unknown=f"a call has not returned for {LOOK_S:g} s")
+            try:
+                return Seen(uuid, last, await guest.look())
+            except ManorError as error:
+                return Seen(uuid, last, guest.seen(), unknown=error.message)
+
+    def _without_process(self, uuid: str) -> Seen:
+        if (record := self._gone.get(uuid)) is not None:
+            return Seen(uuid, record.incarnation, birth.seen_corpse(record))
+        if (other := self._foreign.get(uuid)) is not None:
+            return Seen(uuid, run=foreign.seen(other))
+        return Seen(uuid)
 
     async def events(self) -> AsyncIterator[HypervisorEvent]:
         """Yield what happens."""
@@ -133,26 +163,26 @@ class QemuHypervisor:
 
     async def create(self, creation: Creation) -> None:
         """Make a paused guest."""
-        if not await self._is_there(creation):
-            await self._make(birth.draft(self._site, creation))
+        async with self._lanes.turn(creation.run.uuid):
+            if not await self._is_there(creation):
+                await self._make(birth.draft(self._site, creation))
 
     async def restore(self, creation: Creation, path: Path) -> None:
         """Make a paused guest that goes on where the saved one was."""
-        if await self._is_there(creation):
-            return
-        descriptor = keeping.open_saved(path)
-        try:
-            header = await asyncio.to_thread(keeping.read_header, descriptor, path)
-            await self._make(birth.redraft(self._site, header.record, creation), descriptor)
-        finally:
-            keeping.close(descriptor)
+        async with self._lanes.turn(creation.run.uuid):
+            if await self._is_there(creation):
+                return
+            descriptor = keeping.open_saved(path)
+            try:
+                header = await asyncio.to_thread(keeping.read_header, descriptor, path)
+                await self._make(birth.redraft(self._site, header.record, creation), descriptor)
+            finally:
+                keeping.close(descriptor)
 
     async def _is_there(self, creation: Creation) -> bool:
         """Say whether the run exists; clear away what is left of an ended older one."""
         run = creation.run
         there = self._guests.get(run.uuid)
-        if run.uuid in self._making:
-            raise conflict(f"{creation.name} is being made already", hint="Wait for it.")
         if there is not None and there.record.incarnation > run.incarnation:
             raise birth.stale(there, run)
         if there is not None and there.record.incarnation == run.incarnation:
@@ -161,18 +191,14 @@ class QemuHypervisor:
         if there is not None and there.state is not GuestState.ENDED:
             message = f"run {there.record.incarnation} of {creation.name} is alive"
             raise conflict(message, hint="Destroy it first.")
-        await self.destroy(there.run if there is not None else run)
+        await self._destroy(there.run if there is not None else run)
         return False
 
     async def _make(self, record: Record, saved: int | None = None) -> Guest:
         """Start a guest, from the beginning or with the stream of a saved one."""
-        self._making.add(record.uuid)
-        try:
-            guest = await birth.launch(self._site, record, incoming=saved is not None)
-            if saved is not None:
-                await self._bring_back(guest, saved)
-        finally:
-            self._making.discard(record.uuid)
+        guest = await birth.launch(self._site, record, incoming=saved is not None)
+        if saved is not None:
+            await self._bring_back(guest, saved)
         self._guests[record.uuid] = guest
         guest.watch()
         return guest
@@ -184,6 +210,14 @@ class QemuHypervisor:
             await asyncio.shield(self._remove(guest))
             raise
 
+    @contextlib.asynccontextmanager
+    async def _turn(self, run: Run) -> AsyncIterator[Guest]:
+        """Take a living run's turn in its lane."""
+        async with self._lanes.turn(run.uuid):
+            guest = self._live(run)
+            guest.demand_life()
+            yield guest
+
     def _live(self, run: Run) -> Guest:
         guest = self._guests.get(run.uuid)
         if guest is None or guest.record.incarnation < run.incarnation:
@@ -194,43 +228,48 @@ class QemuHypervisor:
 
     async def resume(self, run: Run) -> None:
         """Let it run."""
-        guest = self._live(run)
-        guest.demand_life()
+        async with self._turn(run) as guest:
+            await self._resume(guest)
+
+    async def _resume(self, guest: Guest) -> None:
         guest.stopped = False
         await guest.ask("cont")
         guest.running = True
 
     async def pause(self, run: Run) -> None:
         """Stop it."""
-        guest = self._live(run)
-        guest.demand_life()
-        await guest.ask("stop")
-        guest.running = False
+        async with self._turn(run) as guest:
+            await guest.ask("stop")
+            guest.running = False
 
     async def shutdown(self, run: Run) -> None:
         """Press the power button."""
-        guest = self._live(run)
-        guest.demand_life()
-        if not guest.running:
-            message = f"{guest.record.name} is paused, so it cannot shut down"
-            raise denied_state(message, hint="Resume it first.")
-        await guest.ask("system_powerdown")
+        async with self._turn(run) as guest:
+            if not guest.running:
+                message = f"{guest.record.name} is paused, so it cannot shut down"
+                raise denied_state(message, hint="Resume it first.")
+            await guest.ask("system_powerdown")
 
     async def reset(self, run: Run, incarnation: int) -> None:
         """Start the same machine from the beginning, in a new process."""
-        guest = self._guests.get(run.uuid)
-        if guest is not None and guest.record.incarnation == incarnation:
-            return
-        guest = self._live(run)
-        was_running = guest.running
-        await self._end(guest)
-        record = birth.reborn(guest.record, incarnation, self._site.wall())
-        fresh = await self._make(record)
-        if was_running:
-            await self.resume(fresh.run)
+        async with self._lanes.turn(run.uuid):
+            guest = self._guests.get(run.uuid)
+            if guest is not None and guest.record.incarnation == incarnation:
+                return
+            guest = self._live(run)
+            was_running = guest.running
+            await self._end(guest)
+            record = birth.reborn(guest.record, incarnation, self._site.wall())
+            fresh = await self._make(record)
+            if was_running:
+                await self._resume(fresh)
 
     async def destroy(self, run: Run) -> None:
-        """End it and leave nothing of it."""
+        """End it and leave nothing of it, whatever is stuck in its lane."""
+        async with self._lanes.turn_within(run.uuid, DESTROY_S):
+            await self._destroy(run)
+
+    async def _destroy(self, run: Run) -> None:
         guest = self._guests.get(run.uuid)
         if guest is not None:
             if guest.record.incarnation > run.incarnation:
@@ -251,48 +290,53 @@ class QemuHypervisor:
 
     async def plug(self, run: Run, attachment: Attachment) -> None:
         """Attach a device."""
-        await hotplug.plug(self._live(run), attachment)
+        async with self._turn(run) as guest:
+            await hotplug.plug(guest, attachment)
 
     async def unplug(self, run: Run, device: str, *, force: bool, timeout_s: float) -> None:
         """Detach a device."""
-        await hotplug.unplug(self._live(run), device, force=force, timeout_s=timeout_s)
+        async with self._turn(run) as guest:
+            await hotplug.unplug(guest, device, force=force, timeout_s=timeout_s)
 
     async def save(self, run: Run, path: Path, progress: Progress) -> None:
         """Write it to a file."""
-        await keeping.save(self._live(run), path, progress)
+        async with self._turn(run) as guest:
+            await keeping.save(guest, path, progress)
 
     async def coredump(self, run: Run, path: Path) -> None:
         """Write its memory to a file."""
-        await keeping.coredump(self._live(run), path)
+        async with self._lanes.turn(run.uuid):
+            await keeping.coredump(self._live(run), path)
 
     async def set_memory(self, run: Run, memory_mib: int) -> None:
         """Set the balloon."""
-        guest = self._live(run)
-        guest.demand_life()
-        memory = guest.record.spec.memory
-        most = max(memory.max_mib or 0, memory.size_mib)
-        if not 1 <= memory_mib <= most:
-            message = f"{guest.record.name} can have up to {most} MiB until it is started anew"
-            raise bad_request(message, hint="Raise spec.memory.max_mib and start it again.")
-        await guest.ask("balloon", {"value": memory_mib << 20})
+        async with self._turn(run) as guest:
+            memory = guest.record.spec.memory
+            most = max(memory.max_mib or 0, memory.size_mib)
+            if not 1 <= memory_mib <= most:
+                message = f"{guest.record.name} can have up to {most} MiB until it is started anew"
+                raise bad_request(message, hint="Raise spec.memory.max_mib and start it again.")
+            await guest.changing("balloon", {"value": memory_mib << 20}, asked_mib=memory_mib)
 
     async def set_cpus(self, run: Run, count: int) -> None:
         """Plug or unplug processors."""
-        await hotplug.set_cpus(self._live(run), count)
+        async with self._turn(run) as guest:
+            await hotplug.set_cpus(guest, count)
 
     async def rename(self, run: Run, name: str) -> None:
         """Show it under another name."""
-        self._live(run).remember(name=name)
+        async with self._lanes.turn(run.uuid):
+            self._live(run).remember(name=name)
 
     async def nmi(self, run: Run) -> None:
         """Send a non-maskable interrupt."""
-        guest = self._live(run)
-        guest.demand_life()
-        await guest.ask("inject-nmi")
+        async with self._turn(run) as guest:
+            await guest.ask("inject-nmi")
 
     async def screenshot(self, run: Run) -> bytes:
         """Return a picture of the screen."""
-        return await keeping.screenshot(self._live(run))
+        async with self._turn(run) as guest:
+            return await keeping.screenshot(guest)
 
     async def console(self, run: Run) -> ConsoleStream:
         """Open the serial console."""

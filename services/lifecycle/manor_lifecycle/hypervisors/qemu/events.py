@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
-from manor_lifecycle.hypervisors import EndReason
+from manor_lifecycle.hypervisors import Activity, Cause, CauseWord, EndReason
 
 
 @dataclass(frozen=True)
@@ -66,15 +66,40 @@ SHUTDOWNS: Final[Mapping[str, EndReason]] = MappingProxyType(
         "subsystem-reset": EndReason.REBOOT,
     }
 )
-# Run states in which the run is over (but `shutdown`, which has several causes), and why.
-OVER: Final[Mapping[str, EndReason]] = MappingProxyType(
+# All run states of QEMU. What is not here stands, and its word is told: a newer QEMU knows it.
+STATES: Final[Mapping[str, tuple[Activity, CauseWord]]] = MappingProxyType(
     {
-        "guest-panicked": EndReason.CRASH,
-        "watchdog": EndReason.WATCHDOG,
-        "internal-error": EndReason.DEVICE_MODEL,
+        "running": (Activity.RUNS, CauseWord.NONE),
+        "suspended": (Activity.SLEEPS, CauseWord.NONE),
+        "prelaunch": (Activity.STANDS, CauseWord.PRELAUNCH),
+        "paused": (Activity.STANDS, CauseWord.PERSON),
+        "io-error": (Activity.STANDS, CauseWord.IO_ERROR),
+        "debug": (Activity.STANDS, CauseWord.UNKNOWN),
+        "inmigrate": (Activity.STANDS, CauseWord.INCOMING),
+        "restore-vm": (Activity.STANDS, CauseWord.INCOMING),
+        "save-vm": (Activity.STANDS, CauseWord.SAVING),
+        "postmigrate": (Activity.STANDS, CauseWord.SAVING),  # `save` ends so
+        "finish-migrate": (Activity.STANDS, CauseWord.MIGRATION),
+        "colo": (Activity.STANDS, CauseWord.MIGRATION),
+        "shutdown": (Activity.ENDED, CauseWord.NONE),
+        "guest-panicked": (Activity.ENDED, CauseWord.PANIC),
+        "watchdog": (Activity.ENDED, CauseWord.WATCHDOG),
+        "internal-error": (Activity.ENDED, CauseWord.INTERNAL_ERROR),
     }
 )
-STOPPED: Final[Mapping[str, str]] = MappingProxyType({"io-error": "a disk failed"})
+ENDS: Final[Mapping[CauseWord, EndReason]] = MappingProxyType(
+    {
+        CauseWord.PANIC: EndReason.CRASH,
+        CauseWord.WATCHDOG: EndReason.WATCHDOG,
+        CauseWord.INTERNAL_ERROR: EndReason.DEVICE_MODEL,
+    }
+)
+
+
+def state(status: str) -> tuple[Activity, Cause]:
+    """Return what a run state of QEMU means."""
+    activity, word = STATES.get(status, (Activity.STANDS, CauseWord.UNKNOWN))
+    return activity, Cause(word, detail=status if word is CauseWord.UNKNOWN else "")
 
 
 def meaning(event: Mapping[str, Any]) -> Meaning | None:
@@ -104,9 +129,10 @@ def meaning(event: Mapping[str, Any]) -> Meaning | None:
 
 def ended(status: str, log: str, trace: str) -> Over | None:
     """Return why a guest ended while nobody listened, from its run state and its log; None: it did not."""
-    if status == "shutdown":  # a power-off leaves a line in the log, a reboot does not
-        off = f"{trace} reason=" in log
-        return Over(EndReason.POWEROFF if off else EndReason.REBOOT, "seen afterwards")
-    if status in OVER:
-        return Over(OVER[status], f"QEMU's run state is {status}")
-    return None
+    activity, cause = state(status)
+    if activity is not Activity.ENDED:
+        return None
+    if cause.word in ENDS:
+        return Over(ENDS[cause.word], f"QEMU's run state is {status}")
+    off = f"{trace} reason=" in log  # a power-off leaves a line in the log, a reboot does not
+    return Over(EndReason.POWEROFF if off else EndReason.REBOOT, "seen afterwards")

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from manor_bus.wire.errors import Problem, bad_request
 from manor_bus.wire.messages.documents import Channel, Disk, DomainSpec, Nic
-from manor_lifecycle.hypervisors import Device
+from manor_lifecycle.hypervisors import Device, IoStatus
 from manor_lifecycle.hypervisors.qemu.record import Plugged, Record, mac_of
 
 Command = tuple[str, dict[str, Any]]  # a QMP command and its arguments
@@ -42,6 +42,17 @@ class Reach:
 def front_end(plugged: Plugged) -> str:
     """Return the name of the front end in QEMU."""
     return f"dev{plugged.number}"
+
+
+def io_status(record: Record, blocks: Sequence[Mapping[str, Any]]) -> dict[str, IoStatus]:
+    """Return what became of the requests of each disk, from the answer to `query-block`."""
+    found: dict[str, IoStatus] = {}
+    for block in blocks:
+        status = block.get("io-status", "ok")
+        for one in record.plugged:
+            if front_end(one) in str(block.get("qdev", "")).split("/"):
+                found[one.device.id] = status if status in ("ok", "failed", "nospace") else "failed"
+    return found
 
 
 def hot(record: Record, device: Device) -> str:

@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from manor_bus.wire.errors import Kind, ManorError, denied_state
+from manor_bus.wire.errors import Kind, ManorError, denied_state, unavailable
 from manor_lifecycle.hypervisors import (
+    Activity,
     Answering,
+    Cause,
+    CauseWord,
+    Changed,
     Continued,
     Ended,
     EndReason,
     GuestState,
     Hung,
     HypervisorEvent,
+    IoStatus,
     Resized,
     Run,
     RunningDomain,
+    SeenDevice,
+    SeenRun,
     Stopped,
     Unplugged,
 )
@@ -30,9 +37,9 @@ from manor_lifecycle.hypervisors.qemu import events, folder, frontends, sockets
 from manor_lifecycle.hypervisors.qemu.arguments import POWEROFF_TRACE
 from manor_lifecycle.hypervisors.qemu.monitor import Monitor, Refusal
 from manor_lifecycle.hypervisors.qemu.options import Options
-from manor_lifecycle.hypervisors.qemu.process import Process
+from manor_lifecycle.hypervisors.qemu.process import Process, up_for
 from manor_lifecycle.hypervisors.qemu.program import Program
-from manor_lifecycle.hypervisors.qemu.record import Plugged, Record, removed
+from manor_lifecycle.hypervisors.qemu.record import Plugged, Record, ids, removed, spec_now
 
 AGAIN_S: Final = 1.0  # between attempts to reach a living QEMU
 SCREEN: Final = "screen"  # VNC, without a password: the folder is nobody else's
@@ -73,6 +80,8 @@ class Guest:
         self._silent = False
         self.stopped = False
         self._failure = ""
+        self._last: tuple[Activity, Cause, Mapping[str, IoStatus]] = (*events.state("prelaunch"), {})
+        self._answered = asyncio.get_running_loop().time()
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -99,7 +108,43 @@ class Guest:
             cpus=record.cpus,
             memory_mib=record.memory_mib,
             started=record.created,
-            devices=tuple(one.device.id for one in record.plugged if not one.gone),
+            devices=ids(record),
+        )
+
+    async def look(self) -> SeenRun:
+        """Ask QEMU what it has and does. Raises ManorError when it does not say."""
+        if self.record.ended is None and not self.process.ended.is_set():
+            if not self.monitor.connected:
+                raise unavailable(f"QEMU of {self.record.name} is not reached", delivered=False)
+            status = await self.ask("query-status", wait_s=self.site.options.silence_s)
+            io = frontends.io_status(self.record, await self.ask("query-block"))
+            self._last = (*events.state(status["status"]), io)
+        return self.seen()
+
+    def seen(self) -> SeenRun:
+        """Return what it was when it last said so."""
+        record, (activity, cause, io) = self.record, self._last
+        over = record.ended is not None
+        failed = next((device for device, how in io.items() if how != "ok"), "")
+        if cause.word is CauseWord.IO_ERROR:
+            word = CauseWord.NO_SPACE if io.get(failed) == "nospace" else CauseWord.IO_ERROR
+            cause = Cause(word, failed, self._failure)
+        return SeenRun(
+            run=self.run,
+            born=record.born or record.incarnation,
+            name=record.name,
+            activity=Activity.ENDED if over else activity,
+            cause=Cause(detail=record.detail) if over else cause,
+            spec=spec_now(record),
+            devices=tuple(SeenDevice(one, io.get(one, "ok")) for one in ids(record)),
+            cpus=record.cpus,
+            memory_mib=record.memory_mib,
+            started=record.created,
+            uptime_s=up_for(self.process.ticks),
+            features=self.site.program.features(record.machine),
+            end=record.ended,
+            end_detail=record.detail,
+            silent_for_s=asyncio.get_running_loop().time() - self._answered,
         )
 
     def remember(self, **changes: Any) -> None:
@@ -114,10 +159,23 @@ class Guest:
     async def ask(self, command: str, arguments: dict[str, Any] | None = None, *, wait_s: float = 0) -> Any:
         """Ask QEMU; what it refuses becomes `denied_state` in its own words."""
         try:
-            return await self.monitor.ask(command, arguments, wait_s=wait_s)
+            answer = await self.monitor.ask(command, arguments, wait_s=wait_s)
         except Refusal as refusal:
             message = f"QEMU refused {command} for {self.record.name}: {refusal}"
             raise denied_state(message, hint="Look at the domain's state and log.") from None
+        self._answered = asyncio.get_running_loop().time()
+        return answer
+
+    async def changing(self, command: str, arguments: dict[str, Any], **asked: Any) -> None:
+        """Ask for a change, which is noted before; what QEMU plainly refuses is not."""
+        before = {name: getattr(self.record, name) for name in asked}
+        self.remember(**asked)
+        try:
+            await self.ask(command, arguments)
+        except ManorError as error:
+            if error.kind is Kind.DENIED_STATE:
+                self.remember(**before)
+            raise
 
     async def lend(self, descriptor: int, command: str, arguments: dict[str, Any]) -> Any:
         """Hand a descriptor over."""
@@ -185,6 +243,7 @@ class Guest:
                     await self.reach()
                 async for event in self.monitor.events():
                     await self._happened(event)
+                    self.site.say(Changed(self.record.uuid))
             except ManorError as error:
                 if self.process.ended.is_set() or self.doomed:
                     return
@@ -222,11 +281,12 @@ class Guest:
         if self.record.ended is not None:
             return
         status = (await self.ask("query-status"))["status"]
-        if status in events.STOPPED:
+        _, cause = events.state(status)
+        if cause.word is CauseWord.IO_ERROR:
             self.stopped = True
-            self.site.say(Stopped(self.run, self._failure or events.STOPPED[status]))
-        elif status in events.OVER:
-            self._over(events.Over(events.OVER[status], f"QEMU's run state is {status}"))
+            self.site.say(Stopped(self.run, self._failure or "a disk failed"))
+        elif cause.word in events.ENDS:
+            self._over(events.Over(events.ENDS[cause.word], f"QEMU's run state is {status}"))
 
     async def _unplug_answered(self, plugged: Plugged, *, gone: bool) -> None:
         if gone:
@@ -262,25 +322,25 @@ class Guest:
 
     async def _beat(self) -> None:
         loop = asyncio.get_running_loop()
-        answered = loop.time()
         while not self.process.ended.is_set():
             await asyncio.sleep(self.site.options.heartbeat_s)
             folder.trim_logs(self.path)
             try:
-                await self.monitor.ask("query-status", wait_s=self.site.options.silence_s)
+                await self.ask("query-status", wait_s=self.site.options.silence_s)
             except ManorError as error:
-                if loop.time() - answered >= self.site.options.silence_s:
+                if loop.time() - self._answered >= self.site.options.silence_s:
                     self._silence(error.message)
                 continue
-            answered = loop.time()
             if self._silent:
                 self._silent = False
                 self.site.say(Answering(self.run))
+                self.site.say(Changed(self.record.uuid))
 
     def _silence(self, detail: str) -> None:
         if not self._silent and not self.doomed and not self.process.ended.is_set():
             self._silent = True
             self.site.say(Hung(self.run, detail))
+            self.site.say(Changed(self.record.uuid))
 
     async def _show_screen(self) -> None:
         """Hand whoever comes to the screen's socket over to QEMU, which could not make one here."""

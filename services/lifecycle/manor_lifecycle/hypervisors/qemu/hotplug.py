@@ -176,12 +176,22 @@ async def set_cpus(guest: Guest, count: int) -> None:
     if count < record.cpus and Feature.CPU_UNPLUG not in guest.site.program.features():
         reason = f"QEMU {guest.site.program.version_text} without KVM cannot remove one safely"
         raise bad_request(f"{record.name} cannot have fewer processors now: {reason}")
+    guest.remember(asked_cpus=count)
+    try:
+        await _count_to(guest, count)
+    except ManorError as error:
+        if error.kind is Kind.DENIED_STATE:
+            guest.remember(asked_cpus=guest.record.cpus)
+        raise
+    await pin(guest)
+    guest.site.say(Resized(guest.run, guest.record.memory_mib, guest.record.cpus))
+
+
+async def _count_to(guest: Guest, count: int) -> None:
     while guest.record.cpus < count:
         await _add_cpu(guest)
     while guest.record.cpus > count:
         await _remove_cpu(guest)
-    await pin(guest)
-    guest.site.say(Resized(guest.run, guest.record.memory_mib, guest.record.cpus))
 
 
 async def _add_cpu(guest: Guest) -> None:

@@ -41,11 +41,13 @@ class Program:
             raise bad_request(f"this QEMU has no machine type {wanted!r}", hint=hint)
         return self.machines[wanted]
 
-    def features(self) -> frozenset[Feature]:
-        """Return what can be done beyond creating and destroying."""
+    def features(self, machine: str = "") -> frozenset[Feature]:
+        """Return what can be done beyond creating and destroying, with a run of that machine type."""
         missing = set() if self.version >= PNG_SINCE else {Feature.SCREENSHOT}
         if self.accelerators[0] == "tcg" and self.version < CPU_UNPLUG_SINCE:
             missing.add(Feature.CPU_UNPLUG)
+        if machine.startswith("microvm"):
+            missing |= {Feature.DISK_PLUG, Feature.NIC_PLUG, Feature.CPU_PLUG, Feature.CPU_UNPLUG}
         return frozenset(set(Feature) - missing)
 
 

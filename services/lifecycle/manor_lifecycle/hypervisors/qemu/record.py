@@ -11,6 +11,7 @@ from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages.devices import Descriptor
 from manor_bus.wire.messages.documents import Channel, Disk, DomainSpec, Nic
 from manor_lifecycle.hypervisors import Attachment, Device, EndReason
+from manor_lifecycle.hypervisors.seen import resized, with_devices
 
 CHANNEL_PORTS: Final = 30  # of one virtio-serial device; port 0 is the virtio console's
 PCI_SLOTS: Final = 15  # for devices of the machine `pc`
@@ -59,6 +60,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     memory_mib: int
     slots: int
     created: float  # seconds since 1970
+    born: int = 0  # the incarnation that the machine was made under, before any reset
+    asked_mib: int = 0  # what the balloon was asked for, and so many processors; 0: as in `spec`
+    asked_cpus: int = 0
     scsi: bool = False  # has a controller for SCSI disks
     reconnect_ms: bool = False  # this QEMU counts the time to reconnect a stream in milliseconds
     plugged: tuple[Plugged, ...] = ()
@@ -84,6 +88,17 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 def find(record: Record, device: str) -> Plugged | None:
     """Return an attached device by its id."""
     return next((one for one in record.plugged if one.device.id == device and not one.gone), None)
+
+
+def ids(record: Record) -> tuple[str, ...]:
+    """Return the devices that the guest has."""
+    return tuple(one.device.id for one in record.plugged if not one.gone)
+
+
+def spec_now(record: Record) -> DomainSpec:
+    """Return the spec that the run has, with all that was changed while it lived."""
+    spec = with_devices(record.spec, [one.device for one in record.plugged if not one.gone])
+    return resized(spec, record.asked_mib or spec.memory.size_mib, record.asked_cpus or spec.cpu.count)
 
 
 def needs_slot(device: Device) -> bool:

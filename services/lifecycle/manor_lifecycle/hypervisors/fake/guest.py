@@ -1,0 +1,127 @@
+"""What the fake hypervisor keeps of a guest, and how that looks from outside. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from manor_bus.wire.messages.documents import DomainSpec
+from manor_lifecycle.hypervisors import (
+    Activity,
+    Cause,
+    CauseWord,
+    Device,
+    EndReason,
+    Feature,
+    GuestState,
+    IoStatus,
+    LastEnd,
+    Run,
+    RunningDomain,
+    Seen,
+    SeenDevice,
+    SeenRun,
+)
+from manor_lifecycle.hypervisors.seen import devices_of, resized, with_devices
+
+ACTIVITIES: Final[Mapping[GuestState, Activity]] = {
+    GuestState.RUNNING: Activity.RUNS,
+    GuestState.PAUSED: Activity.STANDS,
+    GuestState.ENDED: Activity.ENDED,
+}
+
+
+class Guest(msgspec.Struct, omit_defaults=True):
+    """What the file of a domain holds. `devices`: id -> generation of the connected back end.
+
+    `gone`: the run is over and nothing is kept of it but its number, and how it ended. `asleep` and `cause`
+    are set by tests; `io`: device -> what became of its requests.
+    """
+
+    uuid: str
+    name: str
+    incarnation: int
+    state: GuestState
+    started: float
+    cpus: int = 1
+    memory_mib: int = 256
+    ours: bool = True
+    ended: EndReason | None = None
+    devices: dict[str, int] = {}
+    told: dict[str, Any] = {}
+    born: int = 0
+    up_since: float = 0.0
+    spec: DomainSpec | None = None
+    detail: str = ""
+    gone: bool = False
+    asleep: bool = False
+    cause: CauseWord = CauseWord.NONE
+    io: dict[str, IoStatus] = {}
+
+    def attach(self, device: Device, generation: int) -> None:
+        """It has a device, or a new back end of one."""
+        self.detach(device.id)
+        self.devices[device.id] = generation
+        if self.spec is not None:
+            self.spec = with_devices(self.spec, [*devices_of(self.spec), device])
+
+    def detach(self, device: str) -> None:
+        """It has a device no more."""
+        self.devices.pop(device, None)
+        if self.spec is not None:
+            self.spec = with_devices(self.spec, [one for one in devices_of(self.spec) if one.id != device])
+
+    def resize(self, memory_mib: int, cpus: int) -> None:
+        """It has so much now."""
+        self.memory_mib, self.cpus = memory_mib, cpus
+        if self.spec is not None:
+            self.spec = resized(self.spec, memory_mib, cpus)
+
+
+def seen(guest: Guest, now: float) -> Seen:
+    """Return what `look` says about it."""
+    if guest.gone:
+        ended = LastEnd(guest.incarnation, guest.ended, guest.detail) if guest.ended else None
+        return Seen(guest.uuid, guest.incarnation, None, ended)
+    return Seen(guest.uuid, guest.incarnation if guest.ours else 0, _run(guest, now))
+
+
+def _run(guest: Guest, now: float) -> SeenRun:
+    activity = Activity.SLEEPS if guest.asleep else ACTIVITIES[guest.state]
+    fresh = CauseWord.PRELAUNCH if activity is Activity.STANDS else CauseWord.NONE
+    failed = next((device for device, io in guest.io.items() if io != "ok"), "")
+    return SeenRun(
+        run=Run(guest.uuid, guest.incarnation if guest.ours else 0),
+        born=guest.born or guest.incarnation,
+        name=guest.name,
+        activity=activity,
+        cause=Cause(fresh if guest.cause is CauseWord.NONE else guest.cause, failed),
+        spec=guest.spec,
+        devices=tuple(SeenDevice(one, guest.io.get(one, "ok")) for one in guest.devices),
+        cpus=guest.cpus,
+        memory_mib=guest.memory_mib,
+        started=guest.started,
+        uptime_s=max(0.0, now - guest.up_since),
+        features=frozenset(Feature),
+        ours=guest.ours,
+        end=guest.ended,
+        end_detail=guest.detail,
+    )
+
+
+def shown(guest: Guest) -> RunningDomain:
+    """Return what `domains` says about it."""
+    return RunningDomain(
+        uuid=guest.uuid,
+        name=guest.name,
+        incarnation=guest.incarnation if guest.ours else 0,
+        state=guest.state,
+        ours=guest.ours,
+        ended=guest.ended,
+        cpus=guest.cpus,
+        memory_mib=guest.memory_mib,
+        started=guest.started,
+        devices=tuple(guest.devices),
+    )
