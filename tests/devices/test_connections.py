@@ -6,7 +6,9 @@ import pytest
 
 from manor_bus.wire.errors import Kind, ManorError
 from manor_devices import connections
+from manor_devices.backends import Target
 from tests.devices.driving import UUID, bench, key, on_virtual_time, request
+from tests.testkit import virtual
 
 
 async def refusal(coroutine):
@@ -111,16 +113,115 @@ async def test_a_release_that_hangs_does_not_hold_the_caller_beyond_its_time_and
 
 
 @on_virtual_time
-async def test_without_a_provider_connect_waits_for_it_within_its_time(tmp_path):
+async def test_nobody_waits_for_an_absent_provider_and_the_device_goes_on_when_it_comes(tmp_path):
     async with bench(tmp_path) as made:
         await made.modules.unload("fake")
+        begun = made.now()
+        error = await refusal(made.connect(within=43))
+        assert made.now() == begun
+        assert error.kind is Kind.UNAVAILABLE
+        assert "web/vda is WAITING for provider fake: back end fake is available" in error.message
+        assert "manor backend load fake" in error.hint
+        assert made.states() == {("vda", 1): "WAITING"}
+        await made.modules.load("fake")
+        await asyncio.sleep(1)
+        assert made.states() == {("vda", 1): "READY"}
+        assert (await made.connect()).generation == 1
+
+
+@on_virtual_time
+async def test_an_orphan_is_told_at_once_and_answers_when_its_provider_is_back(tmp_path):
+    async with bench(tmp_path) as made:
+        await made.attach()
+        await made.modules.unload("fake", force=True)
+        error = await refusal(made.connect())
+        assert "web/vda is ORPHANED for provider fake" in error.message
+        await made.modules.load("fake")
+        assert (await made.connect()).generation == 2
+
+
+class Slow:
+    """Resolves the names of a device when the test says so."""
+
+    def __init__(self, made):
+        self.go, self.target = asyncio.Event(), Target("fake")
+        made.calls._resolve = self.resolve
+
+    async def resolve(self, request, deadline):
+        await self.go.wait()
+        return self.target
+
+
+@pytest.mark.parametrize("force", [True, False])
+def test_a_detach_withdraws_a_connect_that_waits(tmp_path, force):
+    async def body():
+        async with bench(tmp_path) as made:
+            slow = Slow(made)
+            waiting = asyncio.ensure_future(made.connect())
+            await asyncio.sleep(1)
+            await made.calls.detach(key(), force=force)
+            slow.go.set()
+            assert (await refusal(waiting)).kind is Kind.STALE
+            assert (made.states(), made.world.served) == ({}, {})
+            assert (await made.connect()).generation == 1
+
+    virtual.run(body())
+
+
+@on_virtual_time
+async def test_a_run_that_ends_while_a_connect_waits_is_not_connected_afterwards(tmp_path):
+    async with bench(tmp_path) as made:
+        slow = Slow(made)
+        waiting = asyncio.ensure_future(made.connect())
+        await asyncio.sleep(1)
+        await made.calls.domain_gone(UUID, 1, made.soon())
+        slow.go.set()
+        assert (await refusal(waiting)).kind is Kind.STALE
+        assert (made.states(), made.world.served) == ({}, {})
+
+
+@on_virtual_time
+async def test_a_late_detach_of_an_earlier_connection_is_stale(tmp_path):
+    async with bench(tmp_path) as made:
+        await made.attach()
+        await made.calls.released(key(), 1, made.soon())
+        await made.attach()
+        for force in (True, False):
+            assert (await refusal(made.calls.detach(key(), 1, force=force))).kind is Kind.STALE
+        assert made.connection().state.value == "CONNECTED"
+        await made.calls.detach(key(), 2, force=True)
+        await asyncio.sleep(1)
+        assert made.world.served == {}
+
+
+@on_virtual_time
+async def test_a_failed_attach_leaves_nothing_that_a_later_one_takes_for_true(tmp_path):
+    async with bench(tmp_path) as made:
+        asked = []
+
+        async def resolve(request, deadline):
+            asked.append(request.key.id)
+            return Target("fake")
+
+        made.calls._resolve = resolve
+        made.world.behaviour["prepare"] = "refuse"
+        assert "told to refuse" in (await refusal(made.connect())).message
+        assert made.connection().claims == ()
+        made.world.behaviour.clear()
+        await made.connect()
+        assert asked == ["vda", "vda"]
+
+
+@on_virtual_time
+async def test_what_cannot_be_removed_yet_is_told_as_such_and_not_as_the_old_failure(tmp_path):
+    async with bench(tmp_path) as made:
+        made.world.behaviour |= {"prepare": "refuse", "release": "hang"}
+        await refusal(made.connect(within=90))
         error = await refusal(made.connect(within=5))
         assert error.kind is Kind.UNAVAILABLE
-        assert "web/vda is still WAITING: back end fake is available" in error.message
-        waiting = asyncio.ensure_future(made.connect(within=100))
-        await asyncio.sleep(10)
-        await made.modules.load("fake")
-        assert (await waiting).generation == 1
+        assert "what an earlier connection left is not removed yet" in error.message
+        made.world.behaviour.clear()
+        assert (await made.connect()).generation == 2
 
 
 @on_virtual_time

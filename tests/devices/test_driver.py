@@ -372,3 +372,31 @@ async def test_a_full_disk_is_told_to_the_caller_and_nothing_is_prepared(tmp_pat
 
 async def inline_again(work):
     work()
+
+
+@on_virtual_time
+async def test_a_back_end_that_cannot_be_asked_after_a_restart_is_no_proof_that_it_died(tmp_path):
+    async with bench(tmp_path) as made:
+        await made.attach(on_provider_loss="detach")
+        made.world.behaviour["observe"] = "refuse"
+        await made.restart()
+        await asyncio.sleep(600)
+        assert made.states() == {("vda", 1): "CONNECTED"}
+        assert made.modules.module("fake").state == "failed"
+        made.world.behaviour.clear()
+        await asyncio.sleep(120)
+        assert made.modules.module("fake").state == "loaded"
+        assert (made.connection().state.value, made.connection().generation) == ("CONNECTED", 1)
+
+
+@on_virtual_time
+async def test_what_a_back_end_holds_that_cannot_be_asked_yet_is_released_when_it_can(tmp_path):
+    async with bench(tmp_path) as made:
+        await made.attach()
+        made.world.behaviour["observe"] = "refuse"
+        await made.restart()
+        await made.calls.domain_gone(UUID, 1, made.now() + 5)
+        assert list(made.world.served) == [key()]
+        made.world.behaviour.clear()
+        await asyncio.sleep(300)
+        assert (made.states(), made.world.served) == ({}, {})

@@ -10,8 +10,10 @@ import pytest
 from manor_bus.wire.errors import ManorError, unavailable
 from manor_bus.wire.messages.documents import Metadata, Volume, VolumeSpec
 from manor_devices import images, pools
+from manor_devices.backends import Claim
 from manor_devices.pools import Pools
 from manor_devices.records import Journal
+from manor_devices.uses import Uses
 
 pytestmark = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img is not installed")
 
@@ -30,11 +32,24 @@ def document(name="root", size_mib=4, revision=1, uuid="", **fields):
     )
 
 
+class Told(Uses):
+    """Who uses a volume is what the test says."""
+
+    def __init__(self, users):
+        super().__init__()
+        self.users_told = users
+
+    def of_volume(self, volume):
+        """Say it."""
+        return tuple((user, True) for user in self.users_told.get(volume, ()))
+
+
 class Keeper:
     """Pools with users and a history of deletions that the test decides."""
 
     def __init__(self, folder):
         self.folder, self.users, self.deleted, self.error = folder, {}, set(), None
+        self.uses = Told(self.users)
         self.changed, self.asked = asyncio.Event(), asyncio.Event()
         self.open()
 
@@ -43,8 +58,7 @@ class Keeper:
         self.pools = Pools(
             self.journal,
             self.folder / "volumes",
-            lambda name: self.users.get(name, ()),
-            lambda name: self.users.get(name, ()),
+            self.uses,
             self.was_deleted,
             lambda name: self.changed.set(),
         )
@@ -143,7 +157,7 @@ async def test_a_clone_shares_its_base_which_then_may_not_go(keeper):
     keeper.apply(document("copy", 8, clone_of="base"), document("base"))
     status = await keeper.becomes("copy", "ready")
     assert await shape(status.path) == [("qcow2", 8), ("qcow2", 4)]
-    assert keeper.pools.file("base").clones == ("copy",)
+    assert keeper.pools.status("base").users == ("copy",)
     keeper.delete("base")
     await keeper.becomes("base", "deleting", "no longer used by copy")
     keeper.delete("copy")
@@ -155,7 +169,7 @@ async def test_a_raw_clone_is_a_copy_of_its_own(keeper):
     keeper.apply(document("base"), document("copy", 8, clone_of="base", format="raw"))
     status = await keeper.becomes("copy", "ready")
     assert await shape(status.path, "raw") == [("raw", 8)]
-    assert keeper.pools.file("base").clones == ()
+    assert keeper.pools.status("base").users == ()
 
 
 async def test_a_clone_waits_while_its_base_is_being_written(keeper):
@@ -288,3 +302,64 @@ async def test_records_survive_with_what_cannot_change(keeper):
     stored = keeper.journal.get(keeper.journal.keys("volume/")[0], pools.Record)
     assert (stored.made, stored.size_mib, stored.spec.pool, stored.spec.keep) == (True, 4, "p", True)
     assert msgspec.json.encode(stored)
+
+
+async def test_users_of_a_volume_include_clones_of_clones(keeper):
+    keeper.apply(document("base"), document("copy", clone_of="base"), document("leaf", clone_of="copy"))
+    await keeper.becomes("leaf", "ready")
+    keeper.pools.used("base")
+    await keeper.until(lambda: keeper.pools.status("base").users == ("copy", "leaf"))
+
+
+async def test_what_a_volume_stands_on_is_claimed_by_whatever_name_it_is_written(keeper):
+    keeper.apply(document("base"), document("copy", clone_of="base"))
+    below = await keeper.becomes("copy", "ready")
+    base = keeper.pools.status("base").path
+    for _ in range(2):
+        path, identity = images.identify(base)
+        clash = keeper.uses.clash("web", (Claim(identity, path, write=True),))
+        assert clash.reason == f"{base} may only be read: volume copy stands on it"
+        assert keeper.uses.clash("web", (Claim(identity, path, write=False),)) is None
+        await keeper.restart()
+        await keeper.pools.start()
+    assert below.path != base
+
+
+async def test_a_clone_is_not_made_of_a_file_that_somebody_writes(keeper):
+    keeper.apply(document("base"))
+    base = (await keeper.becomes("base", "ready")).path
+    path, identity = images.identify(base)
+    keeper.uses.claim("web", "web/vda", (Claim(identity, path, write=True),))
+    keeper.apply(document("copy", clone_of="base"))
+    await keeper.becomes("copy", "failed", f"{base} is being written by web/vda")
+    assert keeper.uses.clash("web", (Claim(identity, path, write=True),)) is None
+
+
+async def test_a_moved_state_directory_takes_its_volumes_and_clones_with_it(keeper):
+    keeper.apply(document("base"), document("copy", 8, clone_of="base"))
+    await keeper.becomes("copy", "ready")
+    await keeper.close()
+    moved = keeper.folder / "elsewhere"
+    os.makedirs(moved)
+    for name in ("records", "volumes"):
+        os.rename(keeper.folder / name, moved / name)
+    keeper.folder = moved
+    keeper.open()
+    keeper.apply(document("base"), document("copy", 8, clone_of="base"))
+    status = await keeper.becomes("copy", "ready")
+    assert [layer.path for layer in await images.chain(status.path, "qcow2")] == [
+        status.path,
+        keeper.pools.status("base").path,
+    ]
+    assert status.path.startswith(str(moved))
+
+
+async def test_domains_users_may_pass_the_folders_of_volumes_whatever_the_umask_is(keeper):
+    before = os.umask(0o077)
+    try:
+        keeper.apply(document(pool="fast"))
+        status = await keeper.becomes("root", "ready")
+    finally:
+        os.umask(before)
+    for folder in (os.path.dirname(status.path), keeper.folder / "volumes"):
+        assert os.stat(folder).st_mode & 0o777 == 0o711

@@ -69,18 +69,12 @@ def test_what_is_not_there_yet_is_told_with_the_document_that_is_missing(device,
     [
         (VolumeFile("/v", "raw", "failed", "disk full"), "failed: disk full"),
         (VolumeFile("/v", "raw", "deleting"), "deleting"),
-        (VolumeFile("/v", "raw", "ready", clones=("web", "db")), "web, db share its clusters"),
     ],
 )
 def test_a_volume_that_cannot_be_used_is_refused_with_the_reason(volume, reason):
     with pytest.raises(ManorError, match=reason) as caught:
         routed(Disk(id="a", volume="root"), root=volume)
     assert caught.value.kind is Kind.DENIED_STATE
-
-
-def test_a_volume_with_clones_may_be_read():
-    shared = VolumeFile("/v", "raw", "ready", clones=("web",))
-    assert routed(Disk(id="a", volume="root", readonly=True), root=shared) == Target("file", path="/v")
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,14 @@
 """What may be asked about connections, by device: connect, detach, the front end's news, the end of a run.
 
 A run of a domain is fenced by its incarnation: what belongs to an ended or older one is answered `stale`, and
-the first word of a newer one closes what the older left.
+the first word of a newer one closes what the older left. Waiting holds nothing: a provider that is absent is
+told at once, and what is waited for within a call's budget is withdrawn by a detach or the end of the run.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from typing import Final
@@ -17,7 +19,7 @@ from manor_bus.wire.errors import Kind, ManorError, denied_state, unavailable
 from manor_bus.wire.messages.devices import Connect, ConnectionState, Descriptor, DeviceKey, DeviceStatus
 from manor_devices.backends import Target
 from manor_devices.connection import Connection, Event, Step, Trigger, Verdict
-from manor_devices.driver import Driver, Slot, key_of
+from manor_devices.driver import Driver, Key, Slot, key_of
 from manor_devices.machine import SERVED, allowed
 from manor_devices.records import Journal
 
@@ -26,7 +28,8 @@ T = Trigger
 
 MARGIN_S: Final = 0.25  # before the caller's deadline: our answer has to travel
 CLOSED: Final = frozenset({S.ABSENT, S.FAILED})
-UNDER_WAY: Final = frozenset({S.WAITING, S.REQUESTED, S.PREPARING, S.ORPHANED, S.REFUSED})
+UNSERVED: Final = frozenset({S.WAITING, S.ORPHANED})
+UNDER_WAY: Final = frozenset({S.REQUESTED, S.PREPARING, S.REFUSED})
 ANSWERED: Final = frozenset(S) - UNDER_WAY
 ENDED_MAX: Final = 20_000  # ended runs that are remembered
 
@@ -40,6 +43,8 @@ class Connections:
         self._journal = journal
         self._driver = driver
         self._resolve = resolve
+        self._resolving: Counter[Key] = Counter()
+        self._withdrawn: set[Key] = set()  # of those: their caller wants them no more
         self._runs: dict[str, dict[DeviceKey, None]] = {}
         for slot in driver.slots.values():
             self._runs.setdefault(slot.connection.request.key.uuid, {})[slot.connection.request.key] = None
@@ -51,26 +56,27 @@ class Connections:
         """Return the descriptor of the prepared back end; a repetition returns the same one."""
         deadline -= MARGIN_S
         await self._fence(request.key, deadline)
-        slot = self._slot(request.key)
-        if slot is None or not _same(slot.connection.request, request):
+        slot = await self._free(request.key, deadline)
+        if slot is None or slot.connection.state in CLOSED or not _same(slot.connection.request, request):
             slot = await self._take_up(request, slot, deadline)
         elif slot.connection.request != request:
             self._driver.replace(slot, replace(slot.connection, request=request))
-        await self._attach(slot, deadline)
-        if not await self._driver.until(slot, ANSWERED, deadline):
-            raise _too_late(slot.connection)
+        await self._attach(slot)
+        await self._answered(slot, deadline)
         return await self._hand_over(slot, slot.connection)
 
     async def connected(self, key: DeviceKey, generation: int) -> None:
         """The front end is attached."""
         await self._tell(key, Event(T.FRONT_CONNECTED, generation=generation), "connected")
 
-    async def detach(self, key: DeviceKey, *, force: bool) -> None:
-        """A detach begins."""
+    async def detach(self, key: DeviceKey, generation: int = 0, *, force: bool) -> None:
+        """A detach begins: of the connection of that generation, or of whatever there is (0)."""
+        self._withdraw(key)
         slot = self._slot(key)
         if slot is not None:
             trigger = T.DETACH_FORCE if force else T.DETACH_SAFE
-            self._check(slot, await self._driver.ask(slot, Event(trigger)), "detach")
+            event = Event(trigger, generation=generation)
+            self._check(slot, await self._driver.ask(slot, event), "detach")
 
     async def refused(self, key: DeviceKey, generation: int, reason: str, *, pending: bool) -> None:
         """The guest refused to let go."""
@@ -79,6 +85,7 @@ class Connections:
 
     async def released(self, key: DeviceKey, generation: int, deadline: float) -> None:
         """The front end is gone: return when the back end is, too (or is being retried)."""
+        self._withdraw(key)
         slot = self._slot(key)
         if slot is not None:
             event = Event(T.FRONT_RELEASED, generation=generation)
@@ -92,14 +99,14 @@ class Connections:
         await self._close_runs(uuid, incarnation, deadline - MARGIN_S)
         await self._driver.durable()
 
+    def runs(self) -> list[DeviceStatus]:
+        """List what is held or wanted, of every run."""
+        statuses = (slot.connection.status() for slot in self._driver.slots.values())
+        return [status for status in statuses if status.state is not S.ABSENT]
+
     def listed(self, domain: str) -> tuple[DeviceStatus, ...]:
         """List the connections of a domain (name or uuid) or all, sorted by domain and id."""
-        statuses = (slot.connection.status() for slot in self._driver.slots.values())
-        chosen = [
-            status
-            for status in statuses
-            if status.state is not S.ABSENT and domain in ("", status.domain, status.key.uuid)
-        ]
+        chosen = [status for status in self.runs() if domain in ("", status.domain, status.key.uuid)]
         return tuple(
             sorted(chosen, key=lambda status: (status.domain, status.key.id, status.key.incarnation))
         )
@@ -135,25 +142,68 @@ class Connections:
             self._end(key.uuid, newest)
             await self._close_runs(key.uuid, newest, deadline)
 
+    async def _free(self, key: DeviceKey, deadline: float) -> Slot | None:
+        """Return the slot of a device once nothing of an earlier connection is left to release."""
+        slot = self._slot(key)
+        while slot is not None and slot.connection.leaving:
+            if not await self._driver.until(slot, frozenset({S.ABSENT}), deadline):
+                why = f": {slot.connection.reason}" if slot.connection.reason else ""
+                raise unavailable(
+                    f"{slot.name}: what an earlier connection left is not removed yet{why}",
+                    delivered=True,
+                    hint="It is tried again by itself; then ask again.",
+                )
+            slot = self._slot(key)
+        return slot
+
     async def _take_up(self, request: Connect, slot: Slot | None, deadline: float) -> Slot:
-        """Begin a connection, or give one that holds nothing other settings."""
-        target = await self._resolve(request, deadline)
+        """Begin a connection with what its names are now; nothing of an earlier attempt counts any more."""
+        if slot is not None and slot.connection.state not in CLOSED:
+            self._check(slot, await self._driver.ask(slot, Event(T.RECONFIGURE)), "to change its settings")
+        target = await self._resolved(request, deadline)
+        slot = self._slot(request.key)
         if slot is None:
             slot = self._driver.slot(Connection(request=request, target=target))
             self._runs.setdefault(request.key.uuid, {})[request.key] = None
-            return slot
-        if slot.connection.state in CLOSED and not slot.connection.leaving:
+        elif slot.connection.state in CLOSED and not slot.connection.leaving:
             fresh = Connection(request=request, target=target, generation=slot.connection.generation)
             self._driver.replace(slot, fresh)
-            return slot
-        self._check(slot, await self._driver.ask(slot, Event(T.RECONFIGURE)), "to change its settings")
         return slot
 
-    async def _attach(self, slot: Slot, deadline: float) -> None:
-        if slot.connection.leaving:
-            await self._driver.until(slot, CLOSED, deadline)
-        if slot.connection.leaving:
-            raise _failure(slot.connection)
+    async def _resolved(self, request: Connect, deadline: float) -> Target:
+        """Resolve the names, unless the connection is withdrawn or its run ends meanwhile."""
+        key = key_of(request.key)
+        self._resolving[key] += 1
+        try:
+            target = await self._resolve(request, deadline)
+            if key in self._withdrawn:
+                message = f"{request.domain}/{request.key.id} was detached before it could be connected"
+                raise ManorError(Kind.STALE, message, hint="Connect it again if it is wanted.")
+        finally:
+            self._resolving[key] -= 1
+            if not self._resolving[key]:
+                del self._resolving[key]
+                self._withdrawn.discard(key)
+        await self._fence(request.key, deadline)
+        return target
+
+    def _withdraw(self, key: DeviceKey) -> None:
+        if key_of(key) in self._resolving:
+            self._withdrawn.add(key_of(key))
+
+    async def _answered(self, slot: Slot, deadline: float) -> None:
+        """Return when the back end has answered. Raises at once when there is nobody who could."""
+        while True:
+            if not await self._driver.until(slot, ANSWERED, deadline):
+                raise _too_late(slot.connection)
+            unserved = slot.connection.state in UNSERVED
+            if not unserved or not self._driver.modules.epoch(slot.connection.target.provider):
+                return
+            await self._driver.until(slot, frozenset(S) - UNSERVED, deadline)
+            if slot.connection.state in UNSERVED:
+                return
+
+    async def _attach(self, slot: Slot) -> None:
         provider = slot.connection.target.provider
         module = self._driver.modules.module(provider)
         if module.state == "failed" and slot.connection.state in CLOSED:
@@ -170,6 +220,13 @@ class Connections:
         self._check(slot, await self._driver.ask(slot, event, durable=False), "attach")
 
     async def _hand_over(self, slot: Slot, connection: Connection) -> Descriptor:
+        if connection.state in UNSERVED:
+            provider = connection.target.provider
+            raise unavailable(
+                f"{slot.name} is {connection.state.value} for provider {provider}: {connection.reason}",
+                delivered=True,
+                hint=f"It goes on by itself when that is there: manor backend load {provider}",
+            )
         if connection.state not in SERVED or connection.descriptor is None:
             raise _failure(connection)
         event = Event(T.FRONT_CONNECTING, generation=connection.generation, epoch=connection.epoch)
@@ -234,9 +291,8 @@ def _same(old: Connect, new: Connect) -> bool:
 
 def _too_late(connection: Connection) -> ManorError:
     key = connection.request.key
-    waiting = connection.state in (S.WAITING, S.ORPHANED)
     return ManorError(
-        Kind.UNAVAILABLE if waiting else Kind.TIMEOUT,
+        Kind.TIMEOUT,
         f"{connection.request.domain}/{key.id} is still {connection.state.value}"
         + (f": {connection.reason}" if connection.reason else ""),
         hint="It goes on by itself: look with manor device list, or ask again.",

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.errors import Kind, ManorError, denied_state
 from manor_bus.wire.messages.devices import ConnectionState, Descriptor, DeviceKey
 from manor_devices import machine
 from manor_devices.backends import Backend, Leftover, Notice, Observation, Order
@@ -146,10 +146,14 @@ class Driver:
         self._journal.drop(_record(key))
 
     def awake(self) -> None:
-        """After a start: connections whose back end was not found again have lost it."""
+        """After a start: connections whose back end is not loaded any more have lost it. That one could not
+        be asked yet is no proof: they stay as they are.
+        """
         for slot in self.slots.values():
             provider = slot.connection.target.provider
-            if not self.modules.epoch(provider):
+            if self.modules.unknown(provider):
+                self._set_timers(slot)
+            elif not self.modules.epoch(provider):
                 self.post(slot, Event(T.PROVIDER_LOST, reason=f"back end {provider} is not loaded"))
                 self._set_timers(slot)
 
@@ -309,6 +313,9 @@ class Driver:
     ) -> Event:
         name = connection.target.provider
         backend = self.modules.backend(name)
+        if backend is None and connection.state is S.CLOSED and self.modules.unknown(name):
+            reason = f"back end {name} cannot be asked yet"
+            return _stamped(connection, Event(T.RELEASE_FAILED, reason=reason))
         if backend is None:
             reason = f"back end {name} is not loaded"
             return _stamped(connection, Event(T.PROVIDER_LOST, reason=reason))
@@ -328,13 +335,9 @@ class Driver:
         key = key_of(connection.request.key)
         name = connection.target.provider
         claims = await bounded(f"back end {name}", backend.claim(connection.order()), CLAIM_S)
-        why = self.uses.clash(key, claims)
-        if why:
-            raise ManorError(
-                Kind.DENIED_STATE,
-                why,
-                hint="Detach it there, or say shareable: true in both (only for file systems made for that).",
-            )
+        clash = self.uses.clash(key, claims)
+        if clash is not None:
+            raise denied_state(clash.reason, hint=clash.hint)
         self.uses.claim(key, slot.name, claims)
         return _stamped(connection, Event(T.ACCEPTED, claims=claims))
 

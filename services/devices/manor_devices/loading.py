@@ -1,7 +1,8 @@
 """The life of one loadable back end on this node: available, loading, loaded, unloading, failed. Pure.
 
 `epoch` grows every time a back end begins to serve anew, never when the service merely finds it again after
-its own restart. `wanted` survives a restart.
+its own restart. `wanted` survives a restart. A back end that cannot be asked after such a restart is not
+proven dead (rule D8): until it was seen once, what it serves is taken to be as it was.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ class Trigger(StrEnum):
     OPENED = "opened"
     FOUND = "found"  # opened after a restart of the service: what it served goes on
     OPEN_FAILED = "open-failed"
+    NOT_SEEN = "not-seen"  # after a restart of the service: it could not be asked what it serves
     UNLOAD = "unload"
     UNLOAD_FORCE = "unload-force"
     CLOSED = "closed"
@@ -49,6 +51,7 @@ TABLE: Final[Mapping[tuple[State, Trigger], State]] = MappingProxyType(
         ("loading", T.OPENED): "loaded",
         ("loading", T.FOUND): "loaded",
         ("loading", T.OPEN_FAILED): "failed",
+        ("loading", T.NOT_SEEN): "failed",
         ("loaded", T.LOAD): "loaded",
         ("loaded", T.UNLOAD): "unloading",
         ("loaded", T.UNLOAD_FORCE): "unloading",
@@ -76,6 +79,7 @@ class Module:
     wanted: bool = True
     epoch: int = 0
     deaths: int = 0  # since it was asked for
+    seen: bool = False  # since this service began it was opened, or given up on purpose
     version: str = ""
     classes: tuple[str, ...] = ()
     reason: str = ""
@@ -88,16 +92,17 @@ def step(module: Module, trigger: Trigger, reason: str = "") -> tuple[Module, Ef
         return None
     wish = {T.LOAD: True, T.UNLOAD: False, T.UNLOAD_FORCE: False}
     wanted = wish.get(trigger, module.wanted)
+    seen = module.seen or trigger in (T.OPENED, T.FOUND, T.UNLOAD, T.UNLOAD_FORCE)
     deaths = 0 if trigger is T.STEADY else module.deaths + _died(module, trigger)
     if target == module.state:
-        return replace(module, wanted=wanted, deaths=deaths), None
+        return replace(module, wanted=wanted, deaths=deaths, seen=seen), None
     epoch = module.epoch + (trigger is T.OPENED or (trigger is T.FOUND and not module.epoch))
     entered = replace(module, state=target, wanted=wanted, epoch=epoch, deaths=deaths, reason=reason)
-    return entered, ENTRY.get(target)
+    return replace(entered, seen=seen), ENTRY.get(target)
 
 
 def _died(module: Module, trigger: Trigger) -> bool:
-    return trigger is T.DIED or (trigger is T.OPEN_FAILED and module.deaths > 0)
+    return trigger in (T.DIED, T.NOT_SEEN) or (trigger is T.OPEN_FAILED and module.deaths > 0)
 
 
 def retry_s(module: Module) -> float | None:

@@ -8,7 +8,8 @@ Rules of this file:
    changes nothing.
 2. What is stamped with another (epoch, generation) than the connection has is STALE and changes nothing.
    The generation grows with every attempt to prepare; an epoch of 0 means that nobody serves. A front end
-   that lets go may quote any generation since it came: it need not have heard of a reconnect.
+   that lets go may quote any generation since it came: it need not have heard of a reconnect. A detach that
+   quotes none means whatever there is.
 3. The one effect of a step depends only on the state entered (ENTRY). Every state in which we owe somebody
    something has an effect or a timer whose outcome leaves it: there is no limbo. The other states are at rest
    and say in `reason` whose turn it is.
@@ -260,9 +261,10 @@ def allowed(state: ConnectionState) -> tuple[str, ...]:
 
 
 def _stale(connection: Connection, event: Event) -> bool:
-    if event.trigger in (T.FRONT_RELEASED, T.FRONT_REFUSED) and connection.since:
+    detach = event.trigger in (T.DETACH_SAFE, T.DETACH_FORCE) and event.generation > 0
+    if detach or (event.trigger in (T.FRONT_RELEASED, T.FRONT_REFUSED) and connection.since):
         # The same front end, whatever reconnect it has not heard of yet; an earlier one is stale.
-        return not connection.since <= event.generation <= connection.generation
+        return not (connection.since or connection.generation) <= event.generation <= connection.generation
     if event.trigger in STAMPED and event.generation != connection.generation:
         return True
     if event.trigger is T.PROVIDER_LOST and event.generation not in (0, connection.generation):

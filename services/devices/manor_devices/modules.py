@@ -156,6 +156,11 @@ class Modules:
 
     # --- wishes ---------------------------------------------------------------------------------------
 
+    def unknown(self, name: str) -> bool:
+        """Return whether a back end that shall serve could not be asked yet since this service began."""
+        module = self._modules.get(name)
+        return module is not None and module.wanted and not module.seen
+
     async def start(self) -> None:
         """After a start of the service: open what was loaded before."""
         wanted = [name for name, module in self._modules.items() if module.wanted]
@@ -165,7 +170,7 @@ class Modules:
         """Load a back end, or find it loaded. Raises why it cannot be opened."""
         self.module(name)
         async with self._lock(name):
-            await self._load(name, Trigger.OPENED)
+            await self._load(name)
 
     async def unload(self, name: str, *, force: bool = False) -> None:
         """Unload a back end. In use: refused unless `force`, which orphans its connections."""
@@ -229,9 +234,8 @@ class Modules:
 
     def _add(self, name: str, kept: Kept) -> None:
         version = self._installed[kept.backend].version if kept.backend in self._installed else ""
-        self._modules[name] = Module(
-            name, kept.backend, kept.values, wanted=kept.wanted, epoch=kept.epoch, version=version
-        )
+        made = Module(name, kept.backend, kept.values, wanted=kept.wanted, epoch=kept.epoch, version=version)
+        self._modules[name] = replace(made, seen=not kept.wanted)
 
     def _set(self, module: Module) -> None:
         self._modules[module.name] = module
@@ -260,29 +264,33 @@ class Modules:
         return self._locks.setdefault(name, asyncio.Lock())
 
     def _spawn(self, name: str) -> None:
-        task = asyncio.get_running_loop().create_task(self._open_again(name, Trigger.OPENED))
+        task = asyncio.get_running_loop().create_task(self._open_again(name))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _open_again(self, name: str, opened: Trigger = Trigger.FOUND) -> None:
+    async def _open_again(self, name: str) -> None:
         async with self._lock(name):
             try:
-                await self._load(name, opened)
+                await self._load(name)
             except ManorError as error:
                 log.warning("back end %s: %s", name, error)
 
-    async def _load(self, name: str, opened: Trigger) -> None:
+    async def _load(self, name: str) -> None:
         if self._step(name, Trigger.LOAD) is not loading.Effect.OPEN:
             return
         self._early.pop(name, None)
+        found = not self._modules[name].seen
         try:
             observation = await self._open(name)
         except ManorError as error:
-            self._step(name, Trigger.OPEN_FAILED, error.message)
-            self._listener.lost(name, error.message)
+            if found and self._listener.known(name):  # it may serve them still: asked again, nothing is lost
+                self._step(name, Trigger.NOT_SEEN, error.message)
+            else:
+                self._step(name, Trigger.OPEN_FAILED, error.message)
+                self._listener.lost(name, error.message)
             raise
-        self._step(name, opened)
-        self._listener.came(name, observation, found=opened is Trigger.FOUND)
+        self._step(name, Trigger.FOUND if found else Trigger.OPENED)
+        self._listener.came(name, observation, found=found)
         for notice in self._early.pop(name, []):
             self._noticed(name, notice)
         await self._journal.sync()

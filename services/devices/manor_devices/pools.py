@@ -17,13 +17,15 @@ from typing import Final, Literal
 
 import msgspec
 
-from manor_bus.wire.errors import ManorError
+from manor_bus.wire.errors import ManorError, denied_state
 from manor_bus.wire.messages.devices import VolumeStatus
 from manor_bus.wire.messages.documents import Volume, VolumeSpec
 from manor_devices import images, volumes
+from manor_devices.backends import Claim
 from manor_devices.records import Journal
 from manor_devices.routes import VolumeFile
-from manor_devices.volumes import Delete, Forget, Grow, Image, Make, Record, Refuse, Rest, Seen, Wait
+from manor_devices.uses import Uses
+from manor_devices.volumes import Base, Delete, Forget, Grow, Image, Make, Record, Refuse, Rest, Seen, Wait
 
 State = Literal["creating", "ready", "resizing", "deleting", "failed"]
 
@@ -34,21 +36,22 @@ log = logging.getLogger(__name__)
 
 
 class Pools:
-    """All volumes. `on_change(name)` publishes; `users(name)` and `writers(name)` name connections."""
+    """All volumes. `on_change(name)` publishes; `uses` says who has them, and is told what they stand on.
+
+    What is kept says where files are relative to the folder of the pools, so that it may be moved.
+    """
 
     def __init__(
         self,
         journal: Journal,
         directory: Path,
-        users: Callable[[str], tuple[str, ...]],
-        writers: Callable[[str], tuple[str, ...]],
+        uses: Uses,
         was_deleted: Callable[[Record], Awaitable[bool]],
         on_change: Callable[[str], None],
     ) -> None:
         self._journal = journal
         self._directory = directory
-        self._users = users
-        self._writers = writers
+        self._uses = uses
         self._was_deleted = was_deleted
         self._on_change = on_change
         self._documents: dict[str, Volume] = {}
@@ -64,6 +67,13 @@ class Pools:
             record = journal.get(key, Record)
             if record is not None:
                 self._remember(record)
+
+    async def start(self) -> None:
+        """Claim what the volumes stand on, before anybody connects to it."""
+        for record in self._records.values():
+            if record.below:
+                paths = [str(self._directory / path) for path in record.below]
+                self._claim(record, await asyncio.to_thread(_founded, paths))
 
     # --- asking ---------------------------------------------------------------------------------------
 
@@ -86,7 +96,7 @@ class Pools:
         status = self._statuses.get(document.metadata.uuid)
         if status is None:
             return VolumeFile("", "raw", "creating")
-        return VolumeFile(status.path, status.format, status.state, status.reason, self._clones(name))
+        return VolumeFile(status.path, status.format, status.state, status.reason)
 
     # --- news -----------------------------------------------------------------------------------------
 
@@ -175,14 +185,12 @@ class Pools:
         return None
 
     async def _do(self, record: Record, action: Make | Grow | Delete | Forget) -> None:
-        uuid, path = record.uuid, Path(record.path)
+        uuid, path = record.uuid, self._path(record)
         match action:
             case Make(base, copied):
                 await self._journal.sync()
                 self._show(uuid, "creating")
-                async with self._limit:
-                    await self._make(record.spec, path, base, copied=copied)
-                self._save(replace(record, made=True, size_mib=record.spec.size_mib))
+                await self._begin(record, base, copied=copied)
                 await self._journal.sync()
             case Grow(size_mib):
                 self._show(uuid, "resizing")
@@ -196,10 +204,32 @@ class Pools:
             case Forget():
                 self._drop(record)
 
+    async def _begin(self, record: Record, base: Image | None, *, copied: bool) -> None:
+        """Make the file; from now on nobody may write what it starts from, and what it shares never."""
+        spec, below = record.spec, base.layers if base is not None else ()
+        claims = tuple(Claim(layer.identity, layer.path, write=False, founded=True) for layer in below)
+        clash = self._uses.clash(_claimant(record), claims)
+        if clash is not None:
+            raise denied_state(f"it cannot be made now: {clash.mine.name} is being written by {clash.name}")
+        self._claim(record, claims)
+        made = replace(record, made=True, size_mib=spec.size_mib)
+        try:
+            async with self._limit:
+                await self._make(spec, self._path(record), base, copied=copied)
+            if not copied:
+                made = replace(made, below=tuple(self._inside(layer.path) for layer in below))
+            self._save(made)
+            self._bases_used(made)
+        finally:
+            if copied or not self._records[record.uuid].made:
+                self._claim(record, ())
+
     async def _make(self, spec: VolumeSpec, path: Path, base: Image | None, *, copied: bool) -> None:
         """Make the file under another name first: under its own it is whole."""
-        self._directory.mkdir(mode=0o711, parents=True, exist_ok=True)
-        path.parent.mkdir(mode=0o711, exist_ok=True)
+        for folder in (self._directory, path.parent):
+            if not folder.exists():
+                folder.mkdir(mode=0o700, parents=True)
+                folder.chmod(0o711)  # said outright: domains' users pass through, whatever the umask is
         new = path.with_suffix(".new")
         new.unlink(missing_ok=True)
         try:
@@ -207,7 +237,7 @@ class Pools:
                 await images.copy(base.path, base.format, new, spec.format)
                 await images.grow(new, spec.format, spec.size_mib)
             else:
-                below = (base.path, base.format) if base is not None else None
+                below = (self._seen_from(path, base.path), base.format) if base is not None else None
                 await images.create(
                     new, spec.format, spec.size_mib, below=below, preallocate=spec.preallocate
                 )
@@ -219,8 +249,8 @@ class Pools:
     async def _seen(self, spec: VolumeSpec | None, record: Record) -> Seen:
         base, missing = await self._origin(spec) if spec is not None and not record.made else (None, "")
         return Seen(
-            exists=_exists(record.path),
-            users=self._users(record.name),
+            exists=self._path(record).exists(),
+            users=self._holders(record),
             clones=self._clones(record.name),
             base=base,
             base_missing=missing,
@@ -233,7 +263,7 @@ class Pools:
             status = self._statuses.get(base.metadata.uuid) if base is not None else None
             if status is None or status.state != "ready":
                 return None, f"it starts from volume {spec.clone_of}, which is not ready"
-            writers = self._writers(spec.clone_of)
+            writers = [name for name, writes in self._uses.of_volume(spec.clone_of) if writes]
             if writers:
                 return (
                     None,
@@ -242,8 +272,9 @@ class Pools:
             path, format_ = status.path, status.format
         if not path or not format_:
             return None, ""
-        top = (await images.chain(path, format_, "spec.backing_file"))[0]
-        return Image(top.path, format_, -(-top.size // MIB)), ""
+        chain = await images.chain(path, format_, "spec.backing_file")
+        layers = tuple(Base(layer.path, layer.identity) for layer in chain)
+        return Image(chain[0].path, format_, -(-chain[0].size // MIB), layers), ""
 
     async def _proven_deleted(self, record: Record) -> bool:
         try:
@@ -252,7 +283,7 @@ class Pools:
         except ManorError as error:
             log.info("volume %s: whether it was deleted cannot be asked now: %s", record.name, error)
             return False
-        reason = f"its document is gone but was never deleted: its file {record.path} is kept"
+        reason = f"its document is gone but was never deleted: its file {self._path(record)} is kept"
         self._show(record.uuid, "failed", reason)
         return False
 
@@ -269,14 +300,57 @@ class Pools:
             kept = msgspec.structs.replace(record.spec, keep=spec.keep)
             followed = replace(record, spec=kept, revision=meta.revision)
         else:
-            path = self._directory / spec.pool / f"{meta.name}-{meta.uuid[:8]}.{spec.format}"
-            followed = Record(meta.uuid, meta.name, str(path), spec, meta.revision)
+            path = f"{spec.pool}/{meta.name}-{meta.uuid[:8]}.{spec.format}"
+            followed = Record(meta.uuid, meta.name, path, spec, meta.revision)
         if followed != record:
             self._save(followed)
         return followed
 
+    def _path(self, record: Record) -> Path:
+        return self._directory / record.path
+
+    def _inside(self, path: str) -> str:
+        """Return a path as it is kept: relative when it is one of the pools'."""
+        below = Path(path)
+        folder = self._directory.resolve()
+        return str(below.relative_to(folder)) if below.is_relative_to(folder) else path
+
+    def _seen_from(self, image: Path, path: str) -> str:
+        """Return the path of a backing file as it is written into an image."""
+        inside = self._inside(path)
+        return path if inside == path else os.path.relpath(self._directory / inside, image.parent)
+
     def _clones(self, name: str) -> tuple[str, ...]:
-        return tuple(sorted(self._sharing.get(name, {}).values()))
+        """Name the volumes that share its clusters, directly or through another."""
+        found: dict[str, None] = {}
+        waiting = [name]
+        while waiting:
+            clones = self._sharing.get(waiting.pop(), {}).values()
+            waiting += [clone for clone in clones if clone not in found]
+            found |= dict.fromkeys(clones)
+        return tuple(sorted(found))
+
+    def _bases_used(self, record: Record) -> None:
+        """Let every volume that one stands on show its users anew."""
+        origins = {known.name: known.spec.clone_of for known in self._records.values()}
+        name, left = record.spec.clone_of, len(origins) + 1
+        while name and left:
+            self.used(name)
+            name, left = origins.get(name, ""), left - 1
+
+    def _holders(self, record: Record) -> tuple[str, ...]:
+        """Name who has the file: by the volume's name, or by its path."""
+        users = tuple(name for name, _ in self._uses.of_volume(record.name))
+        try:
+            path, identity = images.identify(str(self._path(record)))
+        except ManorError:
+            return users
+        clash = self._uses.clash(_claimant(record), (Claim(identity, path, write=True),))
+        known = clash is None or clash.theirs.founded or clash.name in users
+        return users if known or clash is None else (*users, clash.name)
+
+    def _claim(self, record: Record, claims: tuple[Claim, ...]) -> None:
+        self._uses.claim(_claimant(record), f"volume {record.name}", claims)
 
     def _save(self, record: Record) -> None:
         self._remember(record)
@@ -290,31 +364,42 @@ class Pools:
     def _drop(self, record: Record) -> None:
         del self._records[record.uuid]
         self._sharing.get(record.spec.clone_of, {}).pop(record.uuid, None)
+        self._claim(record, ())
         self._journal.drop(f"volume/{record.uuid}")
         self._statuses.pop(record.uuid, None)
         self._on_change(record.name)
-        self.used(record.spec.clone_of)
+        self._bases_used(record)
 
     def _show(self, uuid: str, state: State, reason: str = "") -> None:
         record = self._records[uuid]
         try:
-            used = os.stat(record.path).st_blocks * 512 // MIB
+            used = os.stat(self._path(record)).st_blocks * 512 // MIB
         except OSError:
             used = 0
         self._statuses[uuid] = VolumeStatus(
             name=record.name,
             uuid=uuid,
             state=state,
-            path=record.path,
+            path=str(self._path(record)),
             format=record.spec.format,
             size_mib=record.size_mib,
             used_mib=used,
             revision=record.revision,
             reason=reason,
-            users=(*self._users(record.name), *self._clones(record.name)),
+            users=(*self._holders(record), *self._clones(record.name)),
         )
         self._on_change(record.name)
 
 
-def _exists(path: str) -> bool:
-    return os.path.exists(path)
+def _claimant(record: Record) -> tuple[str, str]:
+    return "volume", record.uuid
+
+
+def _founded(paths: list[str]) -> tuple[Claim, ...]:
+    """Return the claims on what a volume stands on; what is gone cannot be written any more."""
+    claims = []
+    for path in paths:
+        with contextlib.suppress(ManorError):
+            resolved, identity = images.identify(path)
+            claims.append(Claim(identity, resolved, write=False, founded=True))
+    return tuple(claims)

@@ -18,13 +18,12 @@ NAME_MAX: Final = 63
 
 @dataclass(frozen=True, slots=True)
 class VolumeFile:
-    """The file behind a volume. `clones` share its clusters: it may only be read."""
+    """The file behind a volume."""
 
     path: str
     format: str
     state: str
     reason: str = ""
-    clones: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +94,6 @@ def _volume(disk: Disk, volumes: Mapping[str, VolumeFile]) -> Target | NotYet:
         )
     if volume.state != "ready":
         return NotYet(f"volume {disk.volume} is {volume.state}")
-    if volume.clones and not disk.readonly:
-        raise denied_state(
-            f"volume {disk.volume} may only be read: {', '.join(volume.clones)} share its clusters",
-            hint="Say readonly: true, or attach a clone of it.",
-        )
     return Target(disk.provider or "file", path=volume.path, format=volume.format)
 
 

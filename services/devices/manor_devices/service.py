@@ -36,6 +36,7 @@ from manor_bus.wire.messages.devices import (
     VolumesListed,
 )
 from manor_bus.wire.messages.discovery import ProviderStatus, ResourceStatus
+from manor_bus.wire.messages.lifecycle import DomainsList, DomainsPart, DomainStatus
 from manor_devices.backends import Leftover
 from manor_devices.connection import Connection
 from manor_devices.connections import Connections
@@ -45,9 +46,11 @@ from manor_devices.modules import Installed, Modules, installed
 from manor_devices.pools import Pools
 from manor_devices.records import Journal
 from manor_devices.settings import Settings
+from manor_devices.sweeps import Sweeps
 from manor_devices.volumes import Record
 
 OWNS: Final = ("device.*.*", "backend.*", "volume.*")
+ASK_S: Final = 20.0
 STATUS_S: Final = 0.1  # changes of a back end's use within this time are published together
 
 PROVIDER_STATES: Final[Mapping[str, Literal["ready", "loading", "failed", "unloading"]]] = {
@@ -77,10 +80,11 @@ class Devices:
         self.modules = Modules(journal, settings.directory, _mark(journal), found, self.driver)
         self.driver.modules = self.modules
         self.pools = Pools(
-            journal, settings.volumes, self._users, self._writers, self._was_deleted, self._volume_changed
+            journal, settings.volumes, self.driver.uses, self._was_deleted, self._volume_changed
         )
         self.documents = Documents(peer, self._node, self.modules, self.pools)
         self.connections = Connections(journal, self.driver, self.documents.resolve)
+        self.sweeps = Sweeps(self.connections, self._domains)
         self._tasks: list[asyncio.Task[None]] = []
 
     # --- calls ----------------------------------------------------------------------------------------
@@ -96,7 +100,7 @@ class Devices:
 
     async def detach(self, request: Detach, context: Context) -> Done:
         """A detach begins."""
-        await self.connections.detach(request.key, force=request.mode == "force")
+        await self.connections.detach(request.key, request.generation, force=request.mode == "force")
         return Done()
 
     async def refused(self, request: Refused, context: Context) -> Done:
@@ -143,6 +147,7 @@ class Devices:
     async def start(self) -> None:
         """Find again what was there, go on with it, and only then let anybody see."""
         self._peer.state.hold()
+        await self.pools.start()
         await self.modules.start()
         self.driver.awake()
         for slot in list(self.driver.slots.values()):
@@ -150,7 +155,7 @@ class Devices:
         self._ready = True
         self._publish_statuses()
         self._peer.state.release()
-        self._tasks = self.documents.tasks()
+        self._tasks = [*self.documents.tasks(), asyncio.get_running_loop().create_task(self.sweeps.keep())]
 
     async def close(self) -> None:
         """Stop; what guests use stays."""
@@ -229,13 +234,19 @@ class Devices:
             )
         )
 
-    # --- who uses a volume ----------------------------------------------------------------------------
+    # --- asking others --------------------------------------------------------------------------------
 
-    def _users(self, volume: str) -> tuple[str, ...]:
-        return tuple(name for name, _ in self.driver.uses.of_volume(volume))
+    async def _domains(self) -> dict[str, DomainStatus]:
+        """Ask lifecycle for all its domains, by uuid."""
+        told: dict[str, DomainStatus] = {}
 
-    def _writers(self, volume: str) -> tuple[str, ...]:
-        return tuple(name for name, writes in self.driver.uses.of_volume(volume) if writes)
+        def take(part: Message) -> None:
+            if isinstance(part, DomainsPart):
+                told.update((status.uuid, status) for status in part.domains)
+
+        request = DomainsList()
+        await self._peer.call(request, Done, timeout=ASK_S, on_part=take, on_restart=told.clear)
+        return told
 
     async def _was_deleted(self, record: Record) -> bool:
         return await self.documents.was_deleted(record)

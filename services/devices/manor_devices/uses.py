@@ -1,4 +1,8 @@
-"""Who uses what: images (written by one or read by many, unless all share), back ends, volumes. Pure."""
+"""Who uses what: images (written by one or read by many, unless all share), back ends, volumes. Pure.
+
+A volume that shares the clusters of other images claims to read them for as long as it exists, attached or
+not: whoever wrote one of them would destroy it.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +27,32 @@ def name_of(connection: Connection) -> str:
     return f"{connection.request.domain}/{connection.request.key.id}"
 
 
+@dataclass(frozen=True, slots=True)
+class Clash:
+    """Two claims of one resource that exclude each other, and who has the one that is there."""
+
+    mine: Claim
+    theirs: Claim
+    name: str
+
+    @property
+    def reason(self) -> str:
+        """Say who keeps whom away."""
+        if self.theirs.founded:
+            return f"{self.mine.name} may only be read: {self.name} stands on it"
+        return f"{self.mine.name} is being {'written' if self.theirs.write else 'read'} by {self.name}"
+
+    @property
+    def hint(self) -> str:
+        """Say what to do about it."""
+        if self.theirs.founded:
+            return "Say readonly: true, or attach a clone of it."
+        return "Detach it there, or say shareable: true in both (only for file systems made for that)."
+
+
 @dataclass
 class Uses:
-    """What all connections hold, by what is held."""
+    """What all connections and volumes hold, by what is held."""
 
     _claims: dict[Hashable, tuple[str, tuple[Claim, ...]]] = field(default_factory=dict)
     _claimants: dict[str, dict[Hashable, None]] = field(default_factory=dict)
@@ -67,8 +94,8 @@ class Uses:
         for claim in claims:
             self._claimants.setdefault(claim.resource, {})[key] = None
 
-    def clash(self, key: Hashable, wanted: tuple[Claim, ...]) -> str:
-        """Return why a connection cannot have the claims beside those of others, or an empty string."""
+    def clash(self, key: Hashable, wanted: tuple[Claim, ...]) -> Clash | None:
+        """Return with whose claims those of a connection or volume cannot be had, if there is somebody."""
         for mine in wanted:
             for claimant in self._claimants.get(mine.resource, {}):
                 name, claims = self._claims[claimant]
@@ -76,5 +103,5 @@ class Uses:
                     both_share = mine.shareable and theirs.shareable
                     same = mine.resource == theirs.resource and (mine.write or theirs.write)
                     if claimant != key and same and not both_share:
-                        return f"{mine.name} is being {'written' if theirs.write else 'read'} by {name}"
-        return ""
+                        return Clash(mine, theirs, name)
+        return None

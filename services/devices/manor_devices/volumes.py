@@ -9,12 +9,21 @@ from manor_devices.routes import NAME_CHARS
 
 
 @dataclass(frozen=True, slots=True)
+class Base:
+    """One file of the chain that a volume starts from; `identity` is equal for all names of it."""
+
+    path: str
+    identity: str
+
+
+@dataclass(frozen=True, slots=True)
 class Image:
-    """A file to start from: another volume's or one of the node's."""
+    """A file to start from, another volume's or one of the node's. `layers`: its chain, itself first."""
 
     path: str
     format: str
     size_mib: int
+    layers: tuple[Base, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +32,12 @@ class Record:
 
     uuid: str
     name: str
-    path: str
+    path: str  # in the folder of the pools
     spec: VolumeSpec  # as it was made: format, pool and origin cannot change
     revision: int = 0  # of the document last taken into account
     made: bool = False
     size_mib: int = 0
+    below: tuple[str, ...] = ()  # the files whose clusters it shares; in the folder of the pools, or absolute
 
 
 @dataclass(frozen=True, slots=True)

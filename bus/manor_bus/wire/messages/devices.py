@@ -56,8 +56,9 @@ class Connect(Message, frozen=True, kw_only=True):
     """Prepare the back end of a device; repeated with the same key it answers the same descriptor.
 
     `uid` owns the domain's process on this node (0 = the service's own user): files are made accessible to
-    it.
-    Waits for a provider within the call's budget.
+    it. A document on its way and a volume being made are waited for within the call's budget; for an absent
+    provider nobody waits: the answer is `unavailable`, and `device.*` says WAITING until it comes. A detach
+    withdraws a connect that is under way.
     """
 
     key: DeviceKey
@@ -84,10 +85,13 @@ class Connected(Message, frozen=True, kw_only=True):
 
 
 class Detach(Message, frozen=True, kw_only=True):
-    """A detach begins. `safe` waits for the guest; `force` does not."""
+    """A detach begins. `safe` waits for the guest; `force` does not. `generation`: of the connection that is
+    meant, 0 for whatever there is; one that is over by now is answered `stale`.
+    """
 
     key: DeviceKey
     mode: Literal["safe", "force"] = "safe"
+    generation: int = 0
 
 
 class Refused(Message, frozen=True, kw_only=True):

@@ -51,6 +51,7 @@ class Claim:
     name: str  # for people
     write: bool
     shareable: bool = False
+    founded: bool = False  # a volume's, whose content would go with the resource's
 
 
 @dataclass(frozen=True, slots=True)
