@@ -22,6 +22,7 @@ from manor_bus.wire.messages.devices import VolumeStatus
 from manor_bus.wire.messages.documents import Volume, VolumeSpec
 from manor_devices import images, volumes
 from manor_devices.backends import Claim
+from manor_devices.pool_files import Files
 from manor_devices.records import Journal
 from manor_devices.routes import VolumeFile
 from manor_devices.uses import Uses
@@ -50,7 +51,7 @@ class Pools:
         on_change: Callable[[str], None],
     ) -> None:
         self._journal = journal
-        self._directory = directory
+        self._files = Files(directory)
         self._uses = uses
         self._was_deleted = was_deleted
         self._on_change = on_change
@@ -72,8 +73,7 @@ class Pools:
         """Claim what the volumes stand on, before anybody connects to it."""
         for record in self._records.values():
             if record.below:
-                paths = [str(self._directory / path) for path in record.below]
-                self._claim(record, await asyncio.to_thread(_founded, paths))
+                self._claim(record, await self._files.founded(record.below))
 
     # --- asking ---------------------------------------------------------------------------------------
 
@@ -185,7 +185,7 @@ class Pools:
         return None
 
     async def _do(self, record: Record, action: Make | Grow | Delete | Forget) -> None:
-        uuid, path = record.uuid, self._path(record)
+        uuid, path = record.uuid, self._files.path(record.path)
         match action:
             case Make(base, copied):
                 await self._journal.sync()
@@ -215,41 +215,19 @@ class Pools:
         made = replace(record, made=True, size_mib=spec.size_mib)
         try:
             async with self._limit:
-                await self._make(spec, self._path(record), base, copied=copied)
+                await self._files.make(spec, self._files.path(record.path), base, copied=copied)
             if not copied:
-                made = replace(made, below=tuple(self._inside(layer.path) for layer in below))
+                made = replace(made, below=tuple(self._files.kept(layer.path) for layer in below))
             self._save(made)
             self._bases_used(made)
         finally:
             if copied or not self._records[record.uuid].made:
                 self._claim(record, ())
 
-    async def _make(self, spec: VolumeSpec, path: Path, base: Image | None, *, copied: bool) -> None:
-        """Make the file under another name first: under its own it is whole."""
-        for folder in (self._directory, path.parent):
-            if not folder.exists():
-                folder.mkdir(mode=0o700, parents=True)
-                folder.chmod(0o711)  # said outright: domains' users pass through, whatever the umask is
-        new = path.with_suffix(".new")
-        new.unlink(missing_ok=True)
-        try:
-            if base is not None and copied:
-                await images.copy(base.path, base.format, new, spec.format)
-                await images.grow(new, spec.format, spec.size_mib)
-            else:
-                below = (self._seen_from(path, base.path), base.format) if base is not None else None
-                await images.create(
-                    new, spec.format, spec.size_mib, below=below, preallocate=spec.preallocate
-                )
-            os.chmod(new, 0o600)
-            new.rename(path)
-        finally:
-            new.unlink(missing_ok=True)
-
     async def _seen(self, spec: VolumeSpec | None, record: Record) -> Seen:
         base, missing = await self._origin(spec) if spec is not None and not record.made else (None, "")
         return Seen(
-            exists=self._path(record).exists(),
+            exists=self._files.path(record.path).exists(),
             users=self._holders(record),
             clones=self._clones(record.name),
             base=base,
@@ -283,7 +261,9 @@ class Pools:
         except ManorError as error:
             log.info("volume %s: whether it was deleted cannot be asked now: %s", record.name, error)
             return False
-        reason = f"its document is gone but was never deleted: its file {self._path(record)} is kept"
+        reason = (
+            f"its document is gone but was never deleted: its file {self._files.path(record.path)} is kept"
+        )
         self._show(record.uuid, "failed", reason)
         return False
 
@@ -305,20 +285,6 @@ class Pools:
         if followed != record:
             self._save(followed)
         return followed
-
-    def _path(self, record: Record) -> Path:
-        return self._directory / record.path
-
-    def _inside(self, path: str) -> str:
-        """Return a path as it is kept: relative when it is one of the pools'."""
-        below = Path(path)
-        folder = self._directory.resolve()
-        return str(below.relative_to(folder)) if below.is_relative_to(folder) else path
-
-    def _seen_from(self, image: Path, path: str) -> str:
-        """Return the path of a backing file as it is written into an image."""
-        inside = self._inside(path)
-        return path if inside == path else os.path.relpath(self._directory / inside, image.parent)
 
     def _clones(self, name: str) -> tuple[str, ...]:
         """Name the volumes that share its clusters, directly or through another."""
@@ -342,7 +308,7 @@ class Pools:
         """Name who has the file: by the volume's name, or by its path."""
         users = tuple(name for name, _ in self._uses.of_volume(record.name))
         try:
-            path, identity = images.identify(str(self._path(record)))
+            path, identity = images.identify(str(self._files.path(record.path)))
         except ManorError:
             return users
         clash = self._uses.clash(_claimant(record), (Claim(identity, path, write=True),))
@@ -373,14 +339,14 @@ class Pools:
     def _show(self, uuid: str, state: State, reason: str = "") -> None:
         record = self._records[uuid]
         try:
-            used = os.stat(self._path(record)).st_blocks * 512 // MIB
+            used = os.stat(self._files.path(record.path)).st_blocks * 512 // MIB
         except OSError:
             used = 0
         self._statuses[uuid] = VolumeStatus(
             name=record.name,
             uuid=uuid,
             state=state,
-            path=str(self._path(record)),
+            path=str(self._files.path(record.path)),
             format=record.spec.format,
             size_mib=record.size_mib,
             used_mib=used,
@@ -393,13 +359,3 @@ class Pools:
 
 def _claimant(record: Record) -> tuple[str, str]:
     return "volume", record.uuid
-
-
-def _founded(paths: list[str]) -> tuple[Claim, ...]:
-    """Return the claims on what a volume stands on; what is gone cannot be written any more."""
-    claims = []
-    for path in paths:
-        with contextlib.suppress(ManorError):
-            resolved, identity = images.identify(path)
-            claims.append(Claim(identity, resolved, write=False, founded=True))
-    return tuple(claims)
