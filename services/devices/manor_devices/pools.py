@@ -26,7 +26,19 @@ from manor_devices.pool_files import Files
 from manor_devices.records import Journal
 from manor_devices.routes import VolumeFile
 from manor_devices.uses import Uses
-from manor_devices.volumes import Base, Delete, Forget, Grow, Image, Make, Record, Refuse, Rest, Seen, Wait
+from manor_devices.volumes import (
+    Delete,
+    Forget,
+    Foundation,
+    Grow,
+    Image,
+    Make,
+    Record,
+    Refuse,
+    Rest,
+    Seen,
+    Wait,
+)
 
 State = Literal["creating", "ready", "resizing", "deleting", "failed"]
 
@@ -251,7 +263,7 @@ class Pools:
         if not path or not format_:
             return None, ""
         chain = await images.chain(path, format_, "spec.backing_file")
-        layers = tuple(Base(layer.path, layer.identity) for layer in chain)
+        layers = tuple(Foundation(layer.path, layer.identity) for layer in chain)
         return Image(chain[0].path, format_, -(-chain[0].size // MIB), layers), ""
 
     async def _proven_deleted(self, record: Record) -> bool:

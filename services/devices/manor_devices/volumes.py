@@ -9,7 +9,7 @@ from manor_devices.routes import NAME_CHARS
 
 
 @dataclass(frozen=True, slots=True)
-class Base:
+class Foundation:
     """One file of the chain that a volume starts from; `identity` is equal for all names of it."""
 
     path: str
@@ -23,7 +23,7 @@ class Image:
     path: str
     format: str
     size_mib: int
-    layers: tuple[Base, ...] = ()
+    layers: tuple[Foundation, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
