@@ -163,6 +163,24 @@ def load(path: Path) -> KeyPair:
     return KeyPair(str(pair["public"]), str(pair["secret"]))
 
 
+def load_public(path: Path) -> str:
+    """Read the broker's public key; an empty or damaged file is told as such."""
+    try:
+        public = path.read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        raise unavailable(f"no key at {path}", delivered=False, hint="Create keys: manor init") from None
+    except PermissionError:
+        raise ManorError(
+            Kind.FORBIDDEN, f"{path} cannot be read by you", hint="Ask its owner to let you in"
+        ) from None
+    except ValueError:
+        public = ""
+    if _Z85_KEY.fullmatch(public) is None:
+        reason = "is damaged" if public else "is empty"
+        raise bad_request(f"{path} {reason}", hint="Make it anew from the broker's key: manor init")
+    return public
+
+
 def _issue(directory: Path, table: Mapping[str, str], principal: str, public: str) -> Path | None:
     if public:
         check_public(public)

@@ -12,7 +12,7 @@ from manor_bus.wire.messages.lifecycle import DomainStart, Operation, OperationS
 from tests.testkit.house import House
 from tests.testkit.virtual import Network, run
 
-Answer = Callable[[OperationShow, Context], Awaitable[Message]]
+Answer = Callable[[OperationShow, Context], Awaitable[Message] | Message]
 
 
 def operation(name: str) -> Operation:
@@ -98,13 +98,11 @@ def test_a_question_is_dropped_when_its_caller_gives_up() -> None:
     answered_by(slow, scenario)
 
 
-def test_a_change_is_only_told_that_its_caller_gave_up() -> None:
+def test_a_change_is_made_to_its_end_though_its_caller_gave_up() -> None:
     story: list[str] = []
 
     async def slow(request: OperationShow, context: Context) -> Operation:
-        await context.cancelled.wait()
-        story.append("told")
-        await asyncio.sleep(1)
+        await asyncio.sleep(3)
         story.append("finished")
         return operation("a")
 
@@ -115,9 +113,31 @@ def test_a_change_is_only_told_that_its_caller_gave_up() -> None:
         await asyncio.sleep(1)
         call.cancel()
         await asyncio.sleep(5)
-        assert story == ["told", "finished"]
+        assert story == ["finished"]
 
     answered_by(slow, scenario)
+
+
+def test_an_answer_that_is_a_plain_function_is_given_at_once_and_its_errors_travel_as_others_do() -> None:
+    def plain(request: OperationShow, context: Context) -> Operation:
+        if request.id == "bad":
+            raise denied_state("not now")
+        if request.id == "bug":
+            raise ZeroDivisionError
+        return operation(request.id)
+
+    async def scenario(house: House, service: Peer, caller: Peer) -> None:
+        assert (await caller.call(OperationShow(id="a"), Operation, timeout=5)).id == "a"
+        for name, kind in (("bad", Kind.DENIED_STATE), ("bug", Kind.INTERNAL)):
+            with pytest.raises(ManorError) as refused:
+                await caller.call(OperationShow(id=name), Operation, timeout=5)
+            assert (refused.value.kind, refused.value.delivered) == (kind, True)
+        at = f"n1/{service.session.instance}"
+        stats = await caller.call(node.Stats(), node.StatsAnswer, timeout=5, at=at)
+        [count] = [one for one in stats.calls if one.type == "lifecycle.operation.show.v1"]
+        assert (count.calls, count.errors, count.in_flight) == (3, 2, 0)
+
+    answered_by(plain, scenario)
 
 
 def test_calls_are_counted() -> None:

@@ -2,15 +2,15 @@
 
 from typing import Any
 
-from manor_bus.peer.calls import RETRY_MAX_S, Asking, unreachable, unwelcome
-from manor_bus.peer.outcomes import Parted, Replied, Restarted
+from manor_bus.peer.calls import RETRY_MAX_S, ClientCalls, unreachable, unwelcome
+from manor_bus.peer.events import Parted, Replied, Restarted
 from manor_bus.wire.envelope import Envelope, Kind
 from manor_bus.wire.errors import ErrorBody, Origin
 from manor_bus.wire.errors import Kind as ErrorKind
 
 
 class Caller:
-    """An Asking whose messages and outcomes are kept."""
+    """An ClientCalls whose messages and outcomes are kept."""
 
     def __init__(self, *, greeted=True, same_clock=True, fits=True):
         self.now, count = 50.0, iter(range(1, 1_000))
@@ -22,7 +22,7 @@ class Caller:
                 self.sent.append(wire)
             return fits
 
-        self.asking = Asking(lambda: f"id{next(count)}", send, self.told.append)
+        self.asking = ClientCalls(lambda: f"id{next(count)}", send, self.told.append)
         if greeted:
             self.asking.greeted(self.now, same_clock=same_clock)
 

@@ -7,10 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manor_bus.wire import codec, envelope
-from manor_bus.wire.envelope import Down, Envelope, Kind, RawDown
+from manor_bus.wire.envelope import Down, Envelope, Kind
 from manor_bus.wire.errors import ErrorBody, ManorError
 from manor_bus.wire.errors import Kind as ErrorKind
 from tests.testkit.chance import SEARCH
+from tests.testkit.promises import RawDown
 
 
 def test_the_numbers_of_the_kinds_are_frozen():

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from manor_bus.peer.outcomes import Arrived, Barred, Live, Missed
-from manor_bus.peer.subscriptions import Followed
+from manor_bus.peer.events import Arrived, Barred, Live, Missed
+from manor_bus.peer.subscriptions import ClientSubscriptions
 from manor_bus.wire import codec, envelope
 from manor_bus.wire.envelope import Down, Envelope, Kind
 from manor_bus.wire.errors import ErrorBody
@@ -15,7 +15,7 @@ OWNER = Owner(address="a@n/1", owns=("x.*",))
 
 
 class Reader:
-    """A Followed whose messages and outcomes are kept."""
+    """A ClientSubscriptions whose messages and outcomes are kept."""
 
     def __init__(self, *, greeted=True, **wish):
         self.sent: list[Envelope] = []
@@ -26,7 +26,7 @@ class Reader:
             self.sent.append(wire)
             return True
 
-        self.followed = Followed(lambda: f"id{next(count)}", send, self.told.append)
+        self.followed = ClientSubscriptions(lambda: f"id{next(count)}", send, self.told.append)
         if greeted:
             self.followed.greeted()
         self.followed.subscribe("x.*", Subscribe(sid=7, **wish))
@@ -43,7 +43,7 @@ class Reader:
         packed = envelope.pack_text("a@n/1")
         items = [envelope.item(packed, codec.encode({"k": 7, "fill": "x" * size}))] * count
         frame = envelope.batch(life, n, envelope.array_header(count) + b"".join(items), superseded)
-        self.followed.items(codec.decode(frame, Down), frame)
+        self.followed.items(codec.decode(frame, Down), len(frame))
         return sum(map(len, items))
 
     def take(self, kind):

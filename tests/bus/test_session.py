@@ -3,7 +3,7 @@
 import pytest
 
 from manor_bus.broker.switch import LIMITS
-from manor_bus.peer.outcomes import Asked, Dead, Drained, Greeted, Replied, Turned, Withdrawn
+from manor_bus.peer.events import Asked, Dead, Drained, Greeted, Replied, Turned, Withdrawn
 from manor_bus.peer.session import GREET_AGAIN_S, SILENCE_BEATS, Session
 from manor_bus.wire import codec, envelope
 from manor_bus.wire.envelope import Envelope, Kind
@@ -91,7 +91,7 @@ def test_a_refused_greeting_is_told_and_not_repeated():
 def test_calls_and_subscriptions_wait_for_the_greeting(line):
     fresh = Line()
     fresh.session.call(Envelope(k=0, to="x.do"), 5.0, fresh.now)
-    fresh.session.subscribe("x.*", words.Subscribe(sid=1))
+    fresh.session.subscribe("x.*")
     assert fresh.sent() == []
     fresh.welcome(fresh.connect())
     assert {wire.k for wire in fresh.sent()} == {Kind.REQ, Kind.SUB}
@@ -99,7 +99,7 @@ def test_calls_and_subscriptions_wait_for_the_greeting(line):
 
 def test_a_reset_makes_it_greet_subscribe_and_ask_again(line):
     line.session.call(Envelope(k=0, to="x.do", idempotencykey="key"), 5.0, line.now)
-    line.session.subscribe("x.*", words.Subscribe(sid=1))
+    line.session.subscribe("x.*")
     line.sent()
     line.hear(Envelope(k=Kind.RESET, data=body(words.Reset(broker_epoch="e2", reason="unknown"))))
     assert not line.session.greeted

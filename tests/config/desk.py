@@ -63,7 +63,6 @@ class Desk:
             key=key or f"key{next(self.keys)}",
             deadline=asyncio.get_running_loop().time() + within,
             correlationid="",
-            cancelled=asyncio.Event(),
             send_part=self.parts.append,
         )
         answer = await self.room.answers[type(request)](request, context)

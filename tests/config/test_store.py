@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import msgspec
@@ -20,7 +19,7 @@ from tests.config.examples import domain
 
 
 def context(key: str) -> Context:
-    return Context("operator/me@n1/i", "operator/me", key, 1e9, "", asyncio.Event(), lambda part: None)
+    return Context("operator/me@n1/i", "operator/me", key, 1e9, "", lambda part: None)
 
 
 class Shelf:

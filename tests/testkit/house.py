@@ -47,7 +47,7 @@ class House:
         await peer.ready()
         task = asyncio.get_running_loop().create_task(serve_until(name, open_room, settings, peer, stop))
         self.running[name] = made = Running(name, peer, task, stop)
-        while not peer.answering.served:
+        while not peer.dispatcher.served:
             if task.done():
                 task.result()
             await asyncio.sleep(0.01)

@@ -20,7 +20,7 @@ from manor_bus.broker import policy
 from manor_bus.broker.policy import Decision
 from manor_bus.peer.aio import Change, Context, Peer
 from manor_bus.wire import codec
-from manor_bus.wire.envelope import Envelope, RawDown
+from manor_bus.wire.envelope import Envelope
 from manor_bus.wire.envelope import Kind as Frame
 from manor_bus.wire.errors import Kind, ManorError, conflict
 from manor_bus.wire.messages import bus as words
@@ -43,6 +43,22 @@ def value(name: str, step: int) -> Operation:
     return Operation(
         id=name, kind="start", target="web", uuid="u", state=OperationState.RUNNING, step=str(step)
     )
+
+
+class RawItem(msgspec.Struct, frozen=True, array_like=True):
+    """As Item, with the sender's bytes untouched ."""
+
+    sender: str
+    envelope: msgspec.Raw
+
+
+class RawDown(msgspec.Struct, frozen=True, array_like=True):
+    """As Down, with the senders' bytes untouched."""
+
+    sid: int
+    n: int
+    items: tuple[RawItem, ...]
+    superseded: int = 0
 
 
 @dataclass
@@ -244,7 +260,7 @@ class World:
         """End a process as kill -9 does."""
         peer._closed = True
         peer._link.close()
-        for task, *_ in list(peer.answering._tasks.values()):
+        for task, *_ in list(peer.dispatcher._tasks.values()):
             task.cancel()
         if peer in self.frozen:
             self.frozen.remove(peer)
@@ -262,7 +278,7 @@ class World:
         server.peer.drain()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(server.peer.drained.wait(), 1.0)
-        await server.peer.answering.finished(2.0)
+        await server.peer.dispatcher.finished(2.0)
         await server.peer.close()
 
     # --- applications ---------------------------------------------------------------------------------

@@ -110,7 +110,7 @@ class VirtualLink:
             if self._held is not None:
                 self._held.append((conn, frame))
             else:
-                self.listener.received(frame)
+                self.listener.received((frame,))
 
     def freeze(self) -> None:
         """The process stops: what comes for it waits in its socket."""

@@ -1,6 +1,6 @@
-"""A peer of the bus on asyncio: call, answer, publish, watch. A shell around `session` and `view`.
+"""A peer of the bus on asyncio: call, answer, publish, watch. A shell around `session`.
 
-Service authors need this module, `service.py` and the messages, nothing else.
+Service authors need this module, `serving` and the messages, nothing else.
 """
 
 from __future__ import annotations
@@ -8,21 +8,35 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
-from manor_bus.peer import outcomes
 from manor_bus.peer.calls import unreachable, unwelcome
-from manor_bus.peer.dispatcher import Answering
-from manor_bus.peer.session import Session
+from manor_bus.peer.dispatcher import Answer as Answer
+from manor_bus.peer.dispatcher import Context as Context
+from manor_bus.peer.dispatcher import Dispatcher
+from manor_bus.peer.events import (
+    Asked,
+    Barred,
+    Dead,
+    Drained,
+    Greeted,
+    Noted,
+    Parted,
+    Replied,
+    Restarted,
+    Told,
+    Turned,
+    Watched,
+    Withdrawn,
+)
+from manor_bus.peer.events import Change as Change
+from manor_bus.peer.events import Synced as Synced
+from manor_bus.peer.session import WINDOW, Policy, Session
 from manor_bus.peer.state import State
 from manor_bus.peer.transport import Connect, Link
-from manor_bus.peer.view import Change as Change
-from manor_bus.peer.view import Synced as Synced
-from manor_bus.peer.watching import Policy, Watching
 from manor_bus.wire import codec
 from manor_bus.wire.envelope import Envelope
 from manor_bus.wire.envelope import Kind as Frame
@@ -31,40 +45,15 @@ from manor_bus.wire.messages import Message
 from manor_bus.wire.messages.catalogue import CALL_BY_REQUEST, EVENT_BY_BODY
 
 R = TypeVar("R", bound=Message)
-Answer = Callable[[Any, "Context"], Awaitable[Message]]
+FOREVER: Final = float("inf")
 log = logging.getLogger(__name__)
 
 
-class Context(msgspec.Struct, frozen=True):
-    """Who calls, and until when. `caller` is the verified address, `deadline` is on the loop's clock.
+class _Listener(NamedTuple):
+    """What a caller wants to hear before its reply."""
 
-    `on_behalf_of` is the address of whom the caller, a service, acts for; empty when it acts for itself.
-    """
-
-    caller: str
-    label: str
-    key: str
-    deadline: float
-    correlationid: str
-    cancelled: asyncio.Event
-    send_part: Callable[[Message], None]
-    on_behalf_of: str = ""
-
-    @property
-    def actor(self) -> str:
-        """The address of who wants this: the caller, or whom it acts for."""
-        return self.on_behalf_of or self.caller
-
-    async def part(self, message: Message) -> None:
-        """Send a partial reply."""
-        self.send_part(message)
-        await asyncio.sleep(0)
-
-
-@dataclass
-class _Call:
-    done: asyncio.Future[Envelope]
-    on_part: Callable[[Envelope], None] | None
+    part: type[Message] | None
+    on_part: Callable[[Message], None] | None
     on_restart: Callable[[], None] | None
 
 
@@ -95,14 +84,23 @@ class Peer:
         self._refused = asyncio.Event()
         self._turned: ManorError | None = None
         self.on_greeted: list[Callable[[], None]] = []  # called whenever the broker knows us (again)
-        self._calls: dict[int, _Call] = {}
+        self._calls: dict[int, asyncio.Future[Envelope]] = {}
+        self._listeners: dict[int, _Listener] = {}
+        self._watches: dict[int, asyncio.Queue[Watched | ManorError]] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self._due = float("inf")  # when it rings
+        self._due = FOREVER  # when it rings
         self._closed = False
         self._turning = False
+        self._takes: dict[type, Callable[[Any], None]] = {
+            Replied: self._replied, Parted: self._parted, Restarted: self._restarted, Watched: self._watched,
+            Greeted: self._welcomed, Drained: self._drained, Dead: self._dead,
+            Turned: lambda event: self._greeted(event.error),
+            Barred: lambda event: self._watched_until(event.sid, event.error),
+            Noted: lambda event: log.warning("%s", event.text),
+        }  # fmt: skip
         self.state = State(self._publish_raw)
-        self.answering = Answering(self, version)
-        self._watching = Watching(self)
+        self.dispatcher = Dispatcher(self.session, self.state, version, self.turn_soon)
+        self._takes |= {Asked: self.dispatcher.asked, Withdrawn: self.dispatcher.withdrawn}
         self._connect = connect
         self._link: Link = connect(self)
 
@@ -148,38 +146,25 @@ class Peer:
         parts so far void, `on_restart` is called.
         """
         call = CALL_BY_REQUEST[type(request)]
-        part = call.part
-
-        def read(wire: Envelope) -> None:
-            if on_part is not None and part is not None:
-                on_part(codec.decode(wire.data, part))
-
         wire = Envelope(
             k=Frame.REQ, to=f"{call.subject}@{at}" if at else call.subject, type=call.type_name,
             idempotencykey=key, data=msgspec.Raw(codec.encode(request)),
             on_behalf_of=on_behalf_of if isinstance(on_behalf_of, str) else on_behalf_of.actor,
         )  # fmt: skip
-        done = await self.exchange(wire, timeout, read, on_restart, retry=retry)
-        return codec.decode(done.data, reply)
-
-    async def exchange(
-        self,
-        wire: Envelope,
-        timeout: float,
-        on_part: Callable[[Envelope], None] | None = None,
-        on_restart: Callable[[], None] | None = None,
-        *,
-        retry: bool = True,
-    ) -> Envelope:
-        """Post one request as it is and return the terminal reply's envelope."""
         future: asyncio.Future[Envelope] = self._loop.create_future()
         token = self.session.call(wire, timeout, self._loop.time(), retry=retry)
-        self._calls[token] = _Call(future, on_part, on_restart)
-        self.turn()
+        self._calls[token] = future
+        if on_part is not None or on_restart is not None:
+            self._listeners[token] = _Listener(call.part, on_part, on_restart)
+        if len(self._calls) == 1:
+            self.turn()
+        else:
+            self.turn_soon()  # others may call in this turn of the loop, too: it goes as one frame
         try:
-            return await future
+            return codec.decode((await future).data, reply)
         finally:
-            if self._calls.pop(token, None) is not None and future.cancelled():
+            self._listeners.pop(token, None)
+            if self._calls.pop(token, None) is not None:  # whoever waited was cancelled
                 self.session.cancel(token)
                 self.turn()
 
@@ -187,22 +172,15 @@ class Peer:
 
     def serve(self, answers: Mapping[type[Message], Answer], owns: tuple[str, ...] = ()) -> None:
         """Answer these requests from now on, and own state under these subject patterns."""
-        self.answering.serve(answers)
+        self.dispatcher.serve(answers)
         subjects = {CALL_BY_REQUEST[request].subject for request in answers}
         serves = tuple(sorted({subject.partition(".")[0] + ".>" for subject in subjects}))
-        self.session.offer(serves, owns, self.answering.types(), self._loop.time())
+        self.session.offer(serves, owns, self.dispatcher.types(), self._loop.time())
         self.turn()
 
     def drain(self) -> None:
         """Take no new calls; `drained` is set when the broker sends none any more."""
         self.session.drain()
-        self.turn()
-
-    def reply(
-        self, sender: str, request: str, *, data: msgspec.Raw = codec.NIL, err: Any = None, last: bool = True
-    ) -> None:
-        """Send one (partial) reply; used by `answering`."""
-        self.session.reply(sender, request, data=data, err=err, last=last)
         self.turn()
 
     # --- publish --------------------------------------------------------------------------------------
@@ -215,29 +193,40 @@ class Peer:
 
     def _publish_raw(self, subject: str, type_name: str, data: msgspec.Raw, epoch: str, rev: int) -> None:
         wire = Envelope(
-            k=Frame.PUB,
-            id=self.session.new_id(),
-            subject=subject,
-            type=type_name,
-            epoch=epoch,
-            rev=rev,
+            k=Frame.PUB, id=self.session.new_id(), subject=subject, type=type_name, epoch=epoch, rev=rev,
             data=data,
-        )
+        )  # fmt: skip
         if self.session.publish(wire):
             self.turn_soon()
 
     # --- watch ----------------------------------------------------------------------------------------
 
-    def watch(
-        self, pattern: str, *, policy: Policy = "coalesce", snapshot: bool = True, window: int = 1_024
-    ) -> AsyncIterator[Change | Synced]:
+    async def watch(
+        self, pattern: str, *, policy: Policy = "coalesce", snapshot: bool = True, window: int = WINDOW
+    ) -> AsyncIterator[Told]:
         """Follow every object under a pattern; see Change and Synced. Ends only when closed or refused.
 
         It subscribes when it is first awaited.
         """
-        return self._watching.watch(pattern, policy, window, snapshot=snapshot)
+        sid = self.session.watch(pattern, snapshot=snapshot, policy=policy, window=window)
+        queue = self._watches[sid] = asyncio.Queue()
+        self.turn()
+        try:
+            while True:
+                told = await queue.get()
+                if isinstance(told, ManorError):
+                    raise told
+                for change in told.changes:
+                    yield change
+                if told.batch is not None:
+                    self.session.consumed(told.batch)
+                    self.turn_soon()
+        finally:
+            del self._watches[sid]
+            self.session.unsubscribe(sid)
+            self.turn_soon()
 
-    # --- what the link and the session tell us --------------------------------------------------------
+    # --- what the link tells us -----------------------------------------------------------------------
 
     def up(self) -> None:
         """The link is connected (called by the transport)."""
@@ -254,10 +243,14 @@ class Peer:
         self.session.lost()
         self._greeted(unwelcome())
 
-    def received(self, frame: bytes) -> None:
-        """A frame came (called by the transport)."""
-        self.session.receive(frame, self._loop.time())
-        self.turn_soon()
+    def received(self, frames: Sequence[bytes]) -> None:
+        """Frames came (called by the transport)."""
+        now = self._loop.time()
+        for frame in frames:
+            self.session.receive(frame, now)
+        self.turn()
+
+    # --- what the session wants -----------------------------------------------------------------------
 
     def turn_soon(self) -> None:
         """Do what the session wants once the present event is done with."""
@@ -267,46 +260,37 @@ class Peer:
 
     def turn(self) -> None:
         """Do what the session wants: take its events, send its frames, set its timer."""
-        self._turning = False
         if self._closed:
             return
-        while self.session.events:
-            self._event(self.session.events.popleft())
-        out, self.session.out = self.session.out, []
-        for frame in out:
-            self._link.send(frame)
-        due = self.session.next_timer()
+        session, events = self.session, self.session.events
+        self._turning = True  # what this gives rise to is done at its end
+        try:
+            while events:
+                event = events.popleft()
+                self._takes[type(event)](event)
+        finally:
+            self._turning = False
+        if session.out:
+            out, session.out = session.out, []
+            for frame in out:
+                self._link.send(frame)
+        due = session.next_timer()
         if due < self._due:  # a timer that rings too early does no harm, setting one for every frame costs
             if self._timer is not None:
                 self._timer.cancel()
             self._timer, self._due = self._loop.call_at(due, self._tick), due
 
     def _tick(self) -> None:
-        self._timer, self._due = None, float("inf")
+        self._timer, self._due = None, FOREVER
         self.session.advance(self._loop.time())
         self.turn()
 
-    def _event(self, event: outcomes.Event) -> None:
-        match event:
-            case outcomes.Replied() | outcomes.Parted() | outcomes.Restarted():
-                self._calling(event)
-            case outcomes.Asked() | outcomes.Withdrawn():
-                self.answering.take(event)
-            case outcomes.Arrived() | outcomes.Live() | outcomes.Missed() | outcomes.Barred():
-                self._watching.take(event)
-            case outcomes.Greeted(welcome):
-                for denied in welcome.denied:
-                    log.error("the broker denied us: %s", denied)
-                self._greeted(None)
-                for told in self.on_greeted:
-                    told()
-            case outcomes.Turned(error):
-                self._greeted(error)
-            case outcomes.Drained():
-                self.drained.set()
-            case outcomes.Dead():
-                self._link.close()
-                self._link = self._connect(self)
+    def _welcomed(self, event: Greeted) -> None:
+        for denied in event.welcome.denied:
+            log.error("the broker denied us: %s", denied)
+        self._greeted(None)
+        for told in self.on_greeted:
+            told()
 
     def _greeted(self, turned: ManorError | None) -> None:
         self._turned = turned
@@ -315,45 +299,61 @@ class Peer:
             log.error("the broker turned us away: %s", turned)
             self._refused.set()
 
-    def _calling(self, event: outcomes.Calling) -> None:
-        call = self._calls.get(event.token)
-        if call is None:
+    def _drained(self, event: Drained) -> None:
+        self.dispatcher.draining = True
+        self.drained.set()
+
+    def _dead(self, event: Dead) -> None:
+        self._link.close()
+        self._link = self._connect(self)
+
+    def _watched(self, event: Watched) -> None:
+        queue = self._watches.get(event.sid)
+        if queue is not None:
+            queue.put_nowait(event)
+
+    def _watched_until(self, sid: int, error: ManorError) -> None:
+        if sid in self._watches:
+            self._watches[sid].put_nowait(error)
+
+    def _replied(self, event: Replied) -> None:
+        future = self._calls.pop(event.token, None)
+        if future is None or future.done():
+            return
+        if event.error is not None:
+            future.set_exception(event.error)
+        elif event.reply is not None:
+            future.set_result(event.reply)
+
+    def _parted(self, event: Parted) -> None:
+        listener = self._listeners.get(event.token)
+        if listener is None or listener.on_part is None or listener.part is None:
             return
         try:
-            match event:
-                case outcomes.Parted(_, part) if call.on_part is not None:
-                    call.on_part(part)
-                case outcomes.Restarted() if call.on_restart is not None:
-                    call.on_restart()
-                case outcomes.Replied(_, reply, error):
-                    self._end(event.token, call, reply, error)
-                case _:
-                    pass  # nobody listens to parts
+            listener.on_part(codec.decode(event.part.data, listener.part))
         except ManorError as error:  # the part is not what its type says
             self.session.cancel(event.token)
-            self._end(event.token, call, None, error)
+            self._replied(Replied(event.token, None, error))
 
-    def _end(self, token: int, call: _Call, reply: Envelope | None, error: ManorError | None) -> None:
-        del self._calls[token]
-        if call.done.done():
-            return
-        if error is not None:
-            call.done.set_exception(error)
-        elif reply is not None:
-            call.done.set_result(reply)
+    def _restarted(self, event: Restarted) -> None:
+        listener = self._listeners.get(event.token)
+        if listener is not None and listener.on_restart is not None:
+            listener.on_restart()
 
     async def close(self) -> None:
         """Leave the bus. Calls under way end as unavailable."""
         if self._closed:
             return
-        await self.answering.close()
+        await self.dispatcher.close()
         self.turn()
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
         self._link.close()
         gone = ManorError(Kind.UNAVAILABLE, "this peer was closed", delivered=None, origin=Origin.LIBRARY)
-        for call in self._calls.values():
-            if not call.done.done():
-                call.done.set_exception(gone)
-        self._watching.end(gone)
+        for future in self._calls.values():
+            if not future.done():
+                future.set_exception(gone)
+        self._calls.clear()
+        for queue in self._watches.values():
+            queue.put_nowait(gone)

@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from manor_bus.peer.outcomes import Event, Parted, Replied, Restarted
+from manor_bus.peer.events import Event, Parted, Replied, Restarted
 from manor_bus.wire.envelope import Envelope
 from manor_bus.wire.envelope import Kind as Frame
 from manor_bus.wire.errors import Kind, ManorError, Origin, bad_request
@@ -25,7 +25,7 @@ RETRY_MAX_S: Final = 0.25
 @dataclass(slots=True)
 class _Call:
     token: int
-    wire: Envelope
+    wire: Envelope  # as the application gave it: to, type, data, maybe key and on_behalf_of
     deadline: float
     retry: bool
     id: str = ""  # of the attempt under way
@@ -35,7 +35,7 @@ class _Call:
     last: ManorError | None = None
 
 
-class Asking:
+class ClientCalls:
     """Calls under way. `send` tells whether a message fits a frame; `tell` takes what the shell must know."""
 
     def __init__(
@@ -75,7 +75,7 @@ class Asking:
     # --- what the application wants -------------------------------------------------------------------
 
     def call(self, wire: Envelope, timeout: float, now: float, *, retry: bool) -> int:
-        """Start a call; `wire` holds to, type, data and maybe an idempotency key. Returns its token."""
+        """Start a call; `wire` holds to, type, data and maybe a key and on_behalf_of. Returns its token."""
         self._count += 1
         made = _Call(self._count, wire, now + timeout, retry)
         self._calls[made.token] = made

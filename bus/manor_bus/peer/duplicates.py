@@ -38,7 +38,7 @@ class Run:
     waiting: list[tuple[str, str]] = field(default_factory=list)
 
 
-class Inbox:
+class DuplicateCache:
     """Runs under way and recent answers."""
 
     def __init__(self) -> None:

@@ -61,7 +61,7 @@ T = TypeVar("T")
 def connect(settings: BusSettings) -> Peer:
     """Attach to the bus over ZeroMQ."""
     pair = keys.load(settings.key_file)
-    broker_public = settings.broker_key_file.read_text(encoding="ascii").strip()
+    broker_public = keys.load_public(settings.broker_key_file)
 
     def link(listener: Listener) -> Link:
         return AsyncLink(settings.endpoint, pair, broker_public, listener)
@@ -110,7 +110,7 @@ async def serve_until(
         seconds[0] = within
         stop.set()
 
-    peer.answering.name, peer.answering.drain = name, drain
+    peer.dispatcher.name, peer.dispatcher.drain = name, drain
     room = await _unless(stop, open_room(peer, settings))
     if room is None:
         return
@@ -135,7 +135,7 @@ async def _leave(peer: Peer, within: float) -> None:
         await asyncio.wait_for(peer.drained.wait(), DRAIN_S)
     except TimeoutError:
         log.warning("the broker did not confirm that it sends no more calls")
-    if not await peer.answering.finished(within):
+    if not await peer.dispatcher.finished(within):
         log.warning("calls still run after %s s and are cancelled", within)
 
 

@@ -1,6 +1,6 @@
-"""The peer's core: greeting, liveness, and the way of every frame to `asking` and `following`. Pure.
+"""The peer's core: greeting, liveness, and the way of every frame to calls, subscriptions and watches. Pure.
 
-Frames and time in, frames and events (`outcomes`) out. Shells: `peer.py` (asyncio) and `call.py` (blocking).
+Frames and time in, frames and `events` out. Shells: `aio` (asyncio) and `blocking` (one thread that waits).
 """
 
 from __future__ import annotations
@@ -8,22 +8,42 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
 from manor_bus import PROTOCOL
-from manor_bus.peer.calls import Asking
-from manor_bus.peer.outcomes import Arrived, Asked, Dead, Drained, Event, Greeted, Turned, Withdrawn
-from manor_bus.peer.subscriptions import Followed
+from manor_bus.peer.calls import ClientCalls
+from manor_bus.peer.events import (
+    Arrived,
+    Asked,
+    Dead,
+    Drained,
+    Event,
+    Greeted,
+    Parted,
+    Replied,
+    Subscribing,
+    Turned,
+    Withdrawn,
+)
+from manor_bus.peer.subscriptions import ClientSubscriptions
 from manor_bus.wire import codec
 from manor_bus.wire.envelope import Down, Envelope
 from manor_bus.wire.envelope import Kind as Frame
 from manor_bus.wire.errors import ErrorBody, ManorError, bad_request
 from manor_bus.wire.messages import bus as words
+from manor_bus.wire.messages.node import Snapshot
 
+if TYPE_CHECKING:
+    from manor_bus.peer.watches import ClientWatches
+
+Policy = Literal["coalesce", "gap", "kick"]
 SILENCE_BEATS: Final = 4  # heartbeats without any frame after which the link is taken as dead
 GREET_AGAIN_S: Final = 0.5
+SNAPSHOT_S: Final = 10.0
+WINDOW: Final = 1_024
+WINDOW_BYTES: Final = 4_194_304
 
 
 @dataclass
@@ -46,23 +66,25 @@ class Session:
     heartbeat_s: float = 1.0
 
     def __post_init__(self) -> None:
-        self._asking = Asking(self.new_id, self._send, self.events.append)
-        self._followed = Followed(self.new_id, self._send, self.events.append)
+        self._calls = ClientCalls(self.new_id, self._send, self._called)
+        self._subscriptions = ClientSubscriptions(self.new_id, self._send, self._subscribed)
+        self._watches: ClientWatches | None = None
         self._up = self._draining = self._same_clock = False
         self._hello_id = ""
         self._greet_at = float("inf")
-        self._heard = self._asked_at = 0.0
+        self._now = self._heard = self._asked_at = 0.0  # `_now`: as we were told last
+        self._sids = 0
 
     # --- the connection -------------------------------------------------------------------------------
 
     def connected(self, now: float) -> None:
         """The transport is up: greet."""
-        self._up, self._heard = True, now
+        self._up, self._heard, self._now = True, now, now
         self._forget_broker()
         self.greet(now)
 
     def lost(self) -> None:
-        """The transport is down: what was under way has an unknown outcome."""
+        """The transport is down: what was under way has an unknown outcome, what was to be sent is void."""
         self._up = False
         self._greet_at = float("inf")
         self._forget_broker()
@@ -92,37 +114,57 @@ class Session:
 
     def _forget_broker(self) -> None:
         self.greeted = False
-        self._asking.lost()
-        self._followed.lost()
+        self.out.clear()
+        self._calls.lost()
+        self._subscriptions.lost()
 
     # --- what the application wants -------------------------------------------------------------------
 
     def call(self, wire: Envelope, timeout: float, now: float, *, retry: bool = True) -> int:
-        """Start a call; `wire` holds to, type, data and maybe an idempotency key. Returns its token.
+        """Start a call; `wire` holds to, type, data and maybe a key and on_behalf_of. Returns its token.
 
         Without `retry` it is tried once, or waits for the connection.
         """
-        return self._asking.call(wire, timeout, now, retry=retry)
+        return self._calls.call(wire, timeout, now, retry=retry)
 
     def cancel(self, token: int) -> None:
         """Withdraw a call: the callee is told, nothing more is heard of it here."""
-        self._asking.cancel(token)
+        self._calls.cancel(token)
 
-    def subscribe(self, pattern: str, wish: words.Subscribe) -> None:
-        """Subscribe; it lives through reconnections until `unsubscribe`."""
-        self._followed.subscribe(pattern, wish)
+    def subscribe(
+        self, pattern: str, *, policy: Policy = "coalesce", window: int = WINDOW, tap: bool = False
+    ) -> int:
+        """Subscribe to what passes, until `unsubscribe`; returns the number of the subscription."""
+        self._sids += 1
+        wish = words.Subscribe(
+            sid=self._sids, policy=policy, window=window, window_bytes=WINDOW_BYTES, tap=tap
+        )
+        self._subscriptions.subscribe(pattern, wish)
+        return self._sids
+
+    def watch(
+        self, pattern: str, *, snapshot: bool = True, policy: Policy = "coalesce", window: int = WINDOW
+    ) -> int:
+        """Subscribe as a watch: typed changes, and with `snapshot` also what is there already."""
+        if self._watches is None:
+            from manor_bus.peer.watches import ClientWatches  # it knows every event; most commands only call
+
+            self._watches = ClientWatches(
+                self._ask_snapshot, self._calls.cancel, self._subscriptions.renew, self.events.append
+            )
+        sid = self.subscribe(pattern, policy=policy, window=window)
+        self._watches.begin(sid, pattern, snapshot=snapshot)
+        return sid
 
     def unsubscribe(self, sid: int) -> None:
-        """End a subscription."""
-        self._followed.unsubscribe(sid)
-
-    def renew(self, sid: int) -> None:
-        """Begin a subscription anew, after items of it were lost."""
-        self._followed.renew(sid)
+        """End a subscription or a watch."""
+        self._subscriptions.unsubscribe(sid)
+        if self._watches is not None:
+            self._watches.end(sid)
 
     def consumed(self, arrived: Arrived) -> None:
         """Give credit back for items the application is done with."""
-        self._followed.consumed(arrived)
+        self._subscriptions.consumed(arrived)
 
     def reply(
         self, sender: str, request: str, *, data: msgspec.Raw, err: ErrorBody | None, last: bool
@@ -139,17 +181,42 @@ class Session:
             raise bad_request(f"the event {wire.subject} is larger than a frame")
         return self.greeted
 
+    # --- what calls and subscriptions tell ------------------------------------------------------------
+
+    def _called(self, event: Event) -> None:
+        if (
+            self._watches is None
+            or not isinstance(event, Replied | Parted)
+            or not self._watches.called(event, self._now)
+        ):
+            self.events.append(event)
+
+    def _subscribed(self, event: Subscribing) -> None:
+        if self._watches is not None and event.sid in self._watches:
+            self._watches.subscribed(event, self._now)
+        else:
+            self.events.append(event)
+
+    def _ask_snapshot(self, address: str, pattern: str, now: float) -> int:
+        to = f"srv.snapshot@{address.partition('@')[2]}"
+        wire = Envelope(k=Frame.REQ, to=to, type="srv.snapshot.v1", data=_raw(Snapshot(pattern=pattern)))
+        return self._calls.call(wire, SNAPSHOT_S, now, retry=False)
+
     # --- time -----------------------------------------------------------------------------------------
 
     def next_timer(self) -> float:
         """Return when `advance` wants to be called."""
         last = self._heard if self._asked_at <= self._heard else self._asked_at
         beat = last + self.heartbeat_s if self._up else float("inf")
-        return min(self._asking.next_timer(), self._greet_at, beat)
+        due = min(self._calls.next_timer(), self._greet_at, beat)
+        return due if self._watches is None else min(due, self._watches.next_timer())
 
     def advance(self, now: float) -> None:
         """Let time pass: end calls whose budget is over, try again, notice silence."""
-        self._asking.advance(now)
+        self._now = now
+        self._calls.advance(now)
+        if self._watches is not None:
+            self._watches.advance(now)
         if not self._up:
             return
         if now >= self._greet_at:
@@ -172,10 +239,10 @@ class Session:
 
     def receive(self, frame: bytes, now: float) -> None:
         """Take one frame from the broker."""
-        self._heard = now
+        self._heard = self._now = now
         down = codec.decode(frame, Down)
         if down.sid:
-            self._followed.items(down, frame)
+            self._subscriptions.items(down, len(frame))
             return
         for item in down.items:
             self._take(item.sender, item.envelope, down.n, now)
@@ -183,8 +250,8 @@ class Session:
     def _take(self, sender: str, wire: Envelope, n: int, now: float) -> None:
         match wire.k:
             case Frame.REP | Frame.PART:
-                if not self._followed.reply(wire):
-                    self._asking.reply(wire, now)
+                if not self._subscriptions.reply(wire):
+                    self._calls.reply(wire, now)
             case Frame.REQ:
                 deadline = n / 1000 if self._same_clock and n else now + wire.timeout / 1000
                 self.events.append(Asked(sender, wire, deadline))
@@ -198,7 +265,7 @@ class Session:
             case Frame.DRAIN:
                 self.events.append(Drained())
             case Frame.PUB:  # a service we asked for in vain is there
-                self._asking.wake(now)
+                self._calls.wake(now)
             case _:
                 pass  # PING: that it came is all it says
 
@@ -216,8 +283,8 @@ class Session:
         self._same_clock = bool(self.boot_id) and welcome.boot_id == self.boot_id
         self.events.append(Greeted(welcome))
         if not again:
-            self._followed.greeted()
-            self._asking.greeted(now, same_clock=self._same_clock)
+            self._subscriptions.greeted()
+            self._calls.greeted(now, same_clock=self._same_clock)
 
 
 def _raw(message: object) -> msgspec.Raw:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from manor_bus.peer.outcomes import Arrived, Barred, Event, Live, Missed
+from manor_bus.peer.events import Arrived, Barred, Live, Missed, Subscribing
 from manor_bus.wire import codec
 from manor_bus.wire.envelope import Down, Envelope, array_header
 from manor_bus.wire.envelope import Kind as Frame
@@ -29,11 +29,11 @@ class _Sub:
     told_size: int = 0
 
 
-class Followed:
+class ClientSubscriptions:
     """Subscriptions by the application's `sid`."""
 
     def __init__(
-        self, new_id: Callable[[], str], send: Callable[[Envelope], bool], tell: Callable[[Event], None]
+        self, new_id: Callable[[], str], send: Callable[[Envelope], bool], tell: Callable[[Subscribing], None]
     ) -> None:
         self._new_id, self._send, self._tell = new_id, send, tell
         self._subs: dict[int, _Sub] = {}
@@ -100,8 +100,8 @@ class Followed:
         self._tell(Live(sub.sid, done.owners))
         return True
 
-    def items(self, down: Down, frame: bytes) -> None:
-        """Take a frame of a subscription, decoded and as it came."""
+    def items(self, down: Down, size: int) -> None:
+        """Take a frame of a subscription that had `size` bytes."""
         sub = self._by_life.get(down.sid)
         if sub is None or sub.next is None:
             return  # ended here
@@ -110,8 +110,7 @@ class Followed:
             sub.next = down.n
         if down.items:
             sub.next += len(down.items)
-            items = tuple((item.sender, item.envelope) for item in down.items)
-            self._tell(Arrived(sub.sid, sub.life, items, len(frame) - _head(down), frame))
+            self._tell(Arrived(sub.sid, sub.life, down.items, size - _head(down)))
         elif sub.messages > sub.told_messages:
             self._credit(sub)  # a quiet moment: also the last bit of room, someone may wait for it
 

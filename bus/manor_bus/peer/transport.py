@@ -1,4 +1,4 @@
-"""ZeroMQ sockets of a peer: one DEALER, CURVE on ipc and tcp alike. With broker.py the only `import zmq`.
+"""ZeroMQ sockets of a peer: one DEALER, CURVE on ipc and tcp alike. With the broker the only `import zmq`.
 
 Options and their reasons: design page "The bus", section Sockets.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum, auto
 from types import MappingProxyType
 from typing import Final, Protocol
@@ -19,11 +19,12 @@ from manor_bus.wire.codec import FRAME_BYTES_MAX
 
 OUTBOX_FRAMES_MAX: Final = 65_536
 LINGER_MS: Final = 200  # for what is queued when a connection is closed
-DRAIN_FRAMES: Final = 200  # received before other tasks get their turn
+DRAIN_FRAMES: Final = 64  # received before they are answered
+TURNS: Final = 4  # of receiving and answering before other tasks get theirs
 
 
 class Link(Protocol):
-    """One connection to a broker, as `peer.py` sees it."""
+    """One connection to a broker, as `aio` sees it."""
 
     def send(self, frame: bytes) -> None:
         """Queue a frame; what does not fit ends the connection, visibly."""
@@ -44,8 +45,8 @@ class Listener(Protocol):
     def refused(self) -> None:
         """The broker does not know our key; it will not be tried again."""
 
-    def received(self, frame: bytes) -> None:
-        """A frame came."""
+    def received(self, frames: Sequence[bytes]) -> None:
+        """Frames came."""
 
 
 class Signal(Enum):
@@ -117,9 +118,10 @@ class AsyncLink:
         self._loop = asyncio.get_running_loop()
         self._endpoint, self._listener = endpoint, listener
         self._outbox: deque[bytes] = deque()
-        self._pumping = False
+        self._pumping = self._scheduled = False
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = dealer(self._context, pair, broker_public)
+        self._send_frame = super(zmq.Socket, self._socket).send  # half the time of the wrapper around it
         heartbeat(self._socket, endpoint)
         self._watched = _monitor(self._socket)
         self._loop.add_reader(self._socket.fileno(), self._pump)
@@ -128,12 +130,15 @@ class AsyncLink:
         self._loop.call_soon(self._watch)
 
     def send(self, frame: bytes) -> None:
-        """Queue a frame; it is sent when the connection takes it."""
+        """Send a frame, or queue it until the connection takes it."""
         if len(self._outbox) >= OUTBOX_FRAMES_MAX:
             self._start_over()
             return
         self._outbox.append(frame)
-        self._pump_soon()
+        if not self._pumping:  # else it goes at the end of what is being received
+            self._flush()
+            if self._events() & zmq.POLLIN:
+                self._pump_soon()
 
     def close(self) -> None:
         """End the connection; queued frames get a moment."""
@@ -155,33 +160,44 @@ class AsyncLink:
         self._socket.connect(self._endpoint)
 
     def _pump_soon(self) -> None:
-        if not self._pumping:
-            self._pumping = True
+        if not self._scheduled:
+            self._scheduled = True
             self._loop.call_soon(self._pump)
 
     def _flush(self) -> None:
-        outbox, send = self._outbox, self._socket.send
+        outbox, send = self._outbox, self._send_frame
         try:
-            while outbox:
+            while outbox and not self._socket.closed:
                 send(outbox[0], zmq.NOBLOCK)
                 outbox.popleft()
         except zmq.Again:
             pass  # the descriptor tells when there is room again
 
     def _pump(self) -> None:
-        self._pumping = False
-        received = self._listener.received
-        for _ in range(DRAIN_FRAMES):
-            if self._socket.closed:
-                return
-            if self._outbox:
+        """Receive what is there, let it be answered, and send; the rest when other tasks had their turn."""
+        self._scheduled, self._pumping = False, True
+        try:
+            for _ in range(TURNS):
+                frames = self._receive()
+                if frames:
+                    self._listener.received(frames)
                 self._flush()
-            events = int(self._socket.getsockopt(zmq.EVENTS))
-            if events & zmq.POLLIN:
-                received(self._socket.recv(zmq.NOBLOCK))
-            elif not (self._outbox and events & zmq.POLLOUT):
-                return
+                events = self._events()  # what came before may have taken the edge
+                if not (events & zmq.POLLIN or (self._outbox and events & zmq.POLLOUT)):
+                    return
+        finally:
+            self._pumping = False
         self._pump_soon()
+
+    def _events(self) -> int:
+        return 0 if self._socket.closed else int(self._socket.getsockopt(zmq.EVENTS))
+
+    def _receive(self) -> list[bytes]:
+        socket = self._socket
+        frames: list[bytes] = []
+        while len(frames) < DRAIN_FRAMES and self._events() & zmq.POLLIN:
+            frames.append(socket.recv(zmq.NOBLOCK))
+        return frames
 
     def _watch(self) -> None:
         for signal in _signals(self._watched):

@@ -15,6 +15,8 @@ from typing import Any
 
 import msgspec
 
+from manor_bus.peer.events import Change as Change
+from manor_bus.peer.events import Synced as Synced
 from manor_bus.wire import codec
 from manor_bus.wire.envelope import Envelope
 from manor_bus.wire.messages.bus import Owner, OwnerChanged
@@ -47,24 +49,6 @@ class News(msgspec.Struct, frozen=True):
 
 class AllKnown(msgspec.Struct, frozen=True):
     """The view equals the state of every owner that answered."""
-
-
-class Change(msgspec.Struct, frozen=True):
-    """What an application sees: a new value of one object.
-
-    `value` is None when the object is gone, and plain builtins when its type is not in the catalogue.
-    """
-
-    subject: str
-    value: Any
-    sender: str = ""
-    epoch: str = ""
-    rev: int = 0
-    type: str = ""
-
-
-class Synced(msgspec.Struct, frozen=True):
-    """What an application sees when everything that is there now has been told."""
 
 
 Action = Fetch | News | AllKnown
@@ -186,6 +170,10 @@ class View:
         if fetch.address in owner.attached:
             actions = [self._fetch(fetch.address, again=True)]
         return actions + self._all_known()
+
+    def wants(self, fetch: Fetch) -> bool:
+        """Whether the snapshot is still awaited: no later one has taken its place."""
+        return self._taken(fetch) is not None
 
     def _taken(self, fetch: Fetch) -> _Owner | None:
         """Return whose fetch it is, if no later one has taken its place."""

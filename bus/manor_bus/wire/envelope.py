@@ -95,22 +95,6 @@ class Down(msgspec.Struct, frozen=True, array_like=True):
     superseded: int = 0
 
 
-class RawItem(msgspec.Struct, frozen=True, array_like=True):
-    """As Item, with the sender's bytes untouched (recordings)."""
-
-    sender: str
-    envelope: msgspec.Raw
-
-
-class RawDown(msgspec.Struct, frozen=True, array_like=True):
-    """As Down, with the senders' bytes untouched."""
-
-    sid: int
-    n: int
-    items: tuple[RawItem, ...]
-    superseded: int = 0
-
-
 def pack_text(text: str) -> bytes:
     """Encode one string."""
     return codec.encode(text)

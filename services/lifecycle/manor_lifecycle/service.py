@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
 from typing import Any, Final
+
+import msgspec
 
 from manor_bus.peer.aio import Answer, Context, Peer
 from manor_bus.peer.serving import Room
@@ -272,16 +273,8 @@ class Lifecycle:
 
 def _deaf(context: Context) -> Context:
     """The same caller, who wants no parts."""
-    silent: Callable[[Message], None] = lambda part: None  # noqa: E731
-    return Context(
-        context.caller,
-        context.label,
-        context.key,
-        context.deadline,
-        context.correlationid,
-        context.cancelled,
-        silent,
-    )
+    deaf: Context = msgspec.structs.replace(context, send_part=lambda part: None)
+    return deaf
 
 
 def _answers(service: Lifecycle, listening: Listening) -> dict[type[Message], Answer]:

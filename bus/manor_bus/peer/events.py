@@ -1,10 +1,12 @@
-"""What a session tells its shell. Pure."""
+"""What a session tells its shell: session events. Pure."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
-from manor_bus.wire.envelope import Envelope
+from manor_bus.wire.envelope import Envelope, Item
 from manor_bus.wire.errors import ManorError
 from manor_bus.wire.messages.bus import Owner, Welcome
 
@@ -67,18 +69,17 @@ class Live(msgspec.Struct, frozen=True):
 class Arrived(msgspec.Struct, frozen=True):
     """Items of a subscription, in `size` bytes; give it to `consumed` when the application is done with them.
 
-    `life` numbers the subscription on the wire: it changes with every new connection. `frame` is what came.
+    `life` numbers the subscription on the wire: it changes with every new connection.
     """
 
     sid: int
     life: int
-    items: tuple[tuple[str, Envelope], ...]
+    items: tuple[Item, ...]
     size: int
-    frame: bytes = b""
 
 
 class Missed(msgspec.Struct, frozen=True):
-    """Items of a subscription were dropped: ask the owners."""
+    """Items of a subscription were dropped."""
 
     sid: int
     count: int
@@ -91,6 +92,41 @@ class Barred(msgspec.Struct, frozen=True):
     error: ManorError
 
 
+class Change(msgspec.Struct, frozen=True):
+    """What an application sees: a new value of one object.
+
+    `value` is None when the object is gone, and plain builtins when its type is not in the catalogue.
+    """
+
+    subject: str
+    value: Any
+    sender: str = ""
+    epoch: str = ""
+    rev: int = 0
+    type: str = ""
+
+
+class Synced(msgspec.Struct, frozen=True):
+    """What an application sees when everything that is there now has been told."""
+
+
+Told = Change | Synced
+
+
+class Watched(msgspec.Struct, frozen=True):
+    """What a watch has to tell; give `batch`, if any, to `consumed` when the application is done with it."""
+
+    sid: int
+    changes: list[Told]
+    batch: Arrived | None
+
+
+class Noted(msgspec.Struct, frozen=True):
+    """Something for the log."""
+
+    text: str
+
+
 class Drained(msgspec.Struct, frozen=True):
     """The broker sends us no more calls."""
 
@@ -99,6 +135,6 @@ class Dead(msgspec.Struct, frozen=True):
     """No frame for too long: the shell must open a new connection."""
 
 
-Following = Live | Arrived | Missed | Barred
+Subscribing = Live | Arrived | Missed | Barred
 Calling = Replied | Parted | Restarted
-Event = Greeted | Turned | Calling | Asked | Withdrawn | Following | Drained | Dead
+Event = Greeted | Turned | Calling | Asked | Withdrawn | Subscribing | Watched | Noted | Drained | Dead
