@@ -4,6 +4,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages.devices import Descriptor
 from manor_bus.wire.messages.documents import Disk, DomainSpec, Memory
 from manor_lifecycle.hypervisors import (
@@ -102,3 +103,57 @@ async def test_a_reset_is_another_run_with_the_links_of_the_first(house):
         assert (seen.last, seen.run.run.incarnation, seen.run.born) == (4, 4, 1)
         await hypervisor.destroy(Run(UUID, 4))
         assert (await look(hypervisor)).run is None
+
+
+async def test_a_number_is_made_once_also_after_a_restart(house):
+    async with house.hypervisor() as hypervisor:
+        await hypervisor.create(creation(incarnation=3))
+        await hypervisor.destroy(Run(UUID, 3))
+    async with house.hypervisor() as hypervisor:
+        assert await look(hypervisor) == (await hypervisor.look())[UUID] == Seen(UUID, 3)
+        for number in (2, 3):
+            with pytest.raises(ManorError) as refused:
+                await hypervisor.create(creation(incarnation=number))
+            assert refused.value.kind is Kind.STALE
+        await hypervisor.create(creation(incarnation=4))
+        with pytest.raises(ManorError) as refused:
+            await hypervisor.remove(UUID)
+        assert refused.value.kind is Kind.DENIED_STATE
+
+
+async def test_a_saved_guest_has_an_id_and_comes_back_as_it_was(house, tmp_path):
+    state = house.folder / "state"
+    async with house.hypervisor() as hypervisor:
+        await hypervisor.create(creation(house.disk("root")))
+        image = await hypervisor.save(RUN, state, lambda part: None, "op-1")
+        assert (image.id, image.uuid, image.incarnation, image.spec.memory.size_mib) == ("op-1", UUID, 1, 16)
+        assert await hypervisor.saved_image(state) == image
+        await hypervisor.destroy(RUN)
+        today = creation(house.disk("root"), incarnation=2, memory=Memory(size_mib=24))
+        with pytest.raises(ManorError) as refused:
+            await hypervisor.restore(today, state, "op-2")
+        assert refused.value.kind is Kind.STALE
+        await hypervisor.restore(today, state, "op-1")
+        run = (await look(hypervisor)).run
+        assert (run.activity, run.born, run.spec.memory.size_mib, run.memory_mib) == (
+            Activity.STANDS,
+            2,
+            16,
+            16,
+        )
+        with pytest.raises(ManorError) as refused:
+            await hypervisor.saved_image(house.folder / "nothing")
+        assert refused.value.kind is Kind.NOT_FOUND
+
+
+async def test_what_a_domain_leaves_is_listed_and_removed(house):
+    async with house.hypervisor() as hypervisor:
+        assert await hypervisor.leftovers(UUID) == ()
+        await hypervisor.create(creation())
+        await hypervisor.destroy(RUN)
+        assert "note" in {one.kind for one in await hypervisor.leftovers(UUID)}
+        await hypervisor.console_of_last_run(UUID)
+        await hypervisor.log_of_last_run(UUID)
+        await hypervisor.remove(UUID)
+        assert await hypervisor.leftovers(UUID) == ()
+        assert await look(hypervisor) == Seen(UUID)

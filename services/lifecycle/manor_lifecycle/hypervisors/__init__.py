@@ -38,11 +38,14 @@ from manor_lifecycle.hypervisors.seen import (
     Cause,
     CauseWord,
     Device,
+    DiskIdentity,
     EndReason,
     Feature,
     IoStatus,
     LastEnd,
+    Leftover,
     Run,
+    SavedImage,
     Seen,
     SeenDevice,
     SeenRun,
@@ -53,11 +56,14 @@ __all__ = [  # what others take from here although it stands in `seen`
     "Cause",
     "CauseWord",
     "Device",
+    "DiskIdentity",
     "EndReason",
     "Feature",
     "IoStatus",
     "LastEnd",
+    "Leftover",
     "Run",
+    "SavedImage",
     "Seen",
     "SeenDevice",
     "SeenRun",
@@ -262,8 +268,12 @@ class Hypervisor(Protocol):
         Already there with the same incarnation: returns. Another incarnation alive: `conflict`.
         """
 
-    async def restore(self, creation: Creation, path: Path) -> None:
-        """As `create`, with memory and device state from a file made by `save`. Never changes the file."""
+    async def restore(self, creation: Creation, path: Path, image: str = "") -> None:
+        """As `create`, with memory, device state and spec from a file made by `save`, which is never changed.
+
+        `stale` when it is not the image of that id (if one is given); `denied_state` naming what changed when
+        a disk is not what it was.
+        """
 
     async def resume(self, run: Run) -> None:
         """Let the virtual CPUs run."""
@@ -297,10 +307,26 @@ class Hypervisor(Protocol):
         lets go later. Force: it is gone on return, whatever the guest says; `bad_request` if impossible.
         """
 
-    async def save(self, run: Run, path: Path, progress: Progress) -> None:
-        """Write memory and device state to `path` (whole and synced on return); the run is then left PAUSED
-        for the caller to destroy. On error or cancellation the run continues as before and no file is left.
+    async def save(self, run: Run, path: Path, progress: Progress, image: str = "") -> SavedImage:
+        """Write memory and device state to `path` (whole and synced on return) under an id, the caller's or
+        one made up; the run then stands, for the caller to destroy. On error or cancellation the run
+        continues as before and no file is left.
         """
+
+    async def saved_image(self, path: Path) -> SavedImage:
+        """Return what a file of `save` is. `not_found` when it is not there, `bad_request` if damaged."""
+
+    async def console_of_last_run(self, uuid: str) -> bytes:
+        """Return the end of what the guest printed in the run before the present or next one."""
+
+    async def log_of_last_run(self, uuid: str) -> bytes:
+        """Return the end of what the hypervisor said about that run."""
+
+    async def leftovers(self, uuid: str) -> tuple[Leftover, ...]:
+        """Return all that this adapter keeps of a domain on this node beyond its run."""
+
+    async def remove(self, uuid: str) -> None:
+        """Remove these; `denied_state` while there is a run. Its numbers may be made again afterwards."""
 
     async def coredump(self, run: Run, path: Path) -> None:
         """Write the guest's memory to `path` for a debugger; also for a kept ENDED run."""

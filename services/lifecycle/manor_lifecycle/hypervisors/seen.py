@@ -132,6 +132,38 @@ class LastEnd:
 
 
 @dataclass(frozen=True, slots=True)
+class DiskIdentity:
+    """Which container a disk had when its guest was saved, and when that was last written to."""
+
+    id: str
+    path: str
+    device: int
+    inode: int
+    size: int
+    modified_ns: int = 0  # 0: a device, whose node says nothing about its content
+
+
+@dataclass(frozen=True, slots=True)
+class SavedImage:
+    """What a saved guest is: an id of its own, the run and spec it was, the containers that belong to it."""
+
+    id: str
+    uuid: str
+    incarnation: int
+    spec: DomainSpec
+    disks: tuple[DiskIdentity, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """Something of a domain that stays on the node when its run is gone."""
+
+    kind: Literal["variables", "console", "log", "record", "note"]
+    path: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Seen:
     """What is there under a uuid. `last` is the last incarnation that this adapter began to make, ever.
 
@@ -168,3 +200,20 @@ def resized(spec: DomainSpec, memory_mib: int, cpus: int) -> DomainSpec:
         cpu=msgspec.structs.replace(spec.cpu, count=cpus),
         memory=msgspec.structs.replace(spec.memory, size_mib=memory_mib),
     )
+
+
+def differences(saved: Iterable[DiskIdentity], now: Iterable[DiskIdentity]) -> tuple[str, ...]:
+    """Say of each container what is different from when the guest was saved; empty when nothing is."""
+    today = {one.id: one for one in now}
+    found = []
+    for before in saved:
+        there = today.get(before.id)
+        if there is None or before == there:
+            continue
+        if (before.device, before.inode) != (there.device, there.inode):
+            found.append(f"disk {before.id}: {there.path} is another file than {before.path} was")
+        elif before.size != there.size:
+            found.append(f"disk {before.id}: {there.path} had {before.size} bytes and has {there.size}")
+        elif before.modified_ns != there.modified_ns:
+            found.append(f"disk {before.id}: {there.path} was written to")
+    return tuple(found)

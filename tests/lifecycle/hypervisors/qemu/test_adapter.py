@@ -1,6 +1,7 @@
 """Guests outlive the service and are found again; what is not ours is not touched."""
 
 import asyncio
+import errno
 import json
 import os
 import signal
@@ -9,8 +10,8 @@ import sys
 import pytest
 
 from manor_bus.wire.errors import Kind, ManorError
-from manor_lifecycle.hypervisors import Ended, EndReason, GuestState, Hung, Run, load
-from manor_lifecycle.hypervisors.qemu import open_hypervisor, process
+from manor_lifecycle.hypervisors import Activity, Ended, EndReason, GuestState, Hung, LastEnd, Run, Seen, load
+from manor_lifecycle.hypervisors.qemu import folder, open_hypervisor, process
 from manor_lifecycle.hypervisors.qemu.folder import RECORD
 from tests.lifecycle.hypervisors.qemu.guests import ROOT, UUID, Screen, Story, pid_of
 
@@ -92,7 +93,57 @@ async def test_a_guest_of_an_earlier_boot_of_this_machine_is_forgotten(place, sa
     file.write_text(json.dumps(json.loads(file.read_text()) | {"boot_id": "another"}))
     async with place.hypervisor() as hypervisor:
         assert await ours(hypervisor) == []
-    assert not file.parent.exists()
+        assert (await hypervisor.look())[UUID].ended == LastEnd(
+            2, EndReason.UNKNOWN, "the machine started anew"
+        )
+
+
+async def test_a_guest_with_an_unreadable_record_is_neither_dead_nor_started_again(place, saved):
+    pid = await killed_service(place, saved)
+    (place.folder / "qemu" / UUID / RECORD).write_text("{")
+    async with place.hypervisor() as hypervisor:
+        seen = (await hypervisor.look())[UUID]
+        assert (seen.last, seen.run) == (2, None)
+        assert RECORD in seen.unknown
+        with pytest.raises(ManorError, match="runs") as refused:
+            await hypervisor.create(place.creation(place.bare(), incarnation=3))
+        assert refused.value.kind is Kind.DENIED_STATE
+        assert process.started_ticks(pid)
+        await hypervisor.destroy(Run(UUID, 2))
+        assert process.started_ticks(pid) == 0
+        assert (await hypervisor.look())[UUID] == Seen(UUID, 2)
+
+
+async def test_the_end_of_a_guest_with_an_unreadable_record_is_noticed(place, saved):
+    pid = await killed_service(place, saved)
+    (place.folder / "qemu" / UUID / RECORD).write_text("{")
+    async with place.hypervisor() as hypervisor:
+        os.kill(pid, signal.SIGKILL)
+        assert (await Story(hypervisor.events()).until(Ended)).run == Run(UUID, 2)
+        assert (await hypervisor.look())[UUID].unknown == ""
+
+
+async def test_the_end_of_a_guest_is_noticed_when_its_record_cannot_be_written(place, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    async with place.hypervisor() as hypervisor:
+        story = Story(hypervisor.events())
+        await hypervisor.create(place.creation(place.bare()))
+        monkeypatch.setattr(folder, "write_record", full)
+        for call in (hypervisor.plug(Run(UUID, 1), place.disk("more")), hypervisor.rename(Run(UUID, 1), "x")):
+            with pytest.raises(ManorError) as refused:
+                await call
+            assert refused.value.kind is Kind.NO_CAPACITY
+        assert [one.id for one in (await hypervisor.look(UUID))[UUID].run.devices] == []
+        os.kill(pid_of(hypervisor), signal.SIGKILL)
+        assert (await story.until(Ended)).reason is EndReason.DEVICE_MODEL
+        assert (await hypervisor.look(UUID))[UUID].run.activity is Activity.ENDED
+        await hypervisor.destroy(Run(UUID, 1))
+        with pytest.raises(ManorError) as refused:
+            await hypervisor.create(place.creation(place.bare(), incarnation=2))
+        assert refused.value.kind is Kind.NO_CAPACITY
+        assert (await hypervisor.look(UUID))[UUID].run is None
 
 
 async def test_a_guest_whose_service_died_while_making_it_is_cleared_away(place, saved):

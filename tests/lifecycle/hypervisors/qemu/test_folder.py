@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
+from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages.documents import DomainSpec
+from manor_lifecycle.hypervisors import EndReason
 from manor_lifecycle.hypervisors.qemu import folder
 from manor_lifecycle.hypervisors.qemu.record import Record
 
@@ -23,10 +26,41 @@ def test_a_record_is_read_back(tmp_path: Path, durable: bool) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"uuid": 1}'])
-def test_a_record_that_cannot_be_read_is_none(tmp_path: Path, content: bytes) -> None:
+def test_a_record_that_cannot_be_read_is_damaged_not_absent(tmp_path: Path, content: bytes) -> None:
     assert folder.read_record(tmp_path) is None
     (tmp_path / folder.RECORD).write_bytes(content)
-    assert folder.read_record(tmp_path) is None
+    with pytest.raises(folder.Damaged, match=folder.RECORD):
+        folder.read_record(tmp_path)
+
+
+def test_a_number_is_noted_before_its_run_and_never_given_again(tmp_path: Path) -> None:
+    notes = folder.Notes(tmp_path, durable=True)
+    notes.begin("u1", 3)
+    again = folder.Notes(tmp_path, durable=True)
+    again.read(tmp_path / "u1")
+    for number in (2, 3):
+        with pytest.raises(ManorError) as refused:
+            again.begin("u1", number)
+        assert refused.value.kind is Kind.STALE
+    again.end("u1", 3, EndReason.CRASH, "panic")
+    third = folder.Notes(tmp_path, durable=True)
+    third.read(tmp_path / "u1")
+    assert third.known["u1"] == folder.Note(3, EndReason.CRASH, "panic")
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "hint"),
+    [
+        (errno.ENOSPC, Kind.NO_CAPACITY, "Free space"),
+        (errno.EDQUOT, Kind.NO_CAPACITY, "quota"),
+        (errno.EROFS, Kind.UNAVAILABLE, "read-only"),
+        (errno.EIO, Kind.UNAVAILABLE, "disk fails"),
+    ],
+)
+def test_what_cannot_be_written_has_the_hint_of_its_cause(number: int, kind: Kind, hint: str) -> None:
+    error = folder.unwritable(Path("/x"), OSError(number, os.strerror(number)))
+    assert error.kind is kind
+    assert hint in (error.hint or "")
 
 
 def test_the_variables_of_the_firmware_outlive_the_run(tmp_path: Path) -> None:
@@ -45,12 +79,16 @@ def test_the_variables_of_the_firmware_outlive_the_run(tmp_path: Path) -> None:
     os.close(again)
 
 
-def test_an_empty_folder_is_removed(tmp_path: Path) -> None:
-    room = tmp_path / "u1"
-    room.mkdir()
-    folder.write_record(room, RECORD, durable=False)
-    folder.empty(room)
-    assert not room.exists()
+def test_what_a_run_said_last_is_kept_until_the_next_has_ended(tmp_path: Path) -> None:
+    for said in (b"x" * (1 << 20) + b"first", b"second"):
+        (tmp_path / folder.CONSOLE_LOG).write_bytes(said)
+        folder.write_record(tmp_path, RECORD, durable=False)
+        folder.empty(tmp_path)
+        content = folder.last_of(tmp_path, folder.CONSOLE_LOG)
+        assert content.endswith(said[-5:])
+        assert len(content) <= folder.LAST_KEPT
+    assert folder.last_of(tmp_path, folder.QEMU_LOG) == b""
+    assert [(one.kind, one.size) for one in folder.leftovers(tmp_path)] == [("console", 6)]
 
 
 def test_last_words_are_the_end_of_the_log_and_bounded(tmp_path: Path) -> None:

@@ -126,7 +126,36 @@ async def test_a_screen_is_a_picture_and_no_screen_is_said_so(place):
         assert (await hypervisor.screenshot(run)).startswith(b"\x89PNG")
         assert (await hypervisor.screenshot(run)).startswith(b"\x89PNG")
         await hypervisor.destroy(run)
-        await hypervisor.create(place.creation(place.bare()))
+        await hypervisor.create(place.creation(place.bare(), incarnation=2))
         with pytest.raises(ManorError) as refused:
-            await hypervisor.screenshot(run)
+            await hypervisor.screenshot(Run(UUID, 2))
         assert refused.value.kind is Kind.DENIED_STATE
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [("another", "another file"), ("longer", "bytes"), ("written", "written to"), ("gone", "No such file")],
+)
+async def test_a_state_is_not_restored_over_a_disk_that_is_not_what_it_was(place, change, word):
+    state, disk = place.folder / "state", place.folder / "root.raw"
+    async with place.hypervisor() as hypervisor:
+        await hypervisor.create(place.creation(place.bare(), place.disk("root")))
+        await hypervisor.save(Run(UUID, 1), state, lambda part: None)
+        await hypervisor.destroy(Run(UUID, 1))
+        again = place.creation(place.bare(), place.disk("root"), incarnation=2)
+        match change:
+            case "another":
+                disk.rename(place.folder / "old")
+                place.disk("root")
+            case "longer":
+                os.truncate(disk, 32 << 20)
+            case "written":
+                with disk.open("r+b") as file:
+                    file.write(b"x")
+            case _:
+                disk.unlink()
+        with pytest.raises(ManorError, match=word) as refused:
+            await hypervisor.restore(again, state)
+        assert refused.value.kind is Kind.DENIED_STATE
+        assert "discard" in refused.value.hint
+        assert (await hypervisor.look(UUID))[UUID].run is None

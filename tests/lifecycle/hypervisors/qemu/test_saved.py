@@ -8,7 +8,7 @@ from manor_bus.wire.messages.documents import DomainSpec
 from manor_lifecycle.hypervisors.qemu.record import Record
 from manor_lifecycle.hypervisors.qemu.saved import HEADER_BYTES, Header, check, decode, encode
 
-HEADER = Header(
+HEADER = Header(id="i1",
     record=Record(
         uuid="u1", name="web", incarnation=1, spec=DomainSpec(), uid=0, machine="pc-q35-7.2",
         accelerator="tcg",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
@@ -12,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from manor_bus.wire.errors import Kind, ManorError, conflict, not_found
+from manor_bus.wire.errors import Kind, ManorError, conflict, denied_state, not_found
 from manor_lifecycle.hypervisors import (
     AdapterSettings,
     Attachment,
@@ -26,17 +25,19 @@ from manor_lifecycle.hypervisors import (
     Feature,
     GuestState,
     HypervisorEvent,
+    Leftover,
     Progress,
     Resized,
     Run,
     RunningDomain,
+    SavedImage,
     Seen,
     Unplugged,
 )
 from manor_lifecycle.hypervisors.fake.faults import Effect, Faults
 from manor_lifecycle.hypervisors.fake.guest import Guest, seen, shown
 from manor_lifecycle.hypervisors.fake.screen import PICTURE, EchoConsole
-from manor_lifecycle.hypervisors.fake.store import Store
+from manor_lifecycle.hypervisors.fake.store import Store, read_image, write_image, write_whole
 from manor_lifecycle.hypervisors.lanes import DESTROY_S, LOOK_S, Lanes
 
 SHUTDOWN_S: Final = 0.05  # a guest takes so long to power off
@@ -128,12 +129,16 @@ class FakeHypervisor:
         """Make a paused guest."""
         await self._make("create", creation)
 
-    async def restore(self, creation: Creation, path: Path) -> None:
+    async def restore(self, creation: Creation, path: Path, image: str = "") -> None:
         """Make a paused guest from a saved one."""
-        if not os.access(path, os.R_OK):
-            message = f"there is no saved state at {path}"
-            raise not_found(message, hint="Discard the saved state.")
-        await self._make("restore", creation)
+        found = await self.saved_image(path)
+        if image and found.id != image:
+            raise ManorError(Kind.STALE, f"the saved state of {creation.name} is {found.id}, not {image}")
+        await self._make("restore", replace(creation, spec=found.spec))
+
+    async def saved_image(self, path: Path) -> SavedImage:
+        """Read the file."""
+        return read_image(path)
 
     async def _make(self, call: str, creation: Creation) -> None:
         run, spec = creation.run, creation.spec
@@ -176,21 +181,14 @@ class FakeHypervisor:
         """Let it run, or wake it; a told end begins to count."""
 
         def effect(guest: Guest) -> None:
-            began = guest.state is not GuestState.RUNNING
-            guest.state, guest.asleep = GuestState.RUNNING, False
-            guest.cause, guest.io = CauseWord.NONE, {}
-            if began:
+            if guest.go():
                 self._schedule(guest)
 
         await self._do("resume", run, effect)
 
     async def pause(self, run: Run) -> None:
         """Stop it."""
-
-        def effect(guest: Guest) -> None:
-            guest.state, guest.cause = GuestState.PAUSED, CauseWord.PERSON
-
-        await self._do("pause", run, effect)
+        await self._do("pause", run, lambda guest: guest.stand(CauseWord.PERSON))
 
     async def shutdown(self, run: Run) -> None:
         """Ask it to power off."""
@@ -250,17 +248,18 @@ class FakeHypervisor:
         self._store.put(guest)
         self.say(Unplugged(Run(uuid, guest.incarnation), device), Changed(uuid))
 
-    async def save(self, run: Run, path: Path, progress: Progress) -> None:
+    async def save(self, run: Run, path: Path, progress: Progress, image: str = "") -> SavedImage:
         """Write a file that stands for the memory."""
 
         def effect(guest: Guest) -> None:
-            _write(path, msgspec.json.encode(guest))
-            guest.state, guest.cause = GuestState.PAUSED, CauseWord.SAVING
+            write_image(path, guest, image)
+            guest.stand(CauseWord.SAVING)
 
         for step in range(SAVE_STEPS):
             progress(step / SAVE_STEPS)
             await asyncio.sleep(0)
         await self._do("save", run, effect)
+        return read_image(path)
 
     async def coredump(self, run: Run, path: Path) -> None:
         """Write a file that stands for the memory."""
@@ -268,25 +267,15 @@ class FakeHypervisor:
         if guest is None:
             raise _absent(run)
         how = await self.faults.obey("coredump", guest.name, guest.uuid, guest.told)
-        await self.faults.carry(how, "coredump", run.uuid, lambda: _write(path, b"fake core\n"))
+        await self.faults.carry(how, "coredump", run.uuid, lambda: write_whole(path, b"fake core\n"))
 
     async def set_memory(self, run: Run, memory_mib: int) -> None:
         """Balloon."""
-
-        def effect(guest: Guest) -> None:
-            guest.resize(memory_mib, guest.cpus)
-            self._resized(guest)
-
-        await self._do("set_memory", run, effect)
+        await self._do("set_memory", run, lambda guest: self._resize(guest, memory_mib, guest.cpus))
 
     async def set_cpus(self, run: Run, count: int) -> None:
         """Plug or unplug virtual CPUs."""
-
-        def effect(guest: Guest) -> None:
-            guest.resize(guest.memory_mib, count)
-            self._resized(guest)
-
-        await self._do("set_cpus", run, effect)
+        await self._do("set_cpus", run, lambda guest: self._resize(guest, guest.memory_mib, count))
 
     async def rename(self, run: Run, name: str) -> None:
         """Show another name."""
@@ -300,6 +289,24 @@ class FakeHypervisor:
         """Return a very small picture."""
         await self._do("screenshot", run)
         return PICTURE
+
+    async def console_of_last_run(self, uuid: str) -> bytes:
+        """Return what a guest would have printed."""
+        return self._store.said(uuid)
+
+    async def log_of_last_run(self, uuid: str) -> bytes:
+        """Return how it ended."""
+        return self._store.said(uuid)
+
+    async def leftovers(self, uuid: str) -> tuple[Leftover, ...]:
+        """List the file of a domain."""
+        return self._store.leftovers(uuid)
+
+    async def remove(self, uuid: str) -> None:
+        """Remove it."""
+        if uuid in self._store.there:
+            raise denied_state(f"{uuid} has a run", hint="Destroy it first.")
+        self._store.forget(uuid)
 
     async def console(self, run: Run) -> ConsoleStream:
         """Open a console that greets and echoes."""
@@ -323,8 +330,7 @@ class FakeHypervisor:
 
     def say(self, *events: HypervisorEvent) -> None:
         """Report something."""
-        for event in events:
-            self._happened.put_nowait(event)
+        list(map(self._happened.put_nowait, events))
 
     # --- inside ---------------------------------------------------------------------------------------
 
@@ -377,7 +383,8 @@ class FakeHypervisor:
             self._remove(guest)
         self.say(Ended(run, reason, detail, kept))
 
-    def _resized(self, guest: Guest) -> None:
+    def _resize(self, guest: Guest, memory_mib: int, cpus: int) -> None:
+        guest.resize(memory_mib, cpus)
         event = Resized(Run(guest.uuid, guest.incarnation), guest.memory_mib, guest.cpus)
         self.say(event, Changed(guest.uuid))
 
@@ -387,12 +394,6 @@ class FakeHypervisor:
         if (console := self._consoles.pop(guest.uuid, None)) is not None:
             console.queue.put_nowait(b"")
         self._store.bury(guest)
-
-
-def _write(path: Path, content: bytes) -> None:
-    fresh = path.with_suffix(".new")
-    fresh.write_bytes(content)
-    os.replace(fresh, path)
 
 
 def _absent(run: Run) -> ManorError:

@@ -73,6 +73,16 @@ class Guest(msgspec.Struct, omit_defaults=True):
         if self.spec is not None:
             self.spec = with_devices(self.spec, [one for one in devices_of(self.spec) if one.id != device])
 
+    def go(self) -> bool:
+        """It runs; says whether it did not before."""
+        began = self.state is not GuestState.RUNNING
+        self.state, self.asleep, self.cause, self.io = GuestState.RUNNING, False, CauseWord.NONE, {}
+        return began
+
+    def stand(self, why: CauseWord) -> None:
+        """It stands."""
+        self.state, self.cause = GuestState.PAUSED, why
+
     def resize(self, memory_mib: int, cpus: int) -> None:
         """It has so much now."""
         self.memory_mib, self.cpus = memory_mib, cpus

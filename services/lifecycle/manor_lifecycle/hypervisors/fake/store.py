@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import secrets
 from pathlib import Path
 
 import msgspec
 
+from manor_bus.wire.errors import bad_request, not_found
+from manor_bus.wire.messages.documents import DomainSpec
+from manor_lifecycle.hypervisors import Leftover, SavedImage
 from manor_lifecycle.hypervisors.fake.guest import Guest
 
 
@@ -43,3 +47,44 @@ class Store:
         """Its run is over, and nothing of it is kept but its number and how it ended."""
         if guest.uuid in self.there:
             self.put(msgspec.structs.replace(guest, gone=True, spec=None, devices={}, told={}, io={}))
+
+    def said(self, uuid: str) -> bytes:
+        """Return what is kept of what the last guest printed: how it ended."""
+        past = self.past.get(uuid)
+        return f"{past.name}, run {past.incarnation}: {past.detail}\r\n".encode() if past else b""
+
+    def leftovers(self, uuid: str) -> tuple[Leftover, ...]:
+        """Return what is kept of a domain without a run."""
+        path = self._directory / f"{uuid}.guest"
+        return (Leftover("note", str(path), path.stat().st_size),) if uuid in self.past else ()
+
+    def forget(self, uuid: str) -> None:
+        """Nothing is kept of a domain."""
+        self.past.pop(uuid, None)
+        (self._directory / f"{uuid}.guest").unlink(missing_ok=True)
+
+
+def write_image(path: Path, guest: Guest, image: str) -> None:
+    """Write a file that stands for the memory of a guest."""
+    spec = guest.spec or DomainSpec()
+    saved = SavedImage(image or secrets.token_hex(8), guest.uuid, guest.incarnation, spec)
+    write_whole(path, msgspec.json.encode(saved))
+
+
+def read_image(path: Path) -> SavedImage:
+    """Read what `write_image` wrote."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=SavedImage)
+    except FileNotFoundError:
+        message = f"there is no saved state at {path}"
+        raise not_found(message, hint="Discard the saved state.") from None
+    except msgspec.DecodeError as error:
+        message = f"the saved state {path} is damaged: {error}"
+        raise bad_request(message, hint="Discard the saved state.") from None
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all."""
+    fresh = path.with_suffix(".new")
+    fresh.write_bytes(content)
+    fresh.replace(path)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
 from manor_bus.wire.errors import ManorError, bad_request, conflict, denied_state, not_found
 from manor_lifecycle.hypervisors import (
@@ -17,23 +16,22 @@ from manor_lifecycle.hypervisors import (
     ConsoleStream,
     Creation,
     Description,
-    ForeignChanged,
     GuestState,
     HypervisorEvent,
+    Leftover,
     Progress,
     Run,
     RunningDomain,
+    SavedImage,
     Seen,
 )
 from manor_lifecycle.hypervisors.lanes import DESTROY_S, LOOK_S, Lanes
-from manor_lifecycle.hypervisors.qemu import birth, folder, foreign, hotplug, keeping, process, serial
+from manor_lifecycle.hypervisors.qemu import birth, folder, hotplug, keeping, serial
+from manor_lifecycle.hypervisors.qemu.census import Census
 from manor_lifecycle.hypervisors.qemu.guest import Guest, Site
 from manor_lifecycle.hypervisors.qemu.options import Options
 from manor_lifecycle.hypervisors.qemu.program import Program
 from manor_lifecycle.hypervisors.qemu.record import Record
-
-FOREIGN_LOOK_S: Final = 15.0
-ADOPTION_S: Final = 5.0  # for a QEMU that was found to greet; a slower one is reached later
 
 
 class QemuHypervisor:
@@ -50,63 +48,15 @@ class QemuHypervisor:
         self._site = Site(
             program, settings.directory, options, settings.durable, self._happened.put_nowait, wall
         )
-        self._guests: dict[str, Guest] = {}
-        self._gone: dict[str, Record] = {}  # ended while nobody watched, and their processes too
-        self._foreign: dict[str, RunningDomain] = {}
+        self._census = Census(self._site)
+        self._guests, self._notes = self._census.guests, self._census.notes
         self._lanes = Lanes()
-        self._looking: asyncio.Task[None] | None = None
 
     # --- the adapter itself -----------------------------------------------------------------------------
 
     async def begin(self) -> None:
         """Find the guests that an earlier process of this service started."""
-        folders = [path for path in self._site.directory.iterdir() if path.is_dir()]
-        await asyncio.gather(*(self._adopt(path) for path in folders))
-        self._foreign = await asyncio.to_thread(foreign.guests)
-        self._looking = asyncio.get_running_loop().create_task(self._look_for_foreign())
-
-    async def _adopt(self, path: Path) -> None:
-        record = folder.read_record(path)
-        if record is None:
-            return
-        found = self._process_of(record)
-        if found is None:
-            self._bury(path, record)
-            return
-        guest = Guest(self._site, record, found)
-        if not record.pid:  # it was being made when the service died; its maker will be asked to repeat
-            await birth.end(guest)
-            folder.empty(path)
-            return
-        guest.running = record.ended is None  # unless it says otherwise
-        self._guests[record.uuid] = guest
-        with contextlib.suppress(TimeoutError, ManorError):
-            async with asyncio.timeout(ADOPTION_S):
-                await guest.reach()
-        guest.watch()
-
-    def _process_of(self, record: Record) -> process.Process | None:
-        if record.boot_id != process.boot_id():
-            return None
-        if record.pid:
-            return process.adopt(record.pid, record.started_ticks)
-        pid = process.find(record.argv)
-        return process.adopt(pid, process.started_ticks(pid)) if pid else None
-
-    def _bury(self, path: Path, record: Record) -> None:
-        """Its process is gone: `domains` says so until `destroy`, unless the whole machine started anew."""
-        if record.pid and record.boot_id == process.boot_id():
-            self._gone[record.uuid] = record
-        else:
-            folder.empty(path)
-
-    async def _look_for_foreign(self) -> None:
-        while True:
-            await asyncio.sleep(FOREIGN_LOOK_S)
-            now = await asyncio.to_thread(foreign.guests)
-            for uuid, domain in foreign.changes(self._foreign, now).items():
-                self._happened.put_nowait(ForeignChanged(uuid, domain))
-            self._foreign = now
+        await self._census.begin()
 
     async def describe(self) -> Description:
         """Say what is installed and what of it works here."""
@@ -116,35 +66,26 @@ class QemuHypervisor:
     async def domains(self) -> tuple[RunningDomain, ...]:
         """List the guests."""
         ours = {uuid: guest.view() for uuid, guest in self._guests.items()}
-        ours |= {uuid: birth.corpse(record) for uuid, record in self._gone.items()}
-        others = {uuid: guest for uuid, guest in self._foreign.items() if uuid not in ours}
+        ours |= {uuid: birth.corpse(record) for uuid, record in self._census.gone.items()}
+        others = {uuid: guest for uuid, guest in self._census.foreign.items() if uuid not in ours}
         return (*ours.values(), *others.values())
 
     async def look(self, uuid: str | None = None) -> Mapping[str, Seen]:
         """Ask every guest, or one, side by side."""
-        names = [uuid] if uuid is not None else list({**self._guests, **self._gone, **self._foreign})
+        names = [uuid] if uuid is not None else self._census.names()
         return dict(zip(names, await asyncio.gather(*map(self._look_at, names)), strict=True))
 
     async def _look_at(self, uuid: str) -> Seen:
         async with self._lanes.turn_within(uuid, LOOK_S) as held:
+            unknown = "" if held else f"a call about it has not returned for {LOOK_S:g} s"
             guest = self._guests.get(uuid)
             if guest is None:
-                unknown = "" if held else f"a call about it has not returned for {LOOK_S:g} s"
-                return replace(self._without_process(uuid), unknown=unknown)
-            last = guest.record.incarnation
-            if not held:
-                return Seen(uuid, last, guest.seen(), unknown=f"a call has not returned for {LOOK_S:g} s")
+                return self._census.without_guest(uuid, unknown)
             try:
-                return Seen(uuid, last, await guest.look())
+                run = await guest.look() if held else guest.seen()
             except ManorError as error:
-                return Seen(uuid, last, guest.seen(), unknown=error.message)
-
-    def _without_process(self, uuid: str) -> Seen:
-        if (record := self._gone.get(uuid)) is not None:
-            return Seen(uuid, record.incarnation, birth.seen_corpse(record))
-        if (other := self._foreign.get(uuid)) is not None:
-            return Seen(uuid, run=foreign.seen(other))
-        return Seen(uuid)
+                run, unknown = guest.seen(), error.message
+            return Seen(uuid, self._notes.last(uuid), run, unknown=unknown)
 
     async def events(self) -> AsyncIterator[HypervisorEvent]:
         """Yield what happens."""
@@ -153,10 +94,7 @@ class QemuHypervisor:
 
     async def close(self) -> None:
         """Let go; the guests stay."""
-        if self._looking is not None:
-            self._looking.cancel()
-            await asyncio.gather(self._looking, return_exceptions=True)
-        await asyncio.gather(*(guest.leave() for guest in self._guests.values()))
+        await self._census.close()
         self._happened.put_nowait(None)
 
     # --- runs -------------------------------------------------------------------------------------------
@@ -165,9 +103,11 @@ class QemuHypervisor:
         """Make a paused guest."""
         async with self._lanes.turn(creation.run.uuid):
             if not await self._is_there(creation):
-                await self._make(birth.draft(self._site, creation))
+                record = birth.draft(self._site, creation)
+                self._notes.begin(record.uuid, record.incarnation)
+                await self._make(record)
 
-    async def restore(self, creation: Creation, path: Path) -> None:
+    async def restore(self, creation: Creation, path: Path, image: str = "") -> None:
         """Make a paused guest that goes on where the saved one was."""
         async with self._lanes.turn(creation.run.uuid):
             if await self._is_there(creation):
@@ -175,13 +115,19 @@ class QemuHypervisor:
             descriptor = keeping.open_saved(path)
             try:
                 header = await asyncio.to_thread(keeping.read_header, descriptor, path)
-                await self._make(birth.redraft(self._site, header.record, creation), descriptor)
+                record = birth.redraft(self._site, header.record, creation)
+                await asyncio.to_thread(keeping.demand_same, header, image, record.plugged)
+                self._notes.begin(record.uuid, record.incarnation)
+                await self._make(record, descriptor)
             finally:
                 keeping.close(descriptor)
 
     async def _is_there(self, creation: Creation) -> bool:
         """Say whether the run exists; clear away what is left of an ended older one."""
         run = creation.run
+        if run.uuid in self._census.unreadable:
+            message = f"a guest of {creation.name} runs, and {self._census.unreadable[run.uuid][1]}"
+            raise denied_state(message, hint="Destroy it first.")
         there = self._guests.get(run.uuid)
         if there is not None and there.record.incarnation > run.incarnation:
             raise birth.stale(there, run)
@@ -258,6 +204,7 @@ class QemuHypervisor:
                 return
             guest = self._live(run)
             was_running = guest.running
+            self._notes.begin(run.uuid, incarnation)
             await self._end(guest)
             record = birth.reborn(guest.record, incarnation, self._site.wall())
             fresh = await self._make(record)
@@ -275,12 +222,12 @@ class QemuHypervisor:
             if guest.record.incarnation > run.incarnation:
                 raise birth.stale(guest, run)
             await self._remove(guest)
-        elif self._gone.pop(run.uuid, None) is not None:
-            folder.empty(self._site.directory / run.uuid)
+        else:
+            await self._census.clear(run.uuid)
 
     async def _remove(self, guest: Guest) -> None:
         await self._end(guest)
-        folder.empty(guest.path)
+        self._census.forget(guest.record)
 
     async def _end(self, guest: Guest) -> None:
         await birth.end(guest)
@@ -298,10 +245,14 @@ class QemuHypervisor:
         async with self._turn(run) as guest:
             await hotplug.unplug(guest, device, force=force, timeout_s=timeout_s)
 
-    async def save(self, run: Run, path: Path, progress: Progress) -> None:
+    async def save(self, run: Run, path: Path, progress: Progress, image: str = "") -> SavedImage:
         """Write it to a file."""
         async with self._turn(run) as guest:
-            await keeping.save(guest, path, progress)
+            return await keeping.save(guest, path, progress, image)
+
+    async def saved_image(self, path: Path) -> SavedImage:
+        """Read what a file is."""
+        return (await asyncio.to_thread(keeping.header_of, path)).image
 
     async def coredump(self, run: Run, path: Path) -> None:
         """Write its memory to a file."""
@@ -345,3 +296,26 @@ class QemuHypervisor:
         if console.type == "none":
             raise denied_state(f"{guest.record.name} has no console", hint="Set spec.console.type.")
         return await serial.open_console(guest.path, logged=console.log)
+
+    # --- what stays on the node -------------------------------------------------------------------------
+
+    async def console_of_last_run(self, uuid: str) -> bytes:
+        """Return what was printed last."""
+        return await asyncio.to_thread(folder.last_of, self._site.directory / uuid, folder.CONSOLE_LOG)
+
+    async def log_of_last_run(self, uuid: str) -> bytes:
+        """Return what QEMU said last."""
+        return await asyncio.to_thread(folder.last_of, self._site.directory / uuid, folder.QEMU_LOG)
+
+    async def leftovers(self, uuid: str) -> tuple[Leftover, ...]:
+        """List the files of a domain."""
+        return await asyncio.to_thread(folder.leftovers, self._site.directory / uuid)
+
+    async def remove(self, uuid: str) -> None:
+        """Remove them."""
+        async with self._lanes.turn(uuid):
+            if uuid in self._guests or uuid in self._census.gone or uuid in self._census.unreadable:
+                raise denied_state(f"{uuid} has a run", hint="Destroy it first.")
+            self._notes.known.pop(uuid, None)
+            path = self._site.directory / uuid
+            await asyncio.to_thread(shutil.rmtree, path, ignore_errors=not path.exists())

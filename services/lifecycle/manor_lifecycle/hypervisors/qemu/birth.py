@@ -152,10 +152,12 @@ async def launch(site: Site, record: Record, *, incoming: bool = False) -> Guest
         await pin(guest)
         if not incoming:
             await shrink(guest)
-    except BaseException:
+    except BaseException as error:
         if guest is not None:
             await asyncio.shield(end(guest))
         folder.empty(path)
+        if isinstance(error, OSError):
+            raise folder.unwritable(path, error) from None
         raise
     return guest
 
@@ -192,13 +194,18 @@ async def end(guest: Guest) -> None:
             async with asyncio.timeout(QUIT_S):
                 await guest.process.ended.wait()
     guest.process.kill()
+    await gone(guest.process, guest.record.name)
+    await guest.leave()
+
+
+async def gone(killed: process.Process, name: str) -> None:
+    """Wait for the end of a killed process. Raises `timeout` (zombie)."""
     try:
         async with asyncio.timeout(GONE_S):
-            await guest.process.ended.wait()
+            await killed.ended.wait()
     except TimeoutError:
-        message = f"process {guest.process.pid} of {guest.record.name} does not end although it was killed"
+        message = f"process {killed.pid} of {name} does not end although it was killed"
         raise ManorError(Kind.TIMEOUT, message, hint="It hangs in the kernel; look at its disks.") from None
-    await guest.leave()
 
 
 async def shrink(guest: Guest) -> None:

@@ -2,43 +2,141 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import errno
+import logging
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
+from manor_bus.wire.errors import Kind, ManorError
+from manor_lifecycle.hypervisors import EndReason, Leftover
 from manor_lifecycle.hypervisors.qemu.record import Record
 
 RECORD: Final = "record.json"
+NOTE: Final = "note.json"  # the last incarnation and how it ended: stays when the guest is gone
 CONSOLE_LOG: Final = "console.log"
 QEMU_LOG: Final = "qemu.log"
-VARIABLES: Final = "variables.fd"  # stays when the guest is gone: it belongs to the domain
+LAST: Final = "last-"  # of the run before
+VARIABLES: Final = "variables.fd"  # stays: it belongs to the domain
+KINDS: Final[Mapping[str, Literal["variables", "console", "log", "record", "note"]]] = {
+    VARIABLES: "variables",
+    LAST + CONSOLE_LOG: "console",
+    LAST + QEMU_LOG: "log",
+    NOTE: "note",
+}
 CONSOLE_LOG_KEPT: Final = 4 << 20  # bytes; what is older is given back to the file system
 QEMU_LOG_MAX: Final = 1 << 20
+LAST_KEPT: Final = 256 << 10  # bytes of each log that are told of the last run
 TAIL: Final = 2000
 KEEP_SIZE_AND_PUNCH_HOLE: Final = 0x03  # Linux, include/uapi/linux/falloc.h
+HINTS: Final[Mapping[int, tuple[Kind, str]]] = {
+    errno.ENOSPC: (Kind.NO_CAPACITY, "Free space on that file system."),
+    errno.EDQUOT: (Kind.NO_CAPACITY, "Raise the quota of that file system, or free space in it."),
+    errno.EROFS: (Kind.UNAVAILABLE, "The file system is read-only: look at the kernel's log for its disk."),
+    errno.EIO: (Kind.UNAVAILABLE, "The disk fails: look at the kernel's log."),
+}
 
 
-def write_record(folder: Path, record: Record, *, durable: bool) -> None:
-    """Replace the record; whole or not at all."""
-    scratch = folder / f"{RECORD}.new"
+_log = logging.getLogger(__name__)
+
+
+class Damaged(Exception):
+    """A record is there and cannot be read."""
+
+
+class Note(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is remembered of a domain without a run. `ended`: why the last run did, if not by `destroy`."""
+
+    incarnation: int
+    ended: EndReason | None = None
+    detail: str = ""
+
+
+def unwritable(path: Path, error: OSError) -> ManorError:
+    """Return the error for a file that could not be written, with the hint that fits."""
+    kind, hint = HINTS.get(error.errno or 0, (Kind.UNAVAILABLE, "Look at that file system."))
+    return ManorError(kind, f"{path} cannot be written: {error.strerror or error}", hint=hint)
+
+
+def write(path: Path, content: bytes, *, durable: bool) -> None:
+    """Replace a file; whole or not at all. Raises OSError."""
+    scratch = path.with_name(f"{path.name}.new")
     with scratch.open("wb") as file:
-        file.write(msgspec.json.encode(record))
+        file.write(content)
         file.flush()
         if durable:
             os.fsync(file.fileno())
-    scratch.rename(folder / RECORD)
+    scratch.rename(path)
+    if durable:
+        descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write_record(folder: Path, record: Record, *, durable: bool) -> None:
+    """Replace the record; raises OSError."""
+    write(folder / RECORD, msgspec.json.encode(record), durable=durable)
 
 
 def read_record(folder: Path) -> Record | None:
-    """Return the record; None when there is none or it cannot be read."""
+    """Return the record, None when there is none. Raises `Damaged`."""
     try:
         return msgspec.json.decode((folder / RECORD).read_bytes(), type=Record)
-    except (OSError, msgspec.DecodeError):
+    except FileNotFoundError:
         return None
+    except (OSError, msgspec.DecodeError) as error:
+        raise Damaged(f"{folder / RECORD} cannot be read: {error}") from None
+
+
+class Notes:
+    """The notes of all domains, in memory and in their folders."""
+
+    def __init__(self, directory: Path, *, durable: bool) -> None:
+        self._directory, self._durable = directory, durable
+        self.known: dict[str, Note] = {}
+
+    def read(self, folder: Path) -> None:
+        """Learn the note in a folder. A damaged one is told; the owner's record knows the number, too."""
+        try:
+            self.known[folder.name] = msgspec.json.decode((folder / NOTE).read_bytes(), type=Note)
+        except FileNotFoundError:
+            return
+        except (OSError, msgspec.DecodeError) as error:
+            _log.error("%s cannot be read: %s", folder / NOTE, error)
+
+    def last(self, uuid: str) -> int:
+        """Return the last incarnation that was begun."""
+        return self.known[uuid].incarnation if uuid in self.known else 0
+
+    def begin(self, uuid: str, incarnation: int) -> None:
+        """Note a number durably before its run is made. Raises `stale` when it was noted before."""
+        if incarnation <= self.last(uuid):
+            message = f"run {incarnation} of {uuid} was made before; the last one is {self.last(uuid)}"
+            raise ManorError(Kind.STALE, message, hint="Ask for the domain's state.")
+        path = self._directory / uuid
+        try:
+            path.mkdir(mode=0o711, exist_ok=True)
+            write(path / NOTE, msgspec.json.encode(Note(incarnation)), durable=self._durable)
+        except OSError as error:
+            raise unwritable(path, error) from None
+        self.known[uuid] = Note(incarnation)
+
+    def end(self, uuid: str, incarnation: int, reason: EndReason | None, detail: str = "") -> None:
+        """Note how a run ended; nothing waits for a disk that does not take it."""
+        note = self.known[uuid] = Note(max(incarnation, self.last(uuid)), reason, detail)
+        try:
+            (self._directory / uuid).mkdir(mode=0o711, exist_ok=True)
+            write(self._directory / uuid / NOTE, msgspec.json.encode(note), durable=False)
+        except OSError as error:
+            _log.warning("%s", unwritable(self._directory / uuid, error))
 
 
 def last_words(folder: Path) -> str:
@@ -51,12 +149,31 @@ def last_words(folder: Path) -> str:
 
 
 def empty(folder: Path) -> None:
-    """Remove all of a run."""
+    """Remove a run; what it said last is kept until the end of the next one."""
+    for name in (CONSOLE_LOG, QEMU_LOG):
+        with contextlib.suppress(FileNotFoundError):
+            (folder / name).rename(folder / (LAST + name))
     for file in folder.iterdir():
-        if file.name != VARIABLES:
+        if file.name not in KINDS:
             file.unlink()
-    if not any(folder.iterdir()):
-        folder.rmdir()
+
+
+def last_of(folder: Path, name: str) -> bytes:
+    """Return the end of a log of the last run."""
+    try:
+        with (folder / (LAST + name)).open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - LAST_KEPT))
+            return file.read(LAST_KEPT)
+    except FileNotFoundError:
+        return b""
+
+
+def leftovers(folder: Path) -> tuple[Leftover, ...]:
+    """Return what is there of a domain."""
+    if not folder.is_dir():
+        return ()
+    files = sorted(folder.iterdir())
+    return tuple(Leftover(KINDS.get(one.name, "record"), str(one), one.stat().st_size) for one in files)
 
 
 def variables(folder: Path, template: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -80,6 +81,7 @@ class Guest:
         self._silent = False
         self.stopped = False
         self._failure = ""
+        self._unwritten = False
         self._last: tuple[Activity, Cause, Mapping[str, IoStatus]] = (*events.state("prelaunch"), {})
         self._answered = asyncio.get_running_loop().time()
         self._tasks: list[asyncio.Task[None]] = []
@@ -148,13 +150,25 @@ class Guest:
         )
 
     def remember(self, **changes: Any) -> None:
-        """Change the record, on disk too."""
+        """Note a change before it is made. Raises ManorError, and then it must not be made."""
         self.keep(msgspec.structs.replace(self.record, **changes))
 
     def keep(self, record: Record) -> None:
-        """Put another record in place, on disk too."""
-        folder.write_record(self.path, record, durable=self.site.durable)
+        """Put another record in place, on disk first."""
+        try:
+            folder.write_record(self.path, record, durable=self.site.durable)
+        except OSError as error:
+            raise folder.unwritable(self.path / folder.RECORD, error) from None
+        self.record, self._unwritten = record, False
+
+    def learn(self, record: Record) -> None:
+        """Take a fact. It is written now or when the disk takes it: what happened is noticed in any case."""
         self.record = record
+        try:
+            self.keep(record)
+        except ManorError as error:
+            self._unwritten = True
+            _log.warning("%s", error)
 
     async def ask(self, command: str, arguments: dict[str, Any] | None = None, *, wait_s: float = 0) -> Any:
         """Ask QEMU; what it refuses becomes `denied_state` in its own words."""
@@ -174,7 +188,7 @@ class Guest:
             await self.ask(command, arguments)
         except ManorError as error:
             if error.kind is Kind.DENIED_STATE:
-                self.remember(**before)
+                self.learn(msgspec.structs.replace(self.record, **before))
             raise
 
     async def lend(self, descriptor: int, command: str, arguments: dict[str, Any]) -> Any:
@@ -263,7 +277,7 @@ class Guest:
                 for plugged in [one for one in self.record.plugged if frontends.front_end(one) == name]:
                     await self._unplug_answered(plugged, gone=isinstance(news, events.FrontEndGone))
             case events.Ballooned(memory_mib):
-                self.remember(memory_mib=memory_mib)
+                self.learn(msgspec.structs.replace(self.record, memory_mib=memory_mib))
                 self.site.say(Resized(self.run, memory_mib, self.record.cpus))
             case events.IoFailed(detail):
                 self._failure = detail
@@ -296,7 +310,7 @@ class Guest:
 
     async def _front_end_gone(self, plugged: Plugged) -> None:
         await self.undo(frontends.release(plugged))
-        self.keep(removed(self.record, plugged.number))
+        self.learn(removed(self.record, plugged.number))
         if not self._answer(plugged.number, gone=True) and not plugged.gone:
             self.site.say(Unplugged(self.run, plugged.device.id))
 
@@ -324,7 +338,10 @@ class Guest:
         loop = asyncio.get_running_loop()
         while not self.process.ended.is_set():
             await asyncio.sleep(self.site.options.heartbeat_s)
-            folder.trim_logs(self.path)
+            with contextlib.suppress(OSError):
+                folder.trim_logs(self.path)
+            if self._unwritten:
+                self.learn(self.record)
             try:
                 await self.ask("query-status", wait_s=self.site.options.silence_s)
             except ManorError as error:
@@ -367,6 +384,6 @@ class Guest:
         self.running = False
         if self.record.ended is not None or self.doomed:
             return
-        self.remember(ended=over.reason, detail=over.detail)
+        self.learn(msgspec.structs.replace(self.record, ended=over.reason, detail=over.detail))
         if not self.quiet:
             self.site.say(Ended(self.run, over.reason, over.detail, kept=True))

@@ -100,7 +100,7 @@ async def _cut_off(guest: Guest, plugged: Plugged) -> None:
         plugged = next(one for one in guest.record.plugged if one.number == plugged.number)
     else:
         await guest.undo(frontends.release_link(plugged))
-    guest.keep(replaced(guest.record, msgspec.structs.replace(plugged, gone=True)))
+    guest.learn(replaced(guest.record, msgspec.structs.replace(plugged, gone=True)))
 
 
 async def _reconnect(guest: Guest, plugged: Plugged, descriptor: Descriptor | None) -> None:
@@ -121,7 +121,7 @@ async def _reconnect(guest: Guest, plugged: Plugged, descriptor: Descriptor | No
     except BaseException:
         await asyncio.shield(guest.undo(frontends.release_link(changed)))
         raise
-    guest.keep(record)
+    guest.learn(record)
     await guest.undo(frontends.release_link(plugged))
 
 
@@ -158,7 +158,7 @@ async def _do(guest: Guest, commands: list[Command]) -> None:
 async def _take_back(guest: Guest, plugged: Plugged) -> None:
     front: Command = ("device_del", {"id": frontends.front_end(plugged)})
     await guest.undo([front, *frontends.release(plugged)])
-    guest.keep(removed(guest.record, plugged.number))
+    guest.learn(removed(guest.record, plugged.number))
 
 
 # --- processors -------------------------------------------------------------------------------------------
@@ -181,7 +181,7 @@ async def set_cpus(guest: Guest, count: int) -> None:
         await _count_to(guest, count)
     except ManorError as error:
         if error.kind is Kind.DENIED_STATE:
-            guest.remember(asked_cpus=guest.record.cpus)
+            guest.learn(msgspec.structs.replace(guest.record, asked_cpus=guest.record.cpus))
         raise
     await pin(guest)
     guest.site.say(Resized(guest.run, guest.record.memory_mib, guest.record.cpus))
@@ -199,7 +199,7 @@ async def _add_cpu(guest: Guest) -> None:
     free = [place for place in places if "qom-path" not in place][-1]
     name = f"cpu{guest.record.cpus}"
     await guest.ask("device_add", {"driver": free["type"], "id": name, **free["props"]})
-    guest.remember(cpus=guest.record.cpus + 1)
+    guest.learn(msgspec.structs.replace(guest.record, cpus=guest.record.cpus + 1))
 
 
 async def _remove_cpu(guest: Guest) -> None:
@@ -214,7 +214,7 @@ async def _remove_cpu(guest: Guest) -> None:
     except TimeoutError:
         message = f"{guest.record.name} has not let processor {name} go within {CPU_ANSWER_S:g} s"
         raise ManorError(Kind.TIMEOUT, message, hint="It may be busy; repeat it later.") from None
-    guest.remember(cpus=guest.record.cpus - 1)
+    guest.learn(msgspec.structs.replace(guest.record, cpus=guest.record.cpus - 1))
 
 
 async def _until_cpu_gone(guest: Guest, path_end: str) -> None:

@@ -9,15 +9,19 @@ import asyncio
 import contextlib
 import hashlib
 import os
+import secrets
+import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from manor_bus.wire.errors import Kind, ManorError, bad_request, denied_state
-from manor_lifecycle.hypervisors import Progress
+from manor_bus.wire.errors import Kind, ManorError, bad_request, denied_state, not_found
+from manor_lifecycle.hypervisors import DiskIdentity, Progress, SavedImage
 from manor_lifecycle.hypervisors.qemu import saved
-from manor_lifecycle.hypervisors.qemu.folder import last_words
+from manor_lifecycle.hypervisors.qemu.folder import last_words, unwritable
 from manor_lifecycle.hypervisors.qemu.guest import Guest
-from manor_lifecycle.hypervisors.qemu.record import Record
+from manor_lifecycle.hypervisors.qemu.record import Plugged, Record
+from manor_lifecycle.hypervisors.seen import differences
 
 LOOK_S: Final = 0.05
 UNLIMITED: Final = 1 << 40  # bytes per second
@@ -27,7 +31,7 @@ CANCEL_S: Final = 30.0
 BLOCK: Final = 1 << 20
 
 
-async def save(guest: Guest, path: Path, progress: Progress) -> None:
+async def save(guest: Guest, path: Path, progress: Progress, image: str) -> SavedImage:
     """Write a guest to a file; it is then paused. On error it goes on as before and no file is left."""
     guest.demand_life()
     was_running = guest.running
@@ -43,7 +47,15 @@ async def save(guest: Guest, path: Path, progress: Progress) -> None:
         length = os.fstat(descriptor).st_size - saved.HEADER_BYTES
         digest = await asyncio.to_thread(_digest, descriptor)
         version = guest.site.program.version_text
-        header = saved.Header(record=guest.record, version=version, length=length, sha256=digest)
+        disks = await asyncio.to_thread(identities, guest.record.plugged)
+        header = saved.Header(
+            id=image or secrets.token_hex(8),
+            record=guest.record,
+            disks=disks,
+            version=version,
+            length=length,
+            sha256=digest,
+        )
         os.pwrite(descriptor, saved.encode(header), 0)
         await asyncio.to_thread(os.fsync, descriptor)
         scratch.rename(path)
@@ -52,11 +64,46 @@ async def save(guest: Guest, path: Path, progress: Progress) -> None:
         await asyncio.shield(_go_on(guest, was_running))
         _remove(scratch, path)
         if isinstance(error, OSError):
-            raise _no_room(path, error) from None
+            raise unwritable(path, error) from None
         raise
     finally:
         os.close(descriptor)
     progress(1.0)
+    return header.image
+
+
+def identities(devices: Iterable[Plugged]) -> tuple[DiskIdentity, ...]:
+    """Look at the files and devices behind disks. Raises OSError."""
+    found = []
+    for one in devices:
+        path = str(one.descriptor.args.get("path", ""))
+        if one.disk is not None and one.descriptor.type == "file" and not one.gone:
+            there = os.stat(path)
+            size, modified = there.st_size, there.st_mtime_ns
+            if stat.S_ISBLK(there.st_mode):
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    size, modified = os.lseek(descriptor, 0, os.SEEK_END), 0
+                finally:
+                    os.close(descriptor)
+            identity = DiskIdentity(one.device.id, path, there.st_dev, there.st_ino, size, modified)
+            found.append(identity)
+    return tuple(found)
+
+
+def demand_same(header: saved.Header, image: str, devices: Iterable[Plugged]) -> None:
+    """Raise when it is another image than asked for, or its disks are not what they were."""
+    name = header.record.name
+    if image and header.id != image:
+        raise ManorError(Kind.STALE, f"the saved state of {name} is {header.id}, not {image}")
+    try:
+        changed = differences(header.disks, identities(devices))
+    except OSError as error:
+        changed = (f"{error.filename}: {error.strerror}",)
+    if changed:
+        message = f"the saved state of {name} does not fit any more: {'; '.join(changed)}"
+        hint = "Bring back what it was, or discard the saved state and start the domain."
+        raise denied_state(message, hint=hint)
 
 
 async def _go_on(guest: Guest, was_running: bool) -> None:
@@ -86,10 +133,25 @@ def open_saved(path: Path) -> int:
         raise saved.damaged(str(path), error.strerror or str(error)) from None
 
 
+def header_of(path: Path) -> saved.Header:
+    """Read what a saved guest is, without its stream."""
+    if not path.exists():
+        raise not_found(f"there is no saved state at {path}", hint="Discard the saved state.")
+    descriptor = open_saved(path)
+    try:
+        return _header(descriptor, path)
+    finally:
+        os.close(descriptor)
+
+
+def _header(descriptor: int, path: Path) -> saved.Header:
+    size = os.fstat(descriptor).st_size
+    return saved.decode(os.pread(descriptor, saved.HEADER_BYTES, 0), size, str(path))
+
+
 def read_header(descriptor: int, path: Path) -> saved.Header:
     """Check a saved guest whole; leaves the descriptor at the beginning of the stream."""
-    size = os.fstat(descriptor).st_size
-    header = saved.decode(os.pread(descriptor, saved.HEADER_BYTES, 0), size, str(path))
+    header = _header(descriptor, path)
     saved.check(header, _digest(descriptor), str(path))
     os.lseek(descriptor, saved.HEADER_BYTES, os.SEEK_SET)
     return header
@@ -156,11 +218,6 @@ def _sync_folder(folder: Path) -> None:
 def _remove(*paths: Path) -> None:
     for path in paths:
         path.unlink(missing_ok=True)
-
-
-def _no_room(path: Path, error: OSError) -> ManorError:
-    message = f"{path} cannot be written: {error.strerror}"
-    return ManorError(Kind.NO_CAPACITY, message, hint="Free space on that file system.")
 
 
 # --- dumps and pictures -----------------------------------------------------------------------------------

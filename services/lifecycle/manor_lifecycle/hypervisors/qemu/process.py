@@ -59,6 +59,16 @@ def find(argv: Sequence[str]) -> int:
     return 0
 
 
+def of_guest(uuid: str, log: Path) -> Process | None:
+    """Return the process of a guest whose output goes to that log."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and uuid in command_line(int(entry.name)):
+            with contextlib.suppress(OSError):
+                if Path(entry, "fd", "1").readlink() == log:
+                    return adopt(int(entry.name), started_ticks(int(entry.name)))
+    return None
+
+
 class Process:
     """One process, ours or found. `ended` is set when it is over; `status` is its exit status if known."""
 

@@ -7,19 +7,28 @@ from typing import Final
 import msgspec
 
 from manor_bus.wire.errors import ManorError, bad_request
-from manor_lifecycle.hypervisors.qemu.record import Record
+from manor_lifecycle.hypervisors import DiskIdentity, SavedImage
+from manor_lifecycle.hypervisors.qemu.record import Record, spec_now
 
-MAGIC: Final = b"manor-saved-1\n"
+MAGIC: Final = b"manor-saved-2\n"
 HEADER_BYTES: Final = 1 << 20  # where the stream begins: room for any record, aligned for any file system
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):
     """`record` is the guest as it was; the machine must be built in the same way to take the stream."""
 
+    id: str
     record: Record
+    disks: tuple[DiskIdentity, ...] = ()
     version: str  # of the QEMU that wrote it
     length: int  # bytes of the stream
     sha256: str  # of the stream
+
+    @property
+    def image(self) -> SavedImage:
+        """What others may know of it."""
+        record = self.record
+        return SavedImage(self.id, record.uuid, record.incarnation, spec_now(record), self.disks)
 
 
 def encode(header: Header) -> bytes:
