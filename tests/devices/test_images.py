@@ -71,7 +71,10 @@ def make_split(folder):
         (make_formatless, "whose format it does not say"),
         (make_remote, "is not a file of this node"),
         (make_endless, "has no end"),
-        (make_bottomless, "there is no file"),
+        (
+            make_bottomless,
+            "x stands on its backing file '.*/gone', which cannot be used: there is no file",
+        ),
         (make_split, "data-file"),
     ],
 )

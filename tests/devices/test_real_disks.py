@@ -32,7 +32,7 @@ def request(domain, path, provider, device="vda", **fields):
 
 
 async def resolve(wanted, deadline):
-    return Target(wanted.disk.provider, path=wanted.disk.source, format=wanted.disk.format)
+    return Target(wanted.disk.provider, path=wanted.disk.source, format=wanted.disk.format or "raw")
 
 
 class Service:

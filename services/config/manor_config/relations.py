@@ -46,7 +46,7 @@ def _one_of(struct: Any, fields: tuple[str, ...], *, empty: bool = False) -> Ite
 
 def _disk(disk: d.Disk) -> Iterator[Finding]:
     yield from _one_of(disk, ("source", "volume", "nbd"), empty=disk.device != "disk")
-    if disk.nbd and disk.format != "raw":
+    if disk.nbd and disk.format == "qcow2":
         yield "format", "an NBD export is raw", disk.format, "raw"
     if (disk.device == "floppy") != (disk.bus == "floppy"):
         yield "bus", f"a {disk.device} cannot be on it", disk.bus, "floppy for a floppy, and only for it"
@@ -94,7 +94,7 @@ def _same_storage(spec: d.DomainSpec) -> Iterator[Finding]:
     seen: dict[str, tuple[str, bool]] = {}
     for number, disk in enumerate(spec.disks):
         storage = disk.source or disk.volume or disk.nbd
-        shared = disk.shareable or disk.readonly
+        shared = disk.shareable or disk.read_only
         before = seen.get(storage)
         if storage and before and not (shared and before[1]):
             reason = f"{before[0]} uses it too"

@@ -12,7 +12,7 @@ from typing import Final
 from manor_bus.wire.errors import ErrorBody
 from manor_bus.wire.messages.devices import Connect, ConnectionState, Descriptor, DeviceStatus
 from manor_bus.wire.messages.documents import Disk, Nic
-from manor_devices.backends import Claim, Order, Target
+from manor_devices.backends import WARNING, Claim, Order, Target
 
 S = ConnectionState
 
@@ -128,7 +128,7 @@ class Connection:
 
     def order(self) -> Order:
         """Return what the back end is told."""
-        return Order(self.request, self.target, self.generation, self.epoch, self.notes)
+        return Order(self.request, self.target, self.generation, self.epoch, self.notes, self.attached)
 
     def status(self) -> DeviceStatus:
         """Return what is published."""
@@ -140,7 +140,7 @@ class Connection:
             generation=self.generation,
             provider=self.target.provider,
             provider_epoch=self.epoch,
-            reason=self.reason,
+            reason=self.reason or self.notes.get(WARNING, ""),
             descriptor=self.descriptor,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import stat
 from dataclasses import dataclass
@@ -10,7 +11,8 @@ from typing import Final
 
 import msgspec
 
-from manor_bus.wire.errors import ManorError, Problem, bad_request, not_found
+from manor_bus.wire.errors import ManorError, Problem, bad_request, denied_state, not_found
+from manor_devices.magic import HEAD_BYTES, TAIL_BYTES, recognise
 from manor_devices.processes import run
 
 QUICK_S: Final = 20.0
@@ -28,6 +30,18 @@ class Layer:
     size: int
     used: int
     identity: str
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a file or block device shows from outside. `holds`: whose format its bytes are, if known."""
+
+    path: str
+    identity: str
+    block: bool
+    size: int
+    sealed: bool  # read-only for its owner, or as a device
+    holds: str = ""
 
 
 class _Qcow2(msgspec.Struct, frozen=True, rename="kebab"):
@@ -64,17 +78,62 @@ def identify(path: str, field: str = "source") -> tuple[str, str]:
     return resolved, f"{found.st_dev}:{found.st_ino}"
 
 
+def look(path: str, field: str = "source") -> Look:
+    """Look at an image file or block device. May hang as long as its file system does."""
+    resolved, identity = identify(path, field)
+    try:
+        with open(resolved, "rb", buffering=0) as file:
+            found = os.fstat(file.fileno())
+            size = file.seek(0, os.SEEK_END)
+            head = os.pread(file.fileno(), HEAD_BYTES, 0)
+            tail = os.pread(file.fileno(), TAIL_BYTES, max(0, size - TAIL_BYTES))
+    except PermissionError:
+        raise denied_state(
+            f"{path} cannot be read by this service", hint=f"Let its user read it: chmod u+r {resolved}"
+        ) from None
+    except OSError as error:
+        raise _refused(field, path, error.strerror) from None
+    block = stat.S_ISBLK(found.st_mode)
+    sealed = _sealed(found.st_rdev) if block else not found.st_mode & stat.S_IWUSR
+    return Look(resolved, identity, block, size, sealed, recognise(head, tail))
+
+
+def _sealed(device: int) -> bool:
+    """Return whether the kernel lets nobody write a block device."""
+    switch = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/ro")
+    try:
+        return switch.read_text(encoding="ascii").strip() == "1"
+    except OSError:
+        return False
+
+
 async def chain(path: str, format_: str, field: str = "source") -> tuple[Layer, ...]:
     """Return the image and all images below it. Each must say the format of the next; none may reach out."""
     layers: list[Layer] = []
+    named = ""
     while path:
-        resolved, identity = identify(path, field)
+        try:
+            resolved, identity = await asyncio.to_thread(identify, path, field)
+        except ManorError as error:
+            raise _bottomless(layers[-1].path, named, path, error) if layers else error from None
         if any(layer.identity == identity for layer in layers) or len(layers) == CHAIN_MAX:
             raise _refused(field, path, "its chain of backing files has no end")
         shown = await _show(resolved, format_, field)
         layers.append(Layer(resolved, format_, shown.virtual_size, shown.actual_size, identity))
         path, format_ = _below(resolved, shown, field)
+        named = shown.backing_filename
     return tuple(layers)
+
+
+def _bottomless(overlay: str, named: str, resolved: str, error: ManorError) -> ManorError:
+    """Say of what an image is half missing, and what not to do about it."""
+    return ManorError(
+        error.kind,
+        f"{overlay} stands on its backing file {named!r}, which cannot be used: {error.message} ({resolved})",
+        problems=error.problems,
+        hint="Put that file back as it was (an empty one in its place would be garbage), or say where it is: "
+        f"qemu-img rebase -u -f qcow2 -F FORMAT -b PATH {overlay}",
+    )
 
 
 async def create(

@@ -70,7 +70,7 @@ def route(
     if device.nbd:
         return Target(device.provider or "nbd", path=device.nbd)
     if device.source:
-        return Target(device.provider or "file", path=device.source, format=device.format)
+        return Target(device.provider or "file", path=device.source, format=device.format or "raw")
     return _volume(device, volumes)
 
 

@@ -64,7 +64,7 @@ class Uses:
         name, disk = name_of(connection), connection.request.disk
         self.claim(key, name, connection.claims)
         if disk is not None and disk.volume:
-            self._volumes.setdefault(disk.volume, {})[key] = (name, not disk.readonly)
+            self._volumes.setdefault(disk.volume, {})[key] = (name, not disk.read_only)
             if not holds(connection):
                 del self._volumes[disk.volume][key]
         users = self._users.setdefault(connection.target.provider, {})

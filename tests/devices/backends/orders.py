@@ -7,16 +7,18 @@ from manor_devices.backends import BackendSettings, Order, Target
 UUID = "22222222-2222-2222-2222-222222222222"
 
 
-def disk_order(path, *, device="vda", uid=0, incarnation=1, generation=1, epoch=1, notes=None, **fields):
-    disk = Disk(id=device, source=str(path), **fields)
+def disk_order(path, *, id="vda", uid=0, incarnation=1, generation=1, epoch=1, notes=None, **fields):  # noqa: A002
+    disk = Disk(id=id, source=str(path), **fields)
     request = Connect(
-        key=DeviceKey(uuid=UUID, incarnation=incarnation, id=device),
+        key=DeviceKey(uuid=UUID, incarnation=incarnation, id=id),
         domain="web",
         type="disk",
         disk=disk,
         uid=uid,
     )
-    return Order(request, Target("x", path=str(path), format=disk.format), generation, epoch, notes or {})
+    return Order(
+        request, Target("x", path=str(path), format=disk.format or "raw"), generation, epoch, notes or {}
+    )
 
 
 def nic_order(network=None, *, device="net0", uid=0, incarnation=1, generation=1, epoch=1, **fields):

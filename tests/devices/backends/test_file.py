@@ -112,7 +112,7 @@ async def test_what_another_disk_of_the_same_user_needs_is_not_taken_back(tmp_pa
     for device in ("vda", "vdb"):
         top = tmp_path / f"{device}.qcow2"
         await images.create(top, "qcow2", 2, below=(str(raw), "raw"))
-        orders.append(disk_order(top, device=device, format="qcow2", uid=UID))
+        orders.append(disk_order(top, id=device, format="qcow2", uid=UID))
         await backend.prepare(orders[-1])
     await backend.release(orders[0])
     assert may(raw, "-r")
@@ -123,5 +123,5 @@ async def test_what_another_disk_of_the_same_user_needs_is_not_taken_back(tmp_pa
 
 async def test_a_file_that_is_gone_is_not_found_again(tmp_path, raw):
     backend = open_backend(settings(tmp_path))
-    orders = [disk_order(raw), disk_order(tmp_path / "gone", device="vdb")]
+    orders = [disk_order(raw), disk_order(tmp_path / "gone", id="vdb")]
     assert (await backend.observe(orders)).present == (orders[0].key,)

@@ -86,14 +86,15 @@ class Disk(Message, frozen=True, kw_only=True):
     """A disk. Exactly one of `source` (a file or device of the node), `volume` (a Volume document), `nbd` (a
     URI).
 
-    `id` names it inside the domain and is stable; the format is always explicit (never probed).
+    `id` names it inside the domain and is stable. The format is said, never probed; a `source` without one is
+    raw, unless its bytes are known to be something else: then it is refused.
     """
 
     id: str
     source: str = ""
     volume: str = ""
     nbd: str = ""
-    format: Literal["raw", "qcow2"] = "raw"
+    format: Literal["", "raw", "qcow2"] = ""
     device: Literal["disk", "cdrom", "floppy"] = "disk"
     bus: Literal["virtio", "scsi", "sata", "ide", "usb", "xen", "nvme", "floppy"] = "virtio"
     readonly: bool = False
@@ -107,6 +108,11 @@ class Disk(Message, frozen=True, kw_only=True):
     provider: str = ""  # a provider by name; empty: whoever offers the class on this node
     required: bool = True  # False: the domain starts without it
     on_provider_loss: Literal["wait", "fail", "detach"] = "wait"
+
+    @property
+    def read_only(self) -> bool:
+        """Whether the guest may not write it, whatever its bus and back end are."""
+        return self.readonly or self.device == "cdrom"
 
 
 class Nic(Message, frozen=True, kw_only=True):

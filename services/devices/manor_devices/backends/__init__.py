@@ -28,6 +28,7 @@ from manor_bus.wire.messages.devices import Connect, DeviceKey
 from manor_bus.wire.messages.documents import NetworkSpec
 
 ENTRY_POINTS: Final = "manor.backends"
+WARNING: Final = "warning"
 
 DescriptorType = Literal["file", "nbd", "tap", "user", "console", "channel", "fake"]
 Arguments = dict[str, str | int | bool]
@@ -63,6 +64,7 @@ class Order:
     generation: int
     epoch: int
     notes: Mapping[str, str] = field(default_factory=dict)
+    attached: bool = False  # a front end has it open
 
     @property
     def key(self) -> DeviceKey:
@@ -72,7 +74,10 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A back end that waits for its front end: the descriptor's type and arguments."""
+    """A back end that waits for its front end: type and arguments of the descriptor, and what to remember.
+
+    What is noted under `warning` is shown with the device.
+    """
 
     type: DescriptorType
     args: Arguments

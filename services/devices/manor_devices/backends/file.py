@@ -15,7 +15,7 @@ from manor_devices.backends import (
     Order,
     Prepared,
 )
-from manor_devices.backends.image import Grants, claims, disk_of, layers
+from manor_devices.backends.image import Grants, claims, disk_of, layers, unheld, warning
 
 
 class FileBackend:
@@ -40,20 +40,21 @@ class FileBackend:
 
     async def claim(self, order: Order) -> tuple[Claim, ...]:
         """Name the image and all images below it."""
-        disk_of(order)
         return claims(order, await layers(order, self._roots))
 
     async def prepare(self, order: Order) -> Prepared:
         """Make the image usable and say where it is."""
         disk = disk_of(order)
         found = await layers(order, self._roots)
-        notes = await self._grants.grant(order, found)
+        if not order.attached:  # else it is the front end that has it open
+            await unheld(order, found)
+        notes = await self._grants.grant(order, found) | await warning(order)
         return Prepared(
             "file",
             {
                 "path": found[0].path,
                 "format": order.target.format,
-                "readonly": disk.readonly,
+                "readonly": disk.read_only,
                 "cache": disk.cache,
                 "discard": disk.discard,
             },

@@ -38,7 +38,7 @@ from manor_devices.backends import (
     daemons,
 )
 from manor_devices.backends.daemons import Daemon
-from manor_devices.backends.image import Grants, claims, disk_of, layers
+from manor_devices.backends.image import Grants, claims, disk_of, layers, unheld, warning
 from manor_devices.images import Layer
 
 PROGRAM: Final = "qemu-storage-daemon"
@@ -179,11 +179,15 @@ class NbdBackend:
             notes = {}
         else:
             address = self._address(order)
+            await self._clear(self._folder(order))  # a daemon of ours would hold the image
             found = await layers(order, self._roots)
-            notes = await self._grants.grant(order, found)
+            await unheld(order, found)
+            notes = await self._grants.grant(order, found) | await warning(order)
             self._watch(Export(order, address, await self._start(order, found[0], address)))
         reconnect = RECONNECT_S[disk.on_provider_loss]
-        return Prepared("nbd", {**address.args(), "reconnect_s": reconnect, "readonly": disk.readonly}, notes)
+        return Prepared(
+            "nbd", {**address.args(), "reconnect_s": reconnect, "readonly": disk.read_only}, notes
+        )
 
     async def release(self, order: Order) -> None:
         """End the daemon and remove what it leaves."""
@@ -223,7 +227,6 @@ class NbdBackend:
                 f"{address.path} is too long for a unix socket",
                 hint="Choose a MANOR_DIR with a shorter path.",
             )
-        await self._clear(folder)
         folder.mkdir(mode=0o700)
         if uid and os.geteuid() == 0:
             os.chown(folder, uid, -1)
@@ -288,7 +291,7 @@ def command(order: Order, image: Layer, listen: str) -> list[str]:
         "driver": "host_device" if block else "file",
         "node-name": "storage",
         "filename": image.path,
-        "read-only": disk.readonly,
+        "read-only": disk.read_only,
         "discard": "unmap" if disk.discard else "ignore",
         "cache": _cache(disk),
         **({"locking": "off"} if disk.shareable else {}),
@@ -297,7 +300,7 @@ def command(order: Order, image: Layer, listen: str) -> list[str]:
         "driver": image.format,
         "node-name": "top",
         "file": "storage",
-        "read-only": disk.readonly,
+        "read-only": disk.read_only,
         "discard": "unmap" if disk.discard else "ignore",
     }
     export = {
@@ -305,7 +308,7 @@ def command(order: Order, image: Layer, listen: str) -> list[str]:
         "id": "export",
         "node-name": "top",
         "name": order.key.id,
-        "writable": not disk.readonly,
+        "writable": not disk.read_only,
     }
     nodes = ["--blockdev", json.dumps(storage), "--blockdev", json.dumps(top)]
     return [PROGRAM, *nodes, "--nbd-server", listen, "--export", json.dumps(export)]
