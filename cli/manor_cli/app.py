@@ -5,14 +5,18 @@ Nothing of the bus is imported before a command needs it.
 
 from __future__ import annotations
 
+import os
+import select
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
 if TYPE_CHECKING:
+    from manor_bus.wire.errors import ManorError
     from manor_bus.wire.messages import Message
     from manor_cli.client import Client
     from manor_cli.settings import Settings
@@ -40,11 +44,13 @@ class App:
         self._tty = tty
         self._directory = ""
         self._client: Client | None = None
+        self._answered: set[type[Message]] = set()
         self.timeout: float | None = None
+        self.debug = False
 
-    def configure(self, *, directory: str, timeout: float | None) -> None:
+    def configure(self, *, directory: str, timeout: float | None, debug: bool = False) -> None:
         """Take the global options."""
-        self._directory, self.timeout = directory, timeout
+        self._directory, self.timeout, self.debug = directory, timeout, debug
 
     @cached_property
     def settings(self) -> Settings:
@@ -94,9 +100,21 @@ class App:
         on_part: Callable[[Any], None] | None = None,
     ) -> R:
         """Ask within the budget."""
-        return self.client.call(
+        answer = self.client.call(
             request, reply, timeout=timeout or self.budget, key=key, at=at, on_part=on_part
         )
+        self._answered.add(type(request))
+        return answer
+
+    @property
+    def changed(self) -> str:
+        """Say whether this run changed something, for whoever does not get the answer."""
+        if not self._answered:
+            return "look before you repeat it"
+        from manor_bus.wire.messages.catalogue import CALLS
+
+        changing = {call.request for call in CALLS if call.changes}
+        return "the change was made" if self._answered & changing else "nothing was changed"
 
     def close(self) -> None:
         """Leave the bus if we ever met it; a later use connects anew."""
@@ -109,5 +127,48 @@ class App:
         click.echo(text, color=self.terminal or None)
 
     def note(self, text: str) -> None:
-        """Print a line beside the answer: progress, advice."""
-        click.echo(text, err=True)
+        """Print a line beside the answer: progress, advice. Nobody has to read it."""
+        with suppress(OSError):
+            click.echo(text, err=True)
+
+    def confirmed(self, question: str) -> None:
+        """Ask a person; ends the command unless the answer is yes."""
+        try:
+            click.confirm(question, abort=True, err=True)
+        except click.Abort as abort:
+            if not isinstance(abort.__context__, EOFError):
+                raise
+            from manor_bus.wire.errors import bad_request
+
+            raise bad_request(f"nobody answers: {question}", hint="--yes says yes beforehand") from None
+
+    def until_left(self) -> None:
+        """End the program as soon as nobody reads its output any more, also while nothing is printed."""
+        import threading
+
+        def wait(descriptor: int) -> None:
+            poll = select.poll()
+            poll.register(descriptor, 0)  # only of errors: a pipe without a reader
+            if poll.poll()[0][1] & select.POLLERR:
+                os._exit(0)
+
+        with suppress(OSError, ValueError):
+            threading.Thread(target=wait, args=(sys.stdout.fileno(),), daemon=True).start()
+
+    def refused(self, error: ManorError) -> int:
+        """Tell an error beside the answer; returns its exit code."""
+        from manor_cli import exits
+
+        for line in exits.lines(error):
+            self.note(line)
+        return exits.code(error)
+
+    def details(self, error: BaseException) -> str:
+        """Keep the traceback of an unexpected error, and say where it is."""
+        from manor_cli import failures
+
+        if self.debug:
+            self.note(failures.traced(error))
+            return "please report it with the lines above"
+        folder = self.settings.log if self.settings.log.is_dir() else None
+        return failures.kept(error, folder)

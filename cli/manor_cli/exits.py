@@ -12,6 +12,8 @@ from typing import Final
 from manor_bus.wire.errors import EXIT_CODES, Kind, ManorError, Problem
 from manor_cli.render import clean
 
+LOST_OUTPUT: Final = 11  # the answer could not be written; the error says whether something was changed
+LOST_FOLDER: Final = 12  # the working folder was deleted
 INTERRUPTED: Final = 130  # the shell's own code for Ctrl-C
 
 NEXT_STEP: Final = MappingProxyType(

@@ -8,14 +8,16 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from contextlib import suppress
 from importlib import import_module
-from typing import Final, cast
+from typing import Any, Final, TextIO, TypeVar, cast
 
 import click
 
 from manor_cli.app import App
 
+T = TypeVar("T")
 COMMANDS: Final = {
     "init": "node:init",
     "up": "node:up",
@@ -60,6 +62,35 @@ COMMANDS: Final = {
     "completion": "completion:completion",
 }
 
+# Where the standard streams lead that the caller closed; what is printed into /dev/full is told to be lost.
+STREAMS: Final = {"stdin": os.devnull, "stdout": "/dev/full", "stderr": os.devnull}
+
+
+class Output:
+    """Standard output that remembers why it takes nothing any more."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.failed: OSError | None = None
+
+    def write(self, text: str) -> int:
+        """Write a text."""
+        return self._tried(lambda: self._stream.write(text))
+
+    def flush(self) -> None:
+        """Have written what is kept back."""
+        self._tried(self._stream.flush)
+
+    def _tried(self, action: Callable[[], T]) -> T:
+        try:
+            return action()
+        except OSError as error:
+            self.failed = error
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
 
 class LazyCommands:
     """What click needs of a mapping name -> command; looking a command up imports its module."""
@@ -89,9 +120,10 @@ class LazyCommands:
 @click.option(
     "--timeout", type=click.FloatRange(min=0.1), metavar="SECONDS", help="How long to wait at most."
 )
+@click.option("--debug", is_flag=True, help="Print where in the program an unexpected error came from.")
 @click.version_option(package_name="manor-cli", message="manor %(version)s", prog_name="manor")
 @click.pass_context
-def manor(context: click.Context, directory: str | None, timeout: float | None) -> None:
+def manor(context: click.Context, directory: str | None, timeout: float | None, debug: bool) -> None:
     """Run virtual machines: describe them, start them, watch them.
 
     \b
@@ -99,29 +131,30 @@ def manor(context: click.Context, directory: str | None, timeout: float | None) 
       manor up --detach && manor apply -f web.yaml && manor list
     """
     app = context.ensure_object(App)
-    app.configure(directory=directory or "", timeout=timeout)
+    app.configure(directory=directory or "", timeout=timeout, debug=debug)
     context.call_on_close(app.close)
 
 
 def main(arguments: Sequence[str] | None = None, app: App | None = None) -> int:
-    """Run one command and return its exit code (the table of errors; 130 after Ctrl-C)."""
+    """Run one command and return its exit code (the table of errors; 130 after Ctrl-C); never a traceback."""
+    app, before = app or App(), sys.stdout
+    sys.stdout = output = cast("Any", Output(before))
     try:
         result = manor.main(
             None if arguments is None else list(arguments), prog_name="manor", standalone_mode=False, obj=app
         )
     except click.UsageError as error:
-        return _misused(error)
+        return _misused(app, error)
     except click.ClickException as error:
-        click.echo(f"error: bad_request: {error.format_message()}", err=True)
+        app.note(f"error: bad_request: {error.format_message()}")
         return 2
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
+        app.note("interrupted")
         return 130
-    except BrokenPipeError:  # the reader of our output has seen enough
-        _forget_output()
-        return 0
-    except _refusals() as error:
-        return _refused(error)
+    except (Exception, SystemExit) as error:
+        return _ended(app, error, output.failed)
+    finally:
+        sys.stdout = before
     return result if isinstance(result, int) else 0
 
 
@@ -130,42 +163,66 @@ def program() -> None:
 
     So would looking for garbage while modules are loaded; `reach` turns that on for what lives longer.
     """
+    if sys.flags.optimize > 1:  # helps are docstrings, which such an interpreter throws away
+        os.execv(sys.executable, [sys.executable, "-E", *sys.argv])
     gc.disable()
+    for number, (name, place) in enumerate(STREAMS.items()):
+        _opened(number, name, place)
     code = main()
     try:
         sys.stdout.flush()
-        sys.stderr.flush()
-    except BrokenPipeError:
-        _forget_output()
+    except OSError as error:
+        code = _ended(App(), error, error)
     os._exit(code)
 
 
-def _misused(error: click.UsageError) -> int:
+def _opened(number: int, name: str, place: str) -> None:
+    """Open a standard stream that the caller closed, lest the next file or socket takes its number."""
+    if getattr(sys, name) is None:
+        os.dup2(os.open(place, os.O_RDWR | os.O_CLOEXEC), number)
+        setattr(sys, name, open(number, "r" if number == 0 else "w"))  # noqa: SIM115
+    elif number:
+        getattr(sys, name).reconfigure(errors="backslashreplace")
+
+
+def _misused(app: App, error: click.UsageError) -> int:
     """Tell a wrong command line in the form of every other error."""
-    click.echo(f"error: bad_request: {error.format_message()}", err=True)
+    app.note(f"error: bad_request: {error.format_message()}")
     path = error.ctx.command_path if error.ctx else "manor"
-    click.echo(f"hint: {path} --help", err=True)
+    app.note(f"hint: {path} --help")
     return 2
 
 
-def _refusals() -> type[Exception]:
-    """Return the exception of refusals; evaluated only once something was raised."""
-    from manor_bus.wire.errors import ManorError
+def _ended(app: App, error: BaseException, lost: OSError | None) -> int:
+    """Tell why a command ended early, in one error and a hint; returns the exit code."""
+    from manor_cli import exits, failures
 
-    return ManorError
-
-
-def _refused(error: Exception) -> int:
-    from manor_bus.wire.errors import ManorError
-    from manor_cli import exits
-
-    if not isinstance(error, ManorError):
-        raise error
-    for line in exits.lines(error):
-        click.echo(line, err=True)
-    return exits.code(error)
+    if isinstance(lost or error, BrokenPipeError):  # the reader of our output has seen enough
+        _forget_output()
+        return 0
+    if lost is not None:
+        _forget_output()
+        app.note(f"error: the answer cannot be written ({lost.strerror}); {app.changed}")
+        app.note("hint: standard output is full or closed; give it a place to write to")
+        return exits.LOST_OUTPUT
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else 1
+    if isinstance(error, FileNotFoundError) and error.filename is None and _lost_folder():
+        app.note(f"error: the working folder is not there any more; {app.changed}")
+        app.note("hint: cd to a folder that exists, then repeat the command")
+        return exits.LOST_FOLDER
+    return app.refused(failures.known(error) or failures.fault(error, app.details(error)))
 
 
 def _forget_output() -> None:
-    """Send what is still buffered nowhere, so that the interpreter's end does not complain."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Send what is still buffered nowhere, so that no later end complains."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _lost_folder() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False

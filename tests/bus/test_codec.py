@@ -221,3 +221,15 @@ def test_what_is_not_messagepack_at_all_is_refused_in_the_same_way(frame):
 
 def test_a_body_is_decoded_when_its_type_is_known():
     assert codec.Body(msgspec.Raw(codec.encode({"a": 1}))).read(dict) == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [("\ud800", "half of a character"), (2**64, "beyond 64 bits"), (-(2**63) - 1, "beyond 64 bits"),
+     (object(), "cannot be encoded")],
+)  # fmt: skip
+def test_what_cannot_be_encoded_is_refused_with_the_reason(value, why):
+    with pytest.raises(ManorError) as caught:
+        codec.encode({"a": [value]})
+    assert caught.value.kind is Kind.BAD_REQUEST
+    assert why in caught.value.problems[0].reason

@@ -44,8 +44,16 @@ class Malformed(Exception):
 
 
 def encode(message: object) -> bytes:
-    """Encode a struct, or plain values, as MessagePack."""
-    return _encoder.encode(message)
+    """Encode a struct, or plain values, as MessagePack; what it cannot hold becomes one `bad_request`."""
+    try:
+        return _encoder.encode(message)
+    except UnicodeEncodeError:
+        reason = "holds half of a character (a lone surrogate)"
+    except OverflowError:
+        reason = "holds a number beyond 64 bits"
+    except (TypeError, ValueError, RecursionError) as error:
+        reason = f"cannot be encoded: {error}"
+    raise bad_request("the body cannot be sent", Problem(path="", reason=reason))
 
 
 @lru_cache(maxsize=512)

@@ -91,6 +91,7 @@ def tap(app: App, pattern: str, output: str, count: int | None) -> None:
     Example:
       manor bus tap 'lifecycle.>'
     """
+    app.until_left()
     for number, (sender, wire) in enumerate(app.client.items(pattern, tap=True, timeout=app.timeout), 1):
         told = events.cloud_of(sender, wire, time.time()) if output == "json" else None
         app.out(as_json(told, indent=0) if told else events.line_of(sender, wire))

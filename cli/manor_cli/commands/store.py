@@ -71,7 +71,7 @@ def restore(app: App, file: Path, yes: bool) -> None:
       manor config restore manor.db --yes
     """
     if not yes:
-        click.confirm(f"Replace all documents of {app.settings.directory} by {file}?", abort=True, err=True)
+        app.confirmed(f"Replace all documents of {app.settings.directory} by {file}?")
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     size, upload, offset = file.stat().st_size, follow.new_id(), 0
     with file.open("rb") as read:

@@ -39,6 +39,7 @@ def watch(
       manor watch 'operation.*' -o json
       manor --timeout 60 watch 'device.>' --changes-only
     """
+    app.until_left()
     left = count or 0
     if since is not None:
         told = _past(app, pattern, since, output, left)

@@ -391,6 +391,6 @@ def _too_late(life: Life, step: Step) -> ManorError:
     if step.act is Act.AWAIT_END:
         said = "acknowledged the request, but" if life.acknowledged else "did not react and"
         message = f"the guest {said} is still running after {step.timeout_s:g} s"
-        return ManorError(Kind.TIMEOUT, message, hint="Wait longer, use --force-after, or destroy it.")
+        return ManorError(Kind.TIMEOUT, message, hint="Wait longer (--deadline), use --force, or destroy it.")
     message = f"{step.text}: not done within {step.timeout_s:g} s"
     return ManorError(Kind.TIMEOUT, message, hint="Ask for the domain's state, then decide.")
