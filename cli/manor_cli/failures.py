@@ -47,9 +47,10 @@ def known(error: BaseException) -> ManorError | None:
         return error
     if isinstance(error, MemoryError):
         return ManorError(_LIMIT[0], "there is not enough memory for this", hint=_LIMIT[1])
-    if not isinstance(error, OSError) or error.errno not in BY_NUMBER:
+    found = BY_NUMBER.get(error.errno or 0) if isinstance(error, OSError) else None
+    if found is None or not isinstance(error, OSError):
         return None
-    kind, hint = BY_NUMBER[error.errno]
+    kind, hint = found
     places = " and ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
     return ManorError(kind, f"{places or 'a file'}: {error.strerror}", hint=hint, delivered=False)
 
@@ -70,9 +71,9 @@ def kept(error: BaseException, folder: Path | None) -> str:
     """Write the traceback to the log of this program, or to a file of its own; say where."""
     moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     text = f"{moment} {traced(error)}\n"
-    for make in (lambda: _logged(text, folder), lambda: _apart(text)):
+    for make in (_logged, _apart):
         try:
-            return f"the details are in {make()}; please report them"
+            return f"the details are in {make(text, folder)}; please report them"
         except OSError:
             continue
     return "repeat it with `manor --debug` to see the details; please report them"
@@ -87,7 +88,7 @@ def _logged(text: str, folder: Path | None) -> str:
     return path
 
 
-def _apart(text: str) -> str:
+def _apart(text: str, _folder: Path | None) -> str:
     with tempfile.NamedTemporaryFile("w", prefix="manor-", suffix=".log", delete=False) as file:
         file.write(text)
         return file.name

@@ -43,7 +43,8 @@ def options(command, context):
 
 def fault(advice):
     """Say what is wrong with a command line; empty when it exists."""
-    command, context = manor, click.Context(manor)
+    command: click.Command = manor
+    context = click.Context(manor)
     allowed = options(manor, context)
     for word in advice.split():
         if OPTION.fullmatch(word):
