@@ -18,9 +18,10 @@ ROOT = Path(__file__).parents[1]
 ROOMS = {
     "bus": ROOT / "bus" / "manor_bus",
     "cli": ROOT / "cli" / "manor_cli",
+    "host": ROOT / "host" / "manor_host",
     **{folder.parent.name: folder for folder in sorted(ROOT.glob("services/*/manor_*"))},
 }
-SERVICES = sorted(set(ROOMS) - {"bus", "cli"})
+SERVICES = sorted(set(ROOMS) - {"bus", "cli", "host"})
 WORKSPACE = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 CONTRACTS = {contract["name"]: contract for contract in WORKSPACE["tool"]["importlinter"]["contracts"]}
 PURE = "decisions reach no clock, no chance and no I/O"
@@ -28,7 +29,7 @@ PURE = "decisions reach no clock, no chance and no I/O"
 FUNCTION_LINES_MAX = 50
 MODULE_LINES_MAX = 400
 MAIN_LINES_MAX = 60
-CODE_LINES_MAX = 25_000
+CODE_LINES_MAX = 26_500
 
 BANNED = re.compile(r"controller|manager|handlers?|utils?|helpers?|common|base|info|data|misc")
 # Names that stand on the wire: `srv.info` is a question every service answers.
@@ -154,10 +155,11 @@ def test_every_service_has_the_same_shape(service):
 
 
 @pytest.mark.parametrize("room", ROOMS)
-def test_the_manifest_of_a_room_depends_on_no_room_but_the_bus(room):
+def test_the_manifest_of_a_room_depends_on_no_room_but_the_bus_and_the_host(room):
     manifest = tomllib.loads((ROOMS[room].parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     rooms = {name for name in manifest["dependencies"] if name.startswith("manor-")}
-    assert rooms == (set() if room == "bus" else {"manor-bus"})
+    must, may = {"host": ("", ""), "bus": ("", "manor-host")}.get(room, ("manor-bus", "manor-bus manor-host"))
+    assert set(must.split()) <= rooms <= set(may.split())
     assert manifest["version"] == WORKSPACE["project"]["version"]
 
 
@@ -200,6 +202,7 @@ def violations() -> Iterator[tuple[str, str, str]]:
         elif contract["type"] == "layers":
             yield name, "manor_lifecycle/extra.py", "import manor_config"
             yield name, "manor_bus/extra.py", "import manor_cli"
+            yield name, "manor_host/extra.py", "import manor_bus"
         else:
             module = contract["source_modules"][-1].replace(".", "/") + ".py"
             yield name, module, f"import {contract['forbidden_modules'][-1]}"

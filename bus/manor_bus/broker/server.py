@@ -21,7 +21,7 @@ from typing import Final
 import zmq
 from zmq.utils import z85
 
-from manor_bus import clock, keys
+from manor_bus import keys
 from manor_bus.broker import introspect, policy
 from manor_bus.broker.connections import Connection, Connections
 from manor_bus.broker.switch import Switch
@@ -29,6 +29,7 @@ from manor_bus.settings import BrokerSettings
 from manor_bus.wire import codec
 from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages.bus import Authorise, Reloaded
+from manor_host import clock
 
 DRAIN_FRAMES: Final = 64  # taken before anything is sent: what follows waits for them
 SEND_FRAMES_MAX: Final = 24_000  # more than the windows and pending calls of one peer together

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
-from manor_bus import VERSION, clock, keys
+from manor_bus import VERSION, keys
 from manor_bus.peer.calls import unreachable, unwelcome
 from manor_bus.peer.events import (
     Arrived,
@@ -38,6 +38,7 @@ from manor_bus.wire.envelope import Envelope
 from manor_bus.wire.envelope import Kind as Frame
 from manor_bus.wire.errors import Kind, ManorError, Origin
 from manor_bus.wire.messages import Call, Message, bus
+from manor_host import clock
 
 if TYPE_CHECKING:
     from manor_bus.peer.transport import BlockingLink

@@ -15,7 +15,6 @@ from typing import Any
 
 import msgspec
 
-from manor_bus.clock import resident_kib
 from manor_bus.peer.duplicates import Answer as Answered
 from manor_bus.peer.duplicates import DuplicateCache, Run
 from manor_bus.peer.events import Asked, Withdrawn
@@ -25,6 +24,7 @@ from manor_bus.wire import codec
 from manor_bus.wire.errors import Kind, ManorError, Origin, bad_request, not_found, unavailable
 from manor_bus.wire.messages import Call, Done, Message, node
 from manor_bus.wire.messages.catalogue import CALL_BY_REQUEST
+from manor_host.clock import resident_kib
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
-from manor_bus import VERSION, clock, keys
+from manor_bus import VERSION, keys
 from manor_bus.peer.aio import Answer, Peer
 from manor_bus.peer.registrar import Registrar
 from manor_bus.peer.transport import AsyncLink, Link, Listener
@@ -25,6 +25,7 @@ from manor_bus.settings import BusSettings
 from manor_bus.wire.errors import EXIT_CODES, ManorError
 from manor_bus.wire.messages import Message
 from manor_bus.wire.messages.discovery import ServiceStatus
+from manor_host import clock
 
 READY_S: Final = 60.0  # for the broker to appear
 STOP_S: Final = 5.0  # for calls under way when the process is told to end

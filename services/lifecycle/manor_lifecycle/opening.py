@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from manor_bus import clock
 from manor_bus.peer.aio import Change, Peer, Synced
 from manor_bus.peer.registrar import Registrar
 from manor_bus.wire.errors import Kind, ManorError
@@ -17,6 +16,7 @@ from manor_bus.wire.messages import Done
 from manor_bus.wire.messages.config import DocumentChanged
 from manor_bus.wire.messages.devices import DeviceStatus, DomainGone
 from manor_bus.wire.messages.documents import ClusterSettings, ClusterSettingsSpec, Domain, Node
+from manor_host import clock
 from manor_lifecycle import hypervisors
 from manor_lifecycle.awakening import awaken
 from manor_lifecycle.capacity import measure

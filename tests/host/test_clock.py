@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import re
 
-from manor_bus import clock
+from manor_host import clock
 
 
 def test_the_boot_id_is_the_same_until_the_next_boot() -> None:

@@ -1,8 +1,9 @@
-"""What the kernel says about this machine's monotonic clock and this process."""
+"""What the kernel says about this machine's clocks and this process."""
 
 from __future__ import annotations
 
 import resource
+import time
 from pathlib import Path
 
 
@@ -12,6 +13,11 @@ def boot_id() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
         return ""
+
+
+def since_boot() -> float:
+    """Return the seconds since this boot, suspended time included: a clock that nobody sets."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def resident_kib() -> int:
