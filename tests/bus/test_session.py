@@ -111,7 +111,7 @@ def test_a_reset_makes_it_greet_subscribe_and_ask_again(line):
 def test_offering_more_greets_again_and_disturbs_nothing(line):
     line.session.call(Envelope(k=0, to="x.do"), 5.0, line.now)
     line.sent()
-    line.session.offer(("x.>",), (), {}, line.now)
+    line.session.offer(("x.>",), (), line.now)
     [hello] = line.sent()
     assert codec.decode(hello.data, words.Hello).serves == ("x.>",)
     line.welcome(hello)
@@ -119,7 +119,7 @@ def test_offering_more_greets_again_and_disturbs_nothing(line):
 
 
 def test_an_offer_that_is_not_answered_is_made_again(line):
-    line.session.offer(("x.>",), (), {}, line.now)
+    line.session.offer(("x.>",), (), line.now)
     line.sent()
     assert line.session.next_timer() == line.now + GREET_AGAIN_S
     again = line.wait(GREET_AGAIN_S)
@@ -132,7 +132,7 @@ def test_an_offer_that_is_not_answered_is_made_again(line):
 def test_what_is_offered_while_the_greeting_is_under_way_is_not_forgotten():
     line = Line()
     first = line.connect()
-    line.session.offer(("x.>",), (), {}, line.now)
+    line.session.offer(("x.>",), (), line.now)
     [second] = line.sent()
     line.welcome(first)
     assert line.told() == []
@@ -141,7 +141,7 @@ def test_what_is_offered_while_the_greeting_is_under_way_is_not_forgotten():
 
 
 def test_who_drains_offers_no_service_when_it_must_greet_again(line):
-    line.session.offer(("x.>",), ("x.*",), {}, line.now)
+    line.session.offer(("x.>",), ("x.*",), line.now)
     line.welcome(line.sent()[0])
     line.session.drain()
     assert line.sent()[0].k == Kind.DRAIN

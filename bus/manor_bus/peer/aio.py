@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
+import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -69,7 +69,7 @@ class Peer:
         boot_id: str = "",
         token: Callable[[], str] | None = None,
     ) -> None:
-        token = token or (lambda: secrets.token_hex(8))
+        token = token or (lambda: os.urandom(8).hex())
         prefix, count = token(), iter(range(1, 1 << 62))
         self._loop = asyncio.get_running_loop()
         self.session = Session(
@@ -175,7 +175,7 @@ class Peer:
         self.dispatcher.serve(answers)
         subjects = {CALL_BY_REQUEST[request].subject for request in answers}
         serves = tuple(sorted({subject.partition(".")[0] + ".>" for subject in subjects}))
-        self.session.offer(serves, owns, self.dispatcher.types(), self._loop.time())
+        self.session.offer(serves, owns, self._loop.time())
         self.turn()
 
     def drain(self) -> None:

@@ -102,12 +102,9 @@ class Dispatcher:
         self._take(answers)
         self.served = True
 
-    def types(self) -> dict[str, str]:
-        """Served types and the hashes of their schemas."""
-        from manor_bus.wire import schema  # hashing takes memory and time that only services spend
-
-        served = sorted(name for name in self._answers if not name.startswith("srv."))
-        return {name: schema.schema_hash(name) for name in served}
+    def _types(self) -> list[str]:
+        """The served types, without what every peer answers."""
+        return sorted(name for name in self._answers if not name.startswith("srv."))
 
     # --- calls ----------------------------------------------------------------------------------------
 
@@ -236,7 +233,7 @@ class Dispatcher:
         return node.InfoAnswer(
             name=self.name or label.partition("/")[2], instance=session.instance,
             node=place.partition("/")[0], pid=session.pid, version=self._version, ready=self.served,
-            draining=self.draining, started=self._started, types=tuple(self.types()),
+            draining=self.draining, started=self._started, types=tuple(self._types()),
         )  # fmt: skip
 
     def _stats(self, request: node.Stats, context: Context) -> Message:
@@ -252,7 +249,7 @@ class Dispatcher:
     def _schema(self, request: node.Schema, context: Context) -> Message:
         from manor_bus.wire import schema
 
-        wanted = [request.type] if request.type else [t for t in self._answers if not t.startswith("srv.")]
+        wanted = [request.type] if request.type else self._types()
         unknown = [name for name in wanted if name not in self._answers]
         if unknown:
             raise not_found(f"{unknown[0]} is not served here")

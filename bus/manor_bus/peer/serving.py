@@ -6,6 +6,10 @@ serving the moment the first has drained.
 
 from __future__ import annotations
 
+# isort: off
+from manor_bus.peer import lean  # before asyncio
+
+# isort: on
 import asyncio
 import fcntl
 import logging
@@ -119,6 +123,7 @@ async def serve_until(
     registrar = Registrar(peer)
     registrar.put(_status(name, peer))
     log.info("%s serves as %s", name, peer.address)
+    lean.settle()
     try:
         turned = await _unless(stop, peer.turned_away())
         if turned is not None:

@@ -57,7 +57,6 @@ class Session:
     new_id: Callable[[], str]
     serves: tuple[str, ...] = ()
     owns: tuple[str, ...] = ()
-    types: dict[str, str] = field(default_factory=dict)
     out: list[bytes] = field(default_factory=list)
     events: deque[Event] = field(default_factory=deque)
     greeted: bool = False
@@ -95,15 +94,13 @@ class Session:
         self._greet_at = now + GREET_AGAIN_S
         hello = words.Hello(
             protocol=(PROTOCOL, PROTOCOL), instance=self.instance, version=self.version, pid=self.pid,
-            serves=() if self._draining else self.serves, owns=self.owns, types=self.types,
+            serves=() if self._draining else self.serves, owns=self.owns,
         )  # fmt: skip
         self._send(Envelope(k=Frame.HELLO, id=self._hello_id, data=_raw(hello)))
 
-    def offer(
-        self, serves: tuple[str, ...], owns: tuple[str, ...], types: dict[str, str], now: float
-    ) -> None:
+    def offer(self, serves: tuple[str, ...], owns: tuple[str, ...], now: float) -> None:
         """Serve and own this from now on."""
-        self.serves, self.owns, self.types = serves, owns, types
+        self.serves, self.owns = serves, owns
         if self._up:
             self.greet(now)
 

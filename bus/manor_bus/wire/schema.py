@@ -1,13 +1,11 @@
-"""JSON Schemas of the typed messages, and a short hash by which two peers see that they mean the same type.
+"""JSON Schemas of the typed messages.
 
 The schemas describe the JSON form; on the wire a `bytes` field is MessagePack bin instead of base64 text.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
-from functools import cache
 from typing import Any, Final
 
 import msgspec
@@ -15,7 +13,6 @@ import msgspec
 from manor_bus.wire.messages import Call, Event, Message
 from manor_bus.wire.messages.catalogue import CALL_BY_TYPE, EVENT_BY_TYPE
 
-_WORDS_FOR_PEOPLE: Final = frozenset({"title", "description"})
 _OPENAPI_ONLY: Final = frozenset({"discriminator"})  # AsyncAPI's has another form, and `anyOf` says it all
 _NAMING: Final = frozenset({"properties", "$defs"})
 
@@ -29,18 +26,6 @@ def schema(type_name: str) -> dict[str, Any]:
     roots, shared = msgspec.json.schema_components(bodies.values(), ref_template="#/$defs/{name}")
     parts = {**dict(zip(bodies, roots, strict=True)), "$defs": shared}
     return {role: _without(_OPENAPI_ONLY, part, named=role == "$defs") for role, part in parts.items()}
-
-
-def schemas() -> dict[str, Any]:
-    """Return the schemas of all types by type name."""
-    return {name: schema(name) for name in (*CALL_BY_TYPE, *EVENT_BY_TYPE)}
-
-
-@cache
-def schema_hash(type_name: str) -> str:
-    """Return 16 hex digits that change whenever the shape of a type does; wording does not count."""
-    shape = _without(_WORDS_FOR_PEOPLE, schema(type_name))
-    return hashlib.sha256(msgspec.json.encode(shape, order="deterministic")).hexdigest()[:16]
 
 
 def parts_of(entry: Call | Event) -> dict[str, type[Message]]:
