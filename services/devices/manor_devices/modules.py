@@ -10,10 +10,10 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Final, Protocol
 
+from manor_bus import plugins
 from manor_bus.wire.errors import Kind, ManorError, bad_request, denied_state, not_found
 from manor_bus.wire.messages.devices import BackendStatus
 from manor_devices import loading
@@ -46,8 +46,7 @@ class Installed:
 
 def installed() -> dict[str, Installed]:
     """Find the back ends installed on this node."""
-    found = entry_points(group=ENTRY_POINTS)
-    return {entry.name: Installed(entry.dist.version if entry.dist else "", entry.load) for entry in found}
+    return {name: Installed(one.version, one.load) for name, one in plugins.installed(ENTRY_POINTS).items()}
 
 
 class Listener(Protocol):

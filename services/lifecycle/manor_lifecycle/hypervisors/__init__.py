@@ -26,10 +26,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Final, Protocol
 
+from manor_bus import plugins
 from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages.devices import Descriptor
 from manor_bus.wire.messages.documents import DomainSpec
@@ -375,7 +375,7 @@ OpenHypervisor = Callable[[AdapterSettings], Awaitable[Hypervisor]]
 
 def load(name: str) -> OpenHypervisor:
     """Return the factory of an installed adapter; `not_found` lists those that are."""
-    found = {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
+    found = plugins.installed(ENTRY_POINTS)
     if name not in found:
         message = (
             f"no hypervisor adapter {name!r} is installed; installed: {', '.join(sorted(found)) or 'none'}"
