@@ -14,8 +14,7 @@ from benchmarks.report import Figure, Plan, Section, cell, number
 from benchmarks.startup import timed
 from manor_bus.peer.view import Change
 from manor_bus.wire.messages import config
-from manor_bus.wire.messages.discovery import DomainFact, FactChanged
-from manor_bus.wire.messages.lifecycle import State
+from manor_bus.wire.messages.lifecycle import DomainStatus, State
 
 AT_ONCE: Final = 500  # documents in one transaction
 RUNNING_S: Final = 600.0
@@ -59,10 +58,8 @@ class Seen:
                     return
 
     def _take(self, value: Any) -> None:
-        if isinstance(value, FactChanged) and isinstance(value.entry.fact, DomainFact):
-            status = value.entry.fact.status
-            if status.state == State.RUNNING:
-                self.running.add(status.name)
+        if isinstance(value, DomainStatus) and value.state == State.RUNNING:
+            self.running.add(value.name)
 
 
 @dataclass

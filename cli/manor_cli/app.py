@@ -47,6 +47,7 @@ class App:
         self._answered: set[type[Message]] = set()
         self.timeout: float | None = None
         self.debug = False
+        self.partial = False  # an answer was not all there is
 
     def configure(self, *, directory: str, timeout: float | None, debug: bool = False) -> None:
         """Take the global options."""

@@ -9,11 +9,17 @@ from manor_bus.peer.view import Change
 from manor_bus.wire import codec
 from manor_bus.wire.envelope import Envelope, Kind
 from manor_bus.wire.messages import Message
+from manor_bus.wire.messages.bus import ServiceStatus
 from manor_bus.wire.messages.catalogue import CALL_BY_TYPE, EVENT_BY_BODY, EVENT_BY_TYPE
 from manor_bus.wire.messages.config import DocumentChanged
-from manor_bus.wire.messages.devices import BackendStatus, DeviceStatus, VolumeStatus
-from manor_bus.wire.messages.discovery import DomainFact, FactChanged
-from manor_bus.wire.messages.lifecycle import ConsoleOutput, Operation
+from manor_bus.wire.messages.devices import (
+    BackendStatus,
+    DeviceStatus,
+    ProviderStatus,
+    ResourceStatus,
+    VolumeStatus,
+)
+from manor_bus.wire.messages.lifecycle import ConsoleOutput, DomainStatus, NodeStatus, Operation
 from manor_cli.render import as_json, clean, percent, whole
 from manor_cli.views import problem
 
@@ -92,12 +98,13 @@ def line_of(sender: str, wire: Envelope) -> str:
 def summary(value: Any) -> str:
     """Say what an event is about, by its type."""
     match value:
-        case FactChanged(entry=entry) if isinstance(entry.fact, DomainFact):
-            status = entry.fact.status
-            words = [status.state.value, f"generation {status.generation}", f"on {status.node}"]
-            return " ".join([*words, *([f"({status.reason})"] if status.reason else [])])
-        case FactChanged(entry=entry):
-            return f"by {entry.by}"
+        case DomainStatus():
+            words = [value.name, value.state.value, f"generation {value.generation}", f"on {value.node}"]
+            return " ".join([*words, *([f"({value.reason})"] if value.reason else [])])
+        case NodeStatus():
+            return f"{value.cpus} cpus, {value.memory_free_mib} of {value.memory_mib} MiB free"
+        case ServiceStatus():
+            return f"{'ready' if value.ready else 'not ready'} pid {value.pid} on {value.node}"
         case Operation():
             error = problem(whole(value.error)) if value.error else value.step
             return (
@@ -105,7 +112,7 @@ def summary(value: Any) -> str:
             )
         case DeviceStatus():
             return f"{value.type} {value.state.value} generation {value.generation} {value.reason}".rstrip()
-        case VolumeStatus() | BackendStatus():
+        case VolumeStatus() | BackendStatus() | ProviderStatus() | ResourceStatus():
             return f"{value.state} {value.reason}".rstrip()
         case DocumentChanged(document=document):
             return f"revision {document.metadata.revision} by {document.metadata.modified_by}"

@@ -14,6 +14,7 @@ from manor_cli.render import clean
 
 LOST_OUTPUT: Final = 11  # the answer could not be written; the error says whether something was changed
 LOST_FOLDER: Final = 12  # the working folder was deleted
+PARTIAL: Final = 8  # the answer is not all there is
 INTERRUPTED: Final = 130  # the shell's own code for Ctrl-C
 
 NEXT_STEP: Final = MappingProxyType(

@@ -15,7 +15,6 @@ from typing import Any, Final, Protocol
 from manor_bus.peer.view import Synced
 from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages import Done, Message, lifecycle
-from manor_bus.wire.messages.discovery import DomainFact, FactChanged
 from manor_cli.views import LIVE
 
 ESCAPE: Final = b"\x1d"  # Ctrl-]
@@ -183,13 +182,13 @@ class Console:
 
     async def _domain(self) -> None:
         """Return when the domain no longer runs."""
-        async with aclosing(self.peer.watch(f"domain.{self.wish.name}")) as changes:  # type: ignore[type-var]
+        shown = lifecycle.DomainShow(name=self.wish.name)
+        uuid = (await self.peer.call(shown, lifecycle.DomainStatus, timeout=CALL_S)).uuid
+        async with aclosing(self.peer.watch(f"domain.{uuid}")) as changes:  # type: ignore[type-var]
             async for change in changes:
-                if isinstance(change, Synced) or not isinstance(change.value, FactChanged):
-                    continue
-                fact = change.value.entry.fact
-                if isinstance(fact, DomainFact) and fact.status.state not in LIVE:
-                    self.note(f"[{self.wish.name} is {fact.status.state.value}]")
+                status = None if isinstance(change, Synced) else change.value
+                if isinstance(status, lifecycle.DomainStatus) and status.state not in LIVE:
+                    self.note(f"[{self.wish.name} is {status.state.value}]")
                     return
 
     # -- input -----------------------------------------------------------------------------------------------

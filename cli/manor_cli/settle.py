@@ -10,7 +10,6 @@ from manor_bus.peer.view import Synced
 from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages.config import Change
 from manor_bus.wire.messages.devices import VolumeStatus
-from manor_bus.wire.messages.discovery import DomainFact, FactChanged
 from manor_bus.wire.messages.lifecycle import (
     ENDED,
     DomainStatus,
@@ -32,8 +31,8 @@ def wait(app: App, changes: Iterable[Change]) -> None:
     """Wait until every changed domain and volume has taken its revision in and rests; fail if that failed."""
     changed = [change for change in changes if change.action in ("created", "changed")]
     began = time.time()
-    volumes = {change.name: change.revision for change in changed if change.kind == "Volume"}
-    domains = {change.name: change.revision for change in changed if change.kind == "Domain"}
+    volumes = {change.name: change for change in changed if change.kind == "Volume"}
+    domains = {change.uuid: change for change in changed if change.kind == "Domain"}
     for name, status in _until(app, "volume", volumes, _volume_rests).items():
         if status.state == "failed":
             raise ManorError(Kind.INTERNAL, f"volume {name}: {status.reason}", hint="manor volume list")
@@ -51,8 +50,11 @@ def told(status: DomainStatus) -> str:
     return f"domain/{clean(status.name)} is {status.state.value}{clean(reason)}{pending}"
 
 
-def _until(app: App, kind: str, wanted: Mapping[str, int], rests: Judge) -> dict[str, Any]:
-    """Watch objects until each has reached its revision and rests; returns their last values."""
+def _until(app: App, kind: str, wanted: Mapping[str, Change], rests: Judge) -> dict[str, Any]:
+    """Watch objects, by the last part of their subject, until each has reached its revision and rests.
+
+    Returns their last values by name.
+    """
     left, found = dict(wanted), {}
     if not left:
         return {}
@@ -60,23 +62,18 @@ def _until(app: App, kind: str, wanted: Mapping[str, int], rests: Judge) -> dict
     for change in app.client.watch(pattern, timeout=app.patience):
         if isinstance(change, Synced) or change.value is None:
             continue
-        status = _status(change.value)
-        if status.revision >= left.get(status.name, status.revision + 1) and rests(status):
+        key, status = change.subject.partition(".")[2], change.value
+        if key in left and status.revision >= left[key].revision and rests(status):
             found[status.name] = status
-            del left[status.name]
+            del left[key]
         if not left:
             return found
+    names = sorted(change.name for change in left.values())
     raise ManorError(
         Kind.TIMEOUT,
-        f"the change is stored, but not done yet for {kind} {', '.join(sorted(left)[:5])}",
+        f"the change is stored, but not done yet for {kind} {', '.join(names[:5])}",
         hint="watch it with `manor watch`, see `manor ops list --active`, or do not wait: --no-wait",
     )
-
-
-def _status(value: Any) -> Any:
-    """Return the status inside an event."""
-    fact = value.entry.fact if isinstance(value, FactChanged) else None
-    return fact.status if isinstance(fact, DomainFact) else value
 
 
 def _rests(status: DomainStatus) -> bool:

@@ -134,7 +134,7 @@ def test_what_may_not_be_published_reaches_nobody_and_is_counted():
     service, watcher = owner(bench), bench.join()
     watcher.subscribe(">")
     bench.flush()
-    for subject in ("domain.web", "bus.peer.x", "operation.a.b", "", "operation.*", "operation. "):
+    for subject in ("device.web.root", "bus.peer.x", "operation.a.b", "", "operation.*", "operation. "):
         service.publish(subject)
     bench.flush()
     assert watcher.subjects() == []

@@ -10,9 +10,9 @@ def allowed(label, verb, subject):
 
 
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call.subject)
-def test_operators_may_make_every_call_but_configs_and_observers_none_but_for_snapshots(call):
+def test_operators_may_make_every_call_but_configs_and_observers_none_but_what_a_watcher_asks(call):
     assert allowed("operator/admin", "call", call.subject) is (call.subject != policy.CONFIG_ONLY)
-    assert allowed("observer/eye", "call", call.subject) is (call.subject == "srv.snapshot")
+    assert allowed("observer/eye", "call", call.subject) is (call.subject in policy.QUESTIONS)
 
 
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call.subject)
@@ -62,6 +62,20 @@ def test_a_third_party_service_owns_its_own_name():
     assert allowed("service/backup", "serve", "backup.>")
     assert allowed("service/backup", "publish", "backup.job.1")
     assert not allowed("service/backup", "publish", "config.x")
+
+
+@pytest.mark.parametrize("kind", ["provider", "resource"])
+def test_a_third_party_publishes_providers_and_resources_under_its_own_name_alone(kind):
+    assert allowed("service/nbd", "publish", f"{kind}.nbd")
+    assert allowed("service/nbd", "publish", f"{kind}.nbd-disk1")
+    for token in ("n1-file", "nbdx", "*", ">", "nbd.x"):
+        assert not allowed("service/nbd", "publish", f"{kind}.{token}")
+
+
+@pytest.mark.parametrize("name", ["domain", "node", "service", "provider", "resource", "bus"])
+def test_no_key_is_called_like_what_others_own(name):
+    for subject in (f"{name}.x", f"{name}.>", "provider.x"):
+        assert not allowed(f"service/{name}", "publish", subject)
 
 
 def test_every_decision_says_by_which_rule():

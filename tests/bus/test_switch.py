@@ -230,7 +230,7 @@ def test_watchers_of_an_owners_state_hear_that_it_came_and_went():
     concerned, other = bench.join(), bench.join()
     concerned.subscribe("domain.web")
     other.subscribe("config.>")
-    owner = bench.join("service/discovery", owns=("domain.*", "service.>"))
+    owner = bench.join("service/lifecycle", owns=("domain.*", "operation.*"))
     bench.flush()
     bench.gone(owner, "crash")
     bench.flush()
@@ -240,7 +240,7 @@ def test_watchers_of_an_owners_state_hear_that_it_came_and_went():
         for item in down.items
     ]
     assert [(one.present, one.reason) for one in news] == [(True, ""), (False, "crash")]
-    assert news[0].owner == words.Owner(address="service/discovery@n1/i3", owns=("domain.*", "service.>"))
+    assert news[0].owner == words.Owner(address="service/lifecycle@n1/i3", owns=("domain.*", "operation.*"))
     assert [down for down in other.batches() if down.items] == []
 
 

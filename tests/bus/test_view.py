@@ -7,7 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manor_bus.peer.view import AllKnown, Change, Fetch, News, View, change_of, principal, reading
+from manor_bus.peer.view import (
+    AllKnown,
+    Change,
+    Fetch,
+    News,
+    OwnerSeen,
+    View,
+    change_of,
+    principal,
+    reading,
+)  # fmt: skip
 from manor_bus.wire import codec
 from manor_bus.wire.envelope import Envelope
 from manor_bus.wire.errors import ManorError
@@ -321,3 +331,35 @@ def test_after_quiet_the_view_equals_the_owners_state(steps):
     while world.asked:
         world.answer()
     assert world.seen == {subject: value for subject, (_, value) in world.owners[-1][2].items()}
+
+
+def seen(actions):
+    return [(principal(one.address), one.present, one.heard) for one in actions if isinstance(one, OwnerSeen)]
+
+
+def test_who_asks_is_told_where_each_owner_stands():
+    view, me = View("x.*", owners=True), principal(A)
+    actions = view.live((owner(A),))
+    assert seen(actions) == [(me, True, False)]
+    [fetch] = fetches(actions)
+    assert seen(view.item(A, event("x.one", 1))) == []
+    assert seen(view.snapshot(fetch, "e1", 1, items(one=1))) == [(me, True, True)]
+    [again] = fetches(view.owner_changed(came(B)))
+    assert seen(view.owner_changed(left(A))) == [(me, True, False)]
+    assert seen(view.snapshot(again, "e2", 1, [])) == [(me, True, True)]
+    assert seen(view.owner_changed(left(B))) == [(me, False, False)]
+    assert seen(view.live(())) == []
+
+
+def test_an_owner_that_is_not_attached_any_more_after_a_break_is_told():
+    view = View("x.*", owners=True)
+    [fetch] = fetches(view.live((owner(A),)))
+    view.snapshot(fetch, "e1", 1, [])
+    assert seen(view.live(())) == [(principal(A), False, False)]
+
+
+def test_a_snapshot_says_nothing_beyond_what_its_owner_may_own():
+    view = View(">")
+    [fetch] = fetches(view.live((owner(A),)))
+    foreign = SnapshotItem(subject="y.one", rev=1, type="t.v1", value=body({"v": 1}))
+    assert told(view.snapshot(fetch, "e1", 1, [*items(one=1), foreign])) == [("x.one", True)]

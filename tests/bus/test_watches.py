@@ -33,7 +33,10 @@ class Watching:
         [asked] = self.line.sent()
         self.life = codec.decode(asked.data, words.Subscribe).sid
         self.answer(
-            asked, words.Subscribed(sid=self.life, seq=0, owners=(words.Owner(address=OWNER, owns=()),))
+            asked,
+            words.Subscribed(
+                sid=self.life, seq=0, owners=(words.Owner(address=OWNER, owns=("operation.*",)),)
+            ),
         )
 
     def answer(self, asked, message, sender="bus@n1/e1"):

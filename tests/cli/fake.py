@@ -14,7 +14,7 @@ import msgspec
 
 from manor_bus.wire.errors import ManorError
 from manor_bus.wire.messages import Message
-from manor_bus.wire.messages.discovery import DomainFact, Entry, Find, Found, FoundPart
+from manor_bus.wire.messages.discovery import Entry, Find, Found, FoundPart
 from manor_bus.wire.messages.lifecycle import DomainStatus, Operation, OperationState, State
 from manor_cli.app import App
 from manor_cli.main import main
@@ -140,9 +140,7 @@ def domain(name: str = "web", state: State = State.RUNNING, **more: Any) -> Doma
 
 def fact(status: DomainStatus) -> Entry:
     """Return a status as discovery keeps it."""
-    return Entry(
-        fact=DomainFact(name=status.name, status=status), by="service/lifecycle@n1/1", since=NOW, expires_ms=1
-    )
+    return Entry(fact=status, owner="service/lifecycle@n1/1", since=NOW)
 
 
 def discovery(*statuses: DomainStatus, **more: Any) -> FakeClient:

@@ -7,14 +7,14 @@ from manor_bus.wire.envelope import Envelope, Kind
 from manor_bus.wire.errors import ErrorBody
 from manor_bus.wire.errors import Kind as ErrorKind
 from manor_bus.wire.messages import documents
+from manor_bus.wire.messages.bus import ServiceStatus
 from manor_bus.wire.messages.config import DocumentChanged
 from manor_bus.wire.messages.devices import ConnectionState, DeviceKey, DeviceStatus, VolumeStatus
-from manor_bus.wire.messages.discovery import Entry, FactChanged, NodeStatus
-from manor_bus.wire.messages.lifecycle import ConsoleOutput, DomainStart, OperationState
+from manor_bus.wire.messages.lifecycle import ConsoleOutput, DomainStart, NodeStatus, OperationState
 from manor_cli import events
-from tests.cli.fake import NOW, domain, fact, operation
+from tests.cli.fake import NOW, domain, operation
 
-WEB = Change("domain.web", FactChanged(entry=fact(domain(reason="fine"))), "service/discovery@n1/1", "e1", 4)
+WEB = Change("domain.u1", domain(reason="fine"), "service/lifecycle@n1/1", "e1", 4)
 
 
 def raw(message):
@@ -25,12 +25,12 @@ def test_a_change_has_cloudevents_names():
     told = events.cloud(WEB, NOW)
     assert told["specversion"] == "1.0"
     assert told["id"] == "e1/4"
-    assert told["source"] == "service/discovery@n1/1"
-    assert told["type"] == "discovery.fact.v1"
-    assert told["subject"] == "domain.web"
+    assert told["source"] == "service/lifecycle@n1/1"
+    assert told["type"] == "lifecycle.domain.v1"
+    assert told["subject"] == "domain.u1"
     assert told["time"] == "2027-01-15T08:00:00.000+00:00"
     assert (told["k"], told["epoch"], told["rev"]) == ("PUB", "e1", 4)
-    assert told["data"]["entry"]["fact"]["status"]["state"] == "RUNNING"
+    assert told["data"]["state"] == "RUNNING"
 
 
 def test_an_object_that_is_gone_has_null_data():
@@ -81,16 +81,16 @@ DEVICE = DeviceStatus(
     reason="provider gone",
 )
 DOCUMENT = documents.Network(metadata=documents.Metadata(name="lan", revision=4, modified_by="operator/a"))
-NODE = FactChanged(
-    entry=Entry(fact=NodeStatus(name="n1"), by="service/lifecycle@n1/1", since=NOW, expires_ms=1)
-)
+NODE = NodeStatus(name="n1", cpus=2, memory_mib=4096, memory_free_mib=1024)
+SERVICE = ServiceStatus(name="config.1", service="config", instance="1", node="n1", pid=7, version="1")
 
 
 @pytest.mark.parametrize(
     ("value", "told"),
     [
-        (WEB.value, "RUNNING generation 7 on n1 (fine)"),
-        (NODE, "by service/lifecycle@n1/1"),
+        (WEB.value, "web RUNNING generation 7 on n1 (fine)"),
+        (NODE, "2 cpus, 1024 of 4096 MiB free"),
+        (SERVICE, "ready pid 7 on n1"),
         (operation(OperationState.RUNNING, step="plug", progress=0.5), "start web running 50% plug"),
         (operation(error=ErrorBody(kind=ErrorKind.STALE, message="old")), "start web done 0% stale: old"),
         (VOLUME, "failed no space"),
@@ -105,5 +105,5 @@ def test_each_kind_of_event_is_told_by_what_matters(value, told):
 
 
 def test_what_a_guest_says_cannot_write_to_the_terminal():
-    change = Change("domain.web", FactChanged(entry=fact(domain(reason="\x1b[2J"))))
+    change = Change("domain.u1", domain(reason="\x1b[2J"))
     assert "\x1b" not in events.line(change)

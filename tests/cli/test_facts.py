@@ -1,11 +1,10 @@
 import pytest
 
-from manor_bus.peer.view import Change, Synced
 from manor_bus.wire.errors import Kind, ManorError
-from manor_bus.wire.messages.discovery import FactChanged, Find, Found
+from manor_bus.wire.messages.discovery import Find, Found
 from manor_cli import facts
 from manor_cli.app import App
-from tests.cli.fake import FakeClient, discovery, domain, fact
+from tests.cli.fake import discovery, domain, run
 
 
 def app(client):
@@ -23,27 +22,21 @@ def test_selectors_and_names_are_asked_of_discovery():
     assert client.asked == [Find(kind="domain", selector="tier=web", name="web")]
 
 
-def test_a_discovery_that_has_just_started_is_asked_until_it_knows():
-    answers = iter([Found(count=0, settling=True), Found(count=1)])
-    client = discovery(domain(), answers={Find: lambda _: next(answers)})
-    assert [status.name for status in facts.domains(app(client))] == ["web"]
-    assert list(answers) == []
+PARTIAL = Found(count=1, complete=False, missing=("service/lifecycle@n1 is gone since 3 s",))
 
 
-def test_one_that_does_not_come_to_know_is_told_to_the_person(capsys, monkeypatch):
-    monkeypatch.setattr(facts, "SETTLED_S", 0.0)
-    facts.domains(app(discovery(domain(), answers={Find: Found(count=1, settling=True)})))
-    assert "may not know everything" in capsys.readouterr().err
+def test_whose_word_is_missing_is_told_and_the_exit_code_says_so():
+    ran = run("list", client=discovery(domain(), answers={Find: PARTIAL}))
+    assert (ran.code, "web" in ran.out) == (8, True)
+    assert ran.err == "note: this is not all there is: service/lifecycle@n1 is gone since 3 s\n"
+    assert run("list", "--partial", client=discovery(domain(), answers={Find: PARTIAL})).code == 0
+    assert run("list", client=discovery(domain())).code == 0
 
 
-def test_who_may_only_watch_is_told_what_a_watcher_sees():
-    refused = ManorError(Kind.FORBIDDEN, "observers may only watch")
-    seen = [Change("domain.web", FactChanged(entry=fact(domain()))), Synced(), Change("domain.web", None)]
-    client = FakeClient({Find: refused}, changes=seen)
-    assert [status.name for status in facts.domains(app(client))] == ["web"]
-    assert client.patterns == [("domain.*", True)]
-    with pytest.raises(ManorError, match="only watch"):
-        facts.domains(app(client), selector="tier=web")
+def test_a_domain_that_an_unheard_owner_may_know_is_not_said_to_be_absent():
+    with pytest.raises(ManorError) as caught:
+        facts.domain(app(discovery(domain(), answers={Find: PARTIAL})), "db")
+    assert caught.value.kind is Kind.UNAVAILABLE
 
 
 def test_an_unknown_domain_is_not_found():

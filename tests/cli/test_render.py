@@ -5,8 +5,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manor_bus.wire.messages.discovery import DomainFact
 from manor_bus.wire.messages.documents import Domain, Metadata
+from manor_bus.wire.messages.lifecycle import DomainStatus
 from manor_cli import render
 from manor_cli.render import Column, View
 from tests.cli.fake import domain, fact
@@ -47,8 +47,8 @@ def test_a_whole_value_has_every_field_also_those_with_defaults():
     told = render.whole(fact(domain()))
     assert told["stale"] is False
     assert told["fact"]["kind"] == "domain"
-    assert told["fact"]["status"]["pending"] == []
-    assert set(told["fact"]) == {"kind", *DomainFact.__struct_fields__}
+    assert told["fact"]["pending"] == []
+    assert set(told["fact"]) == {"kind", *DomainStatus.__struct_fields__}
     assert render.whole(b"\x00") == "AA=="
 
 

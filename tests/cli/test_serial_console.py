@@ -7,17 +7,17 @@ from hypothesis import strategies as st
 from manor_bus.peer.view import Change, Synced
 from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages import Done
-from manor_bus.wire.messages.discovery import FactChanged
 from manor_bus.wire.messages.lifecycle import (
     ConsoleAttach,
     ConsoleAttached,
     ConsoleDetach,
     ConsoleOutput,
     ConsoleWrite,
+    DomainShow,
     State,
 )
 from manor_cli.serial_console import ESCAPE, WRITE_BYTES_MAX, Console, Place, Wish
-from tests.cli.fake import domain, fact
+from tests.cli.fake import domain
 
 
 class Guest:
@@ -30,6 +30,8 @@ class Guest:
         self.service = "service/lifecycle@n1/1"
 
     async def call(self, request, reply, *, timeout):
+        if isinstance(request, DomainShow):
+            return domain()
         self.asked.append(request)
         self.called.set()
         answer = self.answers.get(type(request), [])
@@ -66,9 +68,7 @@ class Guest:
         self.watchers["console.web"].put_nowait(Change("console.web", output, self.service))
 
     def become(self, state):
-        self.watchers["domain.web"].put_nowait(
-            Change("domain.web", FactChanged(entry=fact(domain(state=state))))
-        )
+        self.watchers["domain.uuid-of-web"].put_nowait(Change("domain.web", domain(state=state)))
 
     async def until(self, kind, count=1):
         while len([one for one in self.asked if isinstance(one, kind)]) < count:

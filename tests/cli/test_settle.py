@@ -5,7 +5,6 @@ from manor_bus.peer.view import Synced
 from manor_bus.wire.errors import ErrorBody, Kind, ManorError
 from manor_bus.wire.messages.config import Change
 from manor_bus.wire.messages.devices import VolumeStatus
-from manor_bus.wire.messages.discovery import FactChanged
 from manor_bus.wire.messages.lifecycle import (
     OperationFollow,
     OperationList,
@@ -17,17 +16,17 @@ from manor_bus.wire.messages.lifecycle import (
 )
 from manor_cli import settle
 from manor_cli.app import App
-from tests.cli.fake import FakeClient, domain, fact, operation
+from tests.cli.fake import FakeClient, domain, operation
 
 LATER = 4_000_000_000.0
 
 
 def changed(kind, name, revision, action="changed"):
-    return Change(kind=kind, name=name, uuid="u", action=action, revision=revision)
+    return Change(kind=kind, name=name, uuid=f"uuid-of-{name}", action=action, revision=revision)
 
 
 def news(status):
-    return News(f"domain.{status.name}", FactChanged(entry=fact(status)))
+    return News(f"domain.{status.uuid}", status)
 
 
 def wait(changes, events, operations=(), followed=None):
@@ -44,7 +43,7 @@ def wait(changes, events, operations=(), followed=None):
 def test_it_waits_until_the_domain_has_taken_the_revision_in_and_rests(capsys):
     events = [news(domain(revision=4)), news(domain(revision=5, operation="op-9")), news(domain(revision=5))]
     client = wait([changed("Domain", "web", 5)], events)
-    assert client.patterns == [("domain.web", True)]
+    assert client.patterns == [("domain.uuid-of-web", True)]
     assert capsys.readouterr().out == "domain/web is RUNNING\n"
 
 
@@ -86,7 +85,7 @@ def test_volumes_come_before_the_domains_that_use_them():
     client = wait(
         [changed("Domain", "web", 5), changed("Volume", "root", 5)], [volume, news(domain(revision=5))]
     )
-    assert [pattern for pattern, _ in client.patterns] == ["volume.root", "domain.web"]
+    assert [pattern for pattern, _ in client.patterns] == ["volume.root", "domain.uuid-of-web"]
 
 
 def test_a_volume_that_cannot_be_made_is_an_error():
@@ -102,6 +101,6 @@ def test_what_did_not_change_is_not_waited_for():
 
 def test_when_the_time_is_over_it_says_that_the_change_is_stored():
     with pytest.raises(ManorError) as caught:
-        wait([changed("Domain", "web", 5)], [news(domain(revision=4)), News("domain.web", None)])
+        wait([changed("Domain", "web", 5)], [news(domain(revision=4)), News("domain.uuid-of-web", None)])
     assert caught.value.kind is Kind.TIMEOUT
     assert "stored" in caught.value.message

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from manor_bus.peer.aio import Change
 from manor_bus.peer.serving import Room
 from manor_bus.settings import BusSettings
 from manor_bus.wire.errors import not_found
 from manor_bus.wire.messages.config import DocumentChanged, Get, Got, History, HistoryEntry, HistoryListed
-from manor_bus.wire.messages.discovery import Register, Registered, Renew, Withdraw
 from manor_devices import service
 from manor_devices.backends.console import open_backend as open_console
 from manor_devices.backends.fake import FakeBackend, World
@@ -70,30 +70,12 @@ class Config:
         self.peer.state.drop(f"config.{kind}.{name}")
 
 
-@dataclass
-class Discovery:
-    """Remembers the facts it was told."""
-
-    facts: dict = field(default_factory=dict)
-
-    async def open_room(self, peer, settings):
-        async def close():
-            pass
-
-        answers = {Register: self.register, Renew: self.renew, Withdraw: self.withdraw}
-        return Room(answers=answers, owns=(), close=close)
-
-    async def register(self, request, context):
-        self.facts |= {entry.fact.name: entry.fact for entry in request.registrations}
-        return Registered(epoch="d1", period_ms=1_000)
-
-    async def renew(self, request, context):
-        return Registered(epoch="d1", period_ms=1_000)
-
-    async def withdraw(self, request, context):
-        for reference in request.references:
-            self.facts.pop(reference.name, None)
-        return Registered(epoch="d1", period_ms=1_000)
+async def listen(peer, pattern, facts):
+    """Keep what is published under a pattern by its name, as discovery does."""
+    async for change in peer.watch(pattern):
+        if isinstance(change, Change):
+            name = change.subject.partition(".")[2]
+            facts.pop(name, None) if change.value is None else facts.update({name: change.value})
 
 
 @dataclass
@@ -127,13 +109,19 @@ async def place(folder, *, config=True, fake=FakeBackend):
     }
     open_room = partial(service.open_room, found=found, run=inline)
     async with house() as made:
-        told, discovery = Config(), Discovery()
-        await made.start("discovery", discovery.open_room, None)
+        told, facts = Config(), {}
         if config:
             await made.start("config", told.open_room, None)
         chosen = settings(folder)
         await made.start("devices", open_room, chosen)
         operator = made.peer()
         await operator.ready()
-        yield Place(made, told, world, operator, discovery.facts, open_room, chosen)
+        listening = [
+            asyncio.create_task(listen(operator, f"{kind}.*", facts)) for kind in ("provider", "resource")
+        ]
+        try:
+            yield Place(made, told, world, operator, facts, open_room, chosen)
+        finally:
+            for task in listening:
+                task.cancel()
     await asyncio.sleep(0)

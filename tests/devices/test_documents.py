@@ -6,7 +6,6 @@ import pytest
 
 from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages import Done
-from manor_bus.wire.messages.config import DocumentChanged
 from manor_bus.wire.messages.devices import Connect, Descriptor, DomainGone, VolumeList, VolumesListed
 from manor_bus.wire.messages.documents import Disk, Metadata, Network, NetworkSpec, Nic, Volume, VolumeSpec
 from manor_devices import images
@@ -141,7 +140,7 @@ async def test_a_name_without_a_document_is_not_found_at_once(tmp_path):
 async def test_a_volume_that_is_never_made_is_told_within_the_callers_time(tmp_path):
     async with place(tmp_path) as made:
         waiting = Volume(metadata=VOLUME.metadata, spec=VolumeSpec(size_mib=8, clone_of="gone"))
-        made.config.peer.state.put("config.volume.root", DocumentChanged(document=waiting))
+        made.config.apply(waiting)
         with pytest.raises(ManorError, match="volume root is creating") as caught:
             await made.ask(disk(), Descriptor, within=20)
         assert caught.value.kind is Kind.UNAVAILABLE

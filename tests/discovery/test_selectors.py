@@ -3,18 +3,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manor_bus.wire.errors import Kind, ManorError
-from manor_bus.wire.messages.discovery import DomainFact, NodeStatus, ProviderStatus
-from manor_bus.wire.messages.lifecycle import DomainStatus, State
+from manor_bus.wire.messages.devices import ProviderStatus
+from manor_bus.wire.messages.lifecycle import DomainStatus, NodeStatus, State
 from manor_discovery.selectors import TERMS_MAX, attributes, matches, parse
 
 NODE = NodeStatus(name="n1", labels={"zone": "a", "disk": ""})
-WEB = DomainFact(
-    name="web",
-    status=DomainStatus(
-        name="web", uuid="u", state=State.RUNNING, generation=1, node="n1", hypervisor="fake"
-    ),
+WEB = DomainStatus(
+    name="web", uuid="u", state=State.RUNNING, generation=1, node="n1", hypervisor="fake",
     labels={"tier": "front"},
-)
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(

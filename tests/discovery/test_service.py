@@ -1,29 +1,23 @@
+"""Discovery in the house: whatever happens to owners, it says what is there or whose word is missing."""
+
+from __future__ import annotations
+
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
-from manor_bus.peer.aio import Change, Peer, Synced
-from manor_bus.peer.registrar import Registrar
+from manor_bus.peer.aio import Context, Peer
+from manor_bus.peer.serving import Room
 from manor_bus.settings import BusSettings
 from manor_bus.wire.errors import Kind, ManorError
-from manor_bus.wire.messages import Message
-from manor_bus.wire.messages.discovery import (
-    DomainFact,
-    Entry,
-    FactChanged,
-    Find,
-    Found,
-    FoundPart,
-    NodeStatus,
-    ProviderStatus,
-    Register,
-    Registered,
-    Registration,
-)
-from manor_bus.wire.messages.lifecycle import DomainStatus, State
-from manor_discovery.service import open_room
+from manor_bus.wire.messages import Done, Message
+from manor_bus.wire.messages.bus import ServiceStatus
+from manor_bus.wire.messages.devices import ProviderStatus
+from manor_bus.wire.messages.discovery import Entry, Find, Found, FoundPart
+from manor_bus.wire.messages.lifecycle import DomainsList, DomainStatus, State
+from manor_discovery.service import PATIENCE_S, open_room
 from manor_discovery.settings import Settings
 from tests.testkit import virtual
 from tests.testkit.house import House, house
@@ -40,178 +34,188 @@ def at_home(scenario: Callable[[House], Awaitable[None]]) -> None:
     virtual.run(run())
 
 
-def domain(name: str, generation: int = 1) -> DomainFact:
-    status = DomainStatus(
-        name=name, uuid=name, state=State.RUNNING, generation=generation, node="n1", hypervisor="fake"
-    )
-    return DomainFact(name=name, status=status, labels={"tier": "front"})
+def domain(number: int, generation: int = 1) -> DomainStatus:
+    return DomainStatus(
+        name=f"d{number:05}", uuid=f"u{number}", state=State.RUNNING, generation=generation,
+        node="n1", hypervisor="fake", labels={"tier": "front"},
+    )  # fmt: skip
 
 
-async def find(peer: Peer, request: Find) -> tuple[Found, list[Entry]]:
+def owner(count: int, opens_s: float = 0.0) -> Callable[[Peer, None], Awaitable[Room]]:
+    """Return a lifecycle with so many domains, which takes some time to know them."""
+
+    async def open_it(peer: Peer, _: None) -> Room:
+        peer.state.hold()
+        for number in range(count):
+            peer.state.put(f"domain.u{number}", domain(number))
+            if opens_s:
+                await asyncio.sleep(opens_s / count)
+        peer.state.release()
+
+        async def close() -> None: ...
+
+        async def listed(request: DomainsList, context: Context) -> Done:
+            return Done()
+
+        return Room(answers={DomainsList: listed}, owns=("domain.*", "node.*"), close=close)
+
+    return open_it
+
+
+def begin(home: House, count: int, opens_s: float = 0.0) -> asyncio.Task[object]:
+    """Start lifecycle without waiting until it serves."""
+    return asyncio.create_task(home.start("lifecycle", owner(count, opens_s), None))
+
+
+async def find(peer: Peer, request: Find, timeout: float = 10) -> tuple[Found, list[Entry]]:
     entries: list[Entry] = []
 
-    def part(message: object) -> None:
+    def part(message: Message) -> None:
         assert isinstance(message, FoundPart)
+        assert len(message.entries) <= 500
         entries.extend(message.entries)
 
-    return await peer.call(request, Found, timeout=5, on_part=part), entries
+    return await peer.call(request, Found, timeout=timeout, on_part=part), entries
 
 
-async def settled(peer: Peer) -> None:
-    while (await peer.call(Find(kind="node"), Found, timeout=5)).settling:  # noqa: ASYNC110
-        await asyncio.sleep(0.1)
-
-
-async def until_gone(peer: Peer, subject: str, seen: list[FactChanged] | None = None) -> Change:
-    """Wait for the end of an object; keep what was said of it before."""
-    async for change in peer.watch(subject, policy="gap"):
-        if isinstance(change, Change) and change.value is None:
-            return change
-        if isinstance(change, Change) and seen is not None:
-            seen.append(change.value)
-    raise AssertionError
-
-
-def test_what_is_registered_is_found_by_selector() -> None:
+def test_facts_are_found_by_kind_name_and_selector() -> None:
     async def scenario(home: House) -> None:
-        lifecycle, operator = home.peer("service/lifecycle"), home.peer()
-        request = Register(
-            registrations=(
-                Registration(fact=domain("web")),
-                Registration(fact=domain("db")),
-                Registration(fact=NodeStatus(name="n1", cpus=2)),
-            )
-        )
-        await lifecycle.call(request, Registered, timeout=5)
-        found, entries = await find(operator, Find(kind="domain", selector="tier=front,name=web"))
-        assert found.count == 1
-        assert [entry.fact.name for entry in entries] == ["web"]
-        assert entries[0].by == lifecycle.address
-
-    at_home(scenario)
-
-
-def test_a_bad_selector_is_refused_over_the_bus() -> None:
-    async def scenario(home: House) -> None:
-        with pytest.raises(ManorError) as refusal:
+        begin(home, 3)
+        found, entries = await find(home.peer(), Find(kind="domain", selector="tier=front,name=d00001"))
+        assert (found.count, found.complete, entries[0].fact) == (1, True, domain(1))
+        assert entries[0].owner == home.running["lifecycle"].peer.address
+        assert (await find(home.peer(), Find(kind="domain", name="u2")))[1][0].fact == domain(2)
+        with pytest.raises(ManorError) as refused:
             await find(home.peer(), Find(kind="domain", selector="=="))
-        assert refusal.value.kind is Kind.BAD_REQUEST
+        assert refused.value.kind is Kind.BAD_REQUEST
 
     at_home(scenario)
 
 
-def test_many_facts_come_in_parts() -> None:
+def test_all_of_many_come_at_once_right_after_a_restart_of_discovery() -> None:
     async def scenario(home: House) -> None:
-        lifecycle = home.peer("service/lifecycle")
-        registrar = Registrar(lifecycle)
-        for number in range(1200):
-            registrar.put(domain(f"d{number:04}"))
-        while (await find(lifecycle, Find(kind="domain")))[0].count < 1200:  # noqa: ASYNC110
-            await asyncio.sleep(0.1)
-        parts: list[Message] = []
-        await lifecycle.call(Find(kind="domain"), Found, timeout=5, on_part=parts.append)
-        sizes = [len(part.entries) for part in parts if isinstance(part, FoundPart)]
-        assert sum(sizes) == 1200
-        assert len(sizes) >= 3
-        await registrar.close()
+        begin(home, 300)
+        operator = home.peer()
+        assert (await find(operator, Find(kind="domain")))[0].count == 300
+        for _ in range(5):
+            await home.kill("discovery")
+            await home.start("discovery", *DISCOVERY)
+            found, entries = await find(operator, Find(kind="domain"))
+            assert (found.count, found.complete, len(entries)) == (300, True, 300)
 
     at_home(scenario)
 
 
-def test_the_end_of_a_session_ends_its_bound_facts_for_all_watchers() -> None:
+def test_no_answer_is_called_complete_while_lifecycle_is_still_learning_what_there_is() -> None:
     async def scenario(home: House) -> None:
-        devices, operator = home.peer("service/devices"), home.peer()
-        provider = ProviderStatus(name="file", backend="file", node="n1", epoch=1)
-        request = Register(registrations=(Registration(fact=provider, ttl_ms=60_000),))
-        await devices.call(request, Registered, timeout=5)
-        await settled(operator)
-        seen: list[FactChanged] = []
-        watcher = asyncio.create_task(until_gone(operator, "provider.file", seen))
-        await asyncio.sleep(0.5)
+        begin(home, 2_000, opens_s=PATIENCE_S * 2)
+        operator, counts = home.peer(), []
+        while not counts or counts[-1] < 2_000:
+            found, _ = await find(operator, Find(kind="domain"))
+            counts.append(found.count)
+            assert found.complete == (found.count == 2_000), found
+            assert found.complete or "service/lifecycle@n1" in found.missing[0]
+        assert len(counts) > 1
+
+    at_home(scenario)
+
+
+def test_a_killed_owner_is_named_and_what_it_said_is_stale_until_its_successor_speaks() -> None:
+    async def scenario(home: House) -> None:
+        begin(home, 3)
+        operator = home.peer()
+        await find(operator, Find(kind="domain"))
+        await home.kill("lifecycle")
+        found, entries = await find(operator, Find(kind="domain"))
+        assert (found.count, found.complete, {entry.stale for entry in entries}) == (3, False, {True})
+        assert found.missing[0].startswith("service/lifecycle@n1 is gone since 5 s")
         before = asyncio.get_running_loop().time()
-        await devices.close()
-        await watcher
-        assert asyncio.get_running_loop().time() - before < 1.0
-        assert seen[-1].entry.stale
-        assert f"the session of {devices.address} ended" in seen[-1].reason
+        await find(operator, Find(kind="domain"))
+        assert asyncio.get_running_loop().time() - before < 1.0  # who is away for long is not waited for
+        await begin(home, 2)
+        found, entries = await find(operator, Find(kind="domain"))
+        assert (found.count, found.complete, {entry.stale for entry in entries}) == (2, True, {False})
 
     at_home(scenario)
 
 
-def test_a_fact_that_nobody_renews_ends_with_its_limit() -> None:
+def test_a_restart_of_the_owner_is_waited_for_within_the_budget() -> None:
     async def scenario(home: House) -> None:
-        lifecycle, operator = home.peer("service/lifecycle"), home.peer()
-        request = Register(registrations=(Registration(fact=domain("web"), ttl_ms=3000),))
-        await lifecycle.call(request, Registered, timeout=5)
-        await settled(operator)
-        assert (await until_gone(operator, "domain.web")).subject == "domain.web"
-        assert (await find(operator, Find(kind="domain")))[0].count == 0
+        begin(home, 3)
+        operator = home.peer()
+        await find(operator, Find(kind="domain"))
+        await home.kill("lifecycle")
+        asking = asyncio.create_task(find(operator, Find(kind="domain")))
+        await asyncio.sleep(1.0)
+        begin(home, 3)
+        assert (await asking)[0] == Found(count=3)
+        await home.kill("lifecycle")
+        found, _ = await find(operator, Find(kind="domain"), timeout=2)
+        assert (found.count, found.complete) == (3, False)
 
     at_home(scenario)
 
 
-def test_a_restart_of_discovery_shows_watchers_no_false_disappearance() -> None:
+def test_a_restart_of_the_broker_makes_nothing_disappear() -> None:
     async def scenario(home: House) -> None:
-        lifecycle, operator = home.peer("service/lifecycle"), home.peer()
-        registrar = Registrar(lifecycle)
-        for name in ("a", "b", "c"):
-            registrar.put(domain(name))
-        await settled(operator)
-        seen: list[Change | Synced] = []
-
-        async def watch() -> None:
-            async for change in operator.watch("domain.*"):
-                seen.append(change)
-
-        watcher = asyncio.create_task(watch())
-        await asyncio.sleep(1)
-        await home.kill("discovery")
-        await asyncio.sleep(1)
-        await home.start("discovery", *DISCOVERY)
-        await settled(operator)
-        await asyncio.sleep(3)
-        assert {c.subject for c in seen if isinstance(c, Change)} == {"domain.a", "domain.b", "domain.c"}
-        assert not [c for c in seen if isinstance(c, Change) and c.value is None]
-        registrar.drop("domain", "a")
-        await asyncio.sleep(1)
-        last = seen[-1]
-        assert isinstance(last, Change)
-        assert (last.subject, last.value) == ("domain.a", None)
-        watcher.cancel()
-        await registrar.close()
+        begin(home, 20)
+        operator = home.peer()
+        await find(operator, Find(kind="domain"))
+        home.network.kill_broker()
+        home.network.start_broker()
+        found, _ = await find(operator, Find(kind="domain"))
+        assert (found.count, found.complete) == (20, True)
 
     at_home(scenario)
 
 
-def test_a_fact_that_ended_while_discovery_was_away_disappears_after_settling() -> None:
+def test_a_third_party_publishes_its_providers_under_its_own_name() -> None:
     async def scenario(home: House) -> None:
-        lifecycle, operator = home.peer("service/lifecycle"), home.peer()
-        registrar = Registrar(lifecycle)
-        registrar.put(domain("a"))
-        registrar.put(domain("b"))
-        await settled(operator)
-        watcher = asyncio.create_task(until_gone(operator, "domain.b"))
-        await asyncio.sleep(1)
-        await home.kill("discovery")
-        registrar.drop("domain", "b")
-        await home.start("discovery", *DISCOVERY)
-        assert (await watcher).subject == "domain.b"
-        assert [e.fact.name for e in (await find(operator, Find(kind="domain")))[1]] == ["a"]
-        await registrar.close()
+        async def open_devices(peer: Peer, _: None) -> Room:
+            async def close() -> None: ...
+
+            return Room(answers={}, owns=("provider.*", "resource.*"), close=close)
+
+        asyncio.create_task(home.start("devices", open_devices, None))  # noqa: RUF006
+        stranger = home.peer("service/nbd")
+        await stranger.ready()
+        stranger.serve({}, ("provider.nbd", "provider.n1-file"))
+        for name in ("nbd", "n1-file"):
+            backend = ProviderStatus(name=name, backend="nbd", node="n1", epoch=1)
+            stranger.state.put(f"provider.{name}", backend)
+        await asyncio.sleep(0.1)
+        found, entries = await find(home.peer(), Find(kind="provider"))
+        assert [entry.fact.name for entry in entries if entry.owner.startswith("service/nbd@")] == ["nbd"]
+        assert found.complete
 
     at_home(scenario)
 
 
-def test_a_watcher_gets_the_whole_entry() -> None:
+def test_services_are_known_from_the_broker_while_they_are_attached() -> None:
     async def scenario(home: House) -> None:
-        lifecycle, operator = home.peer("service/lifecycle"), home.peer()
-        registrar = Registrar(lifecycle)
-        registrar.put(domain("web"))
-        async for change in operator.watch("domain.web"):
-            if isinstance(change, Change):
-                assert isinstance(change.value, FactChanged)
-                assert change.value.entry.fact == domain("web")
-                break
-        await registrar.close()
+        operator = home.peer()
+
+        async def services() -> dict[str, bool]:
+            found, entries = await find(operator, Find(kind="service"))
+            assert found.complete
+            facts = [entry.fact for entry in entries]
+            return {fact.service: fact.ready for fact in facts if isinstance(fact, ServiceStatus)}
+
+        assert await services() == {"discovery": True}
+        begin(home, 1, opens_s=2.0)
+        assert await services() == {"discovery": True, "lifecycle": False}
+        await asyncio.sleep(3.0)
+        assert await services() == {"discovery": True, "lifecycle": True}
+        await home.kill("lifecycle")
+        await asyncio.sleep(0.1)
+        assert await services() == {"discovery": True}
+
+    at_home(scenario)
+
+
+def test_who_may_only_watch_may_ask_what_is_there() -> None:
+    async def scenario(home: House) -> None:
+        begin(home, 1)
+        assert (await find(home.peer("observer/grafana"), Find(kind="domain")))[0].count == 1
 
     at_home(scenario)

@@ -15,7 +15,7 @@ from manor_bus.wire.messages import Message
 from manor_bus.wire.messages import config as c
 from manor_bus.wire.messages import documents as d
 from manor_bus.wire.messages import lifecycle as m
-from manor_bus.wire.messages.discovery import DomainFact, Find, Found, FoundPart
+from manor_bus.wire.messages.discovery import Find, Found, FoundPart
 from manor_bus.wire.messages.lifecycle import DomainStatus, Operation, State
 from manor_config import service as config_service
 from manor_config.settings import Settings as ConfigSettings
@@ -117,8 +117,8 @@ class Scene:
         def part(message: Message) -> None:
             assert isinstance(message, FoundPart)
             for entry in message.entries:
-                assert isinstance(entry.fact, DomainFact)
-                found[entry.fact.name] = entry.fact.status
+                assert isinstance(entry.fact, DomainStatus)
+                found[entry.fact.name] = entry.fact
 
         await self.operator.call(Find(kind="domain"), Found, timeout=10, on_part=part)
         return found

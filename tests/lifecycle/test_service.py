@@ -336,9 +336,9 @@ def test_operations_and_domains_are_published(tmp_path: Path) -> None:
         start = await scene.do(m.DomainStart(name="web"))
         await asyncio.sleep(1)
         assert operations[-1] == start
-        states = [change.entry.fact.status.state for change in domains]
+        states = [change.state for change in domains]
         assert states[-3:] == [State.DEFINED, State.STARTING, State.RUNNING]
-        generations = [change.entry.fact.status.generation for change in domains]
+        generations = [change.generation for change in domains]
         assert generations == sorted(set(generations))
         await asyncio.sleep(120)
         assert operations[-1] is None  # ended operations leave the stream, not the history

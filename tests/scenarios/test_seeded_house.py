@@ -79,7 +79,7 @@ class Play:
         self.folder, self.chance = folder, chance
         self.story: list[str] = []
         self.accepted: list[str] = []
-        self.views: dict[str, State] = {}
+        self.views: dict[str, tuple[str, State]] = {}
         self.generations: dict[str, int] = {}
 
     def rooms(self) -> dict[str, tuple[Open, Any]]:
@@ -104,16 +104,16 @@ class Play:
         async for change in peer.watch("domain.*"):
             if not isinstance(change, Change):
                 continue
-            name = change.subject.partition(".")[2]
+            uuid = change.subject.partition(".")[2]
             if change.value is None:
-                self.views.pop(name, None)
-                self.tell(f"{name} is gone")
+                self.views.pop(uuid, None)
+                self.tell(f"{uuid} is gone")
             else:
-                status = change.value.entry.fact.status
-                self.views[name] = status.state
+                status = change.value
+                self.views[uuid] = (status.name, status.state)
                 assert status.generation >= self.generations.get(status.uuid, 0), "a generation went back"
                 self.generations[status.uuid] = status.generation
-                self.tell(f"{name} is {status.state} (run {status.incarnation})")
+                self.tell(f"{status.name} is {status.state} (run {status.incarnation})")
 
     async def act(self, home: House, operator: Peer) -> None:
         name, roll = self.chance.choice(NAMES), self.chance.random()
@@ -177,7 +177,7 @@ class Play:
         statuses = {status.name: status for status in await self._statuses(operator)}
         facts = await self._facts(operator)
         assert facts == {name: status.state for name, status in statuses.items()}
-        assert self.views == facts, "the watcher's view is not the owner's state"
+        assert dict(self.views.values()) == facts, "the watcher's view is not the owner's state"
         for identity in self.accepted:
             ended = await operator.call(lifecycle.OperationShow(id=identity), Operation, timeout=10)
             assert ended.state in lifecycle.ENDED, ended
@@ -224,7 +224,7 @@ class Play:
         found: dict[str, State] = {}
         await operator.call(
             discovery.Find(kind="domain"), discovery.Found, timeout=10,
-            on_part=lambda part: found.update({e.fact.name: e.fact.status.state for e in part.entries}),  # type: ignore[attr-defined]
+            on_part=lambda part: found.update({e.fact.name: e.fact.state for e in part.entries}),  # type: ignore[attr-defined]
         )  # fmt: skip
         return found
 

@@ -14,7 +14,7 @@ import pytest
 from manor_bus import keys
 from manor_bus.peer import serving as service
 from manor_bus.settings import BusSettings
-from manor_bus.wire.messages.discovery import Entry, FactChanged, NodeStatus
+from manor_bus.wire.messages.lifecycle import NodeStatus
 
 pytestmark = pytest.mark.system
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -48,26 +48,25 @@ def broker(directory):
 
 @contextlib.asynccontextmanager
 async def owner(directory, values):
-    """Discovery's place on the bus, with these objects."""
-    settings = BusSettings.from_environment("service/discovery", {"MANOR_DIR": str(directory)})
+    """Lifecycle's place on the bus, with these objects."""
+    settings = BusSettings.from_environment("service/lifecycle", {"MANOR_DIR": str(directory)})
     peer = service.connect(settings)
     try:
         for subject, cpus in values.items():
             peer.state.put(subject, fact(subject, cpus))
         await peer.ready(timeout=PATIENCE_S)
-        peer.serve({}, ("domain.*", "node.*", "service.>", "provider.*", "resource.*"))
+        peer.serve({}, ("domain.*", "node.*"))
         yield peer
     finally:
         await peer.close()
 
 
 def fact(subject, cpus):
-    node = NodeStatus(name=subject.partition(".")[2], cpus=cpus)
-    return FactChanged(entry=Entry(fact=node, by="service/test", since=0.0, expires_ms=1000))
+    return NodeStatus(name=subject.partition(".")[2], cpus=cpus)
 
 
 def cpus_of(value):
-    return None if value is None else value["entry"]["fact"].get("cpus", 0)
+    return None if value is None else value.get("cpus", 0)
 
 
 class Screen:

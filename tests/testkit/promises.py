@@ -492,7 +492,7 @@ class Wire:
         announce = switch.fanout.announce
 
         def counted(stream: Any, subject: str, packed: bytes, out: Any) -> None:
-            if subject.startswith("bus."):
+            if subject.startswith(("bus.", "service.")):
                 for sub in stream.subscriptions:
                     self.matched[sub.conn, sub.sid] += 1
             announce(stream, subject, packed, out)

@@ -15,6 +15,7 @@ import msgspec
 from manor_bus.broker.fanout import Fanout
 from manor_bus.broker.outbox import Post, problem, raw, refusal
 from manor_bus.broker.policy import Decisions
+from manor_bus.broker.services import Services
 from manor_bus.broker.sessions import Call, Peer, Roster
 from manor_bus.wire import codec, envelope
 from manor_bus.wire.envelope import Envelope
@@ -22,6 +23,7 @@ from manor_bus.wire.envelope import Kind as Frame
 from manor_bus.wire.errors import ErrorBody, Kind, ManorError, Origin, bad_request
 from manor_bus.wire.messages import Message
 from manor_bus.wire.messages.bus import Limits
+from manor_bus.wire.messages.node import Snapshot
 from manor_bus.wire.subjects import is_subject
 
 TIMEOUT_MS_MAX: Final = 86_400_000
@@ -33,9 +35,10 @@ class Calls:
     """Requests, replies, cancellations and the ends of calls. `answers` are the broker's own (`bus.*`)."""
 
     def __init__(
-        self, node: str, limits: Limits, post: Post, roster: Roster, fanout: Fanout, decide: Decisions
-    ) -> None:
-        self._node, self._limits, self._decide = node, limits, decide
+        self, node: str, limits: Limits, post: Post, roster: Roster, fanout: Fanout, decide: Decisions,
+        services: Services,
+    ) -> None:  # fmt: skip
+        self._node, self._limits, self._decide, self._services = node, limits, decide, services
         self._post, self._roster, self._fanout = post, roster, fanout
         self.answers: dict[str, Callable[[msgspec.Raw, float], Message]] = {}
 
@@ -63,8 +66,18 @@ class Calls:
             message = self._answer_of(subject, place)(wire.data, now)
             self._end(peer, wire.to, Envelope(k=Frame.REP, re=wire.id, last=True, data=raw(message)))
             return
+        if subject == "srv.snapshot" and place == f"{self._node}/{self._post.epoch}":
+            self._snapshot(peer, wire)
+            return
         call = Call(peer, self._find(peer, subject, place), wire.id, wire.to, deadline, now)
         self._enter(call, sent)
+
+    def _snapshot(self, peer: Peer, wire: Envelope) -> None:
+        """Answer with what the broker itself owns: which services are attached."""
+        *parts, done = self._services.snapshot(codec.decode(wire.data, Snapshot).pattern)
+        for part in parts:
+            self._end(peer, wire.to, Envelope(k=Frame.PART, re=wire.id, data=raw(part)))
+        self._end(peer, wire.to, Envelope(k=Frame.REP, re=wire.id, last=True, data=raw(done)))
 
     def _enter(self, call: Call, sent: bytes) -> None:
         refused = self._roster.enter(call, sent)

@@ -11,6 +11,7 @@ from manor_bus.broker.fanout import Fanout
 from manor_bus.broker.outbox import Post, problem, raw
 from manor_bus.broker.policy import Decisions
 from manor_bus.broker.ring import Ring
+from manor_bus.broker.services import PATTERN, TYPE, Services
 from manor_bus.broker.sessions import Peer, Roster
 from manor_bus.wire import codec, envelope
 from manor_bus.wire.envelope import Envelope
@@ -39,9 +40,10 @@ class Events:
     """Publishing and subscribing. `wall` is seconds since 1970 minus the monotonic clock."""
 
     def __init__(
-        self, limits: Limits, wall: float, post: Post, roster: Roster, fanout: Fanout, decide: Decisions
-    ) -> None:
-        self._limits, self._wall, self._decide = limits, wall, decide
+        self, limits: Limits, wall: float, post: Post, roster: Roster, fanout: Fanout, decide: Decisions,
+        services: Services,
+    ) -> None:  # fmt: skip
+        self._limits, self._wall, self._decide, self._services = limits, wall, decide, services
         self._post, self._roster, self._fanout = post, roster, fanout
         self.ring = Ring()
         self._count = 0
@@ -68,12 +70,14 @@ class Events:
             return
         made = self._fanout.subscribe(peer.conn, peer.address, peer.label, wire.to, wish, self._post.out)
         peer.subs[wish.sid] = made
-        owners = tuple(
+        owners = [
             Owner(address=other.address, owns=other.owns)
             for other in self._roster.by_conn.values()
             if _concerns(wire.to, other.owns)
-        )
-        self._post.reply(peer, wire.id, Subscribed(sid=wish.sid, seq=made.next, owners=owners))
+        ]
+        if overlap(wire.to, PATTERN):
+            owners.append(Owner(address=self._post.address, owns=(PATTERN,)))
+        self._post.reply(peer, wire.id, Subscribed(sid=wish.sid, seq=made.next, owners=tuple(owners)))
 
     def _check(self, peer: Peer, pattern: str, wish: Subscribe) -> None:
         if not is_pattern(pattern):
@@ -121,6 +125,7 @@ class Events:
         peer.subs.clear()
         if peer.owns:
             self.owner_changed(peer, present=False, reason=reason)
+        self.service_changed(peer, present=False, now=now)
         self.peer_changed(peer, present=False, reason=reason, now=now)
 
     def flush(self, now: float) -> list[bytes]:
@@ -159,14 +164,29 @@ class Events:
         body = PeerChanged(address=peer.address, present=present, reason=reason)
         self._news(subject, "bus.peer.v1", body, now)
 
+    def service_changed(self, peer: Peer, *, present: bool, now: float) -> None:
+        """Publish what an attached service looks like now, if that is news."""
+        news = self._services.look(peer, present=present)
+        if news is not None:
+            subject, status = news
+            services = self._services
+            self._tell(subject, self._own(subject, TYPE, status, services.epoch, services.rev), now)
+
     def _news(self, subject: str, type_name: str, body: Message, now: float) -> None:
-        sent = self._own(subject, type_name, body)
+        self._tell(subject, self._own(subject, type_name, body), now)
+
+    def _tell(self, subject: str, sent: bytes, now: float) -> None:
         self.ring.add(self._wall + now, self._post.address, subject, sent)
         self._fanout.publish(subject, envelope.item(self._post.packed, sent), self._post.out)
 
-    def _own(self, subject: str, type_name: str, body: Message) -> bytes:
+    def _own(
+        self, subject: str, type_name: str, body: Message | None, epoch: str = "", rev: int = 0
+    ) -> bytes:
         self._count += 1
-        wire = Envelope(k=Frame.PUB, id=f"{self._count}", subject=subject, type=type_name, data=raw(body))
+        wire = Envelope(
+            k=Frame.PUB, id=f"{self._count}", subject=subject, type=type_name, epoch=epoch, rev=rev,
+            data=codec.NIL if body is None else raw(body),
+        )  # fmt: skip
         return codec.encode(wire)
 
 

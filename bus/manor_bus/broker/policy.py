@@ -16,15 +16,17 @@ from manor_bus.wire.subjects import matches
 PUBLISHES: Final = MappingProxyType(
     {
         "config": ("config.>",),
-        "discovery": ("domain.*", "node.*", "service.>", "provider.*", "resource.*"),
-        "lifecycle": ("operation.*", "console.*"),
-        "devices": ("device.>", "backend.*", "volume.*"),
+        "discovery": (),
+        "lifecycle": ("domain.*", "node.*", "operation.*", "console.*"),
+        "devices": ("device.>", "backend.*", "volume.*", "provider.*", "resource.*"),
     }
 )
+SHARED: Final = ("provider", "resource")  # other services publish there, under their own name
+QUESTIONS: Final = ("srv.snapshot", "discovery.find")  # what whoever watches may ask
 CONFIG_ONLY: Final = "bus.authorise"
 OPERATORS_ONLY: Final = ("bus.kick", "bus.reload")
 DECISIONS_MAX: Final = 65_536
-_RESERVED: Final = frozenset(("bus", "srv", "operator", *PUBLISHES))
+_RESERVED: Final = frozenset(("bus", "srv", "operator", "domain", "node", "service", *SHARED, *PUBLISHES))
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def decide(label: str, verb: str, subject: str) -> Decision:
             return Decision(True, "operators may call and watch everything")
         if verb == "publish" and matches(f"operator.{name}.>", subject):
             return Decision(True, "operators may publish under their own name")
-    if kind == "observer" and (verb == "watch" or (verb == "call" and subject == "srv.snapshot")):
+    if kind == "observer" and (verb == "watch" or (verb == "call" and subject in QUESTIONS)):
         return Decision(True, "observers may only watch")
     return _DENIED
 
@@ -67,7 +69,15 @@ def _service(name: str, verb: str, subject: str) -> Decision:
     own = PUBLISHES.get(name, () if name in _RESERVED else (f"{name}.>",))
     if verb == "publish" and any(matches(pattern, subject) for pattern in own):
         return Decision(True, "a service may publish its own subjects")
+    if verb == "publish" and name not in _RESERVED and _shares(name, subject):
+        return Decision(True, "a service may publish providers and resources under its own name")
     return _DENIED
+
+
+def _shares(name: str, subject: str) -> bool:
+    """Whether it is `provider.<name>` or `resource.<name>-…` of a third party."""
+    kind, _, token = subject.partition(".")
+    return kind in SHARED and "." not in token and (token == name or token.startswith(f"{name}-"))
 
 
 Decide = Callable[[str, str, str], Decision]

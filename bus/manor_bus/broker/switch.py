@@ -26,6 +26,7 @@ from manor_bus.broker.fanout import Fanout, Send
 from manor_bus.broker.outbox import Post, Reason, raw, refusal
 from manor_bus.broker.policy import Decide, Decisions
 from manor_bus.broker.ring import Ring
+from manor_bus.broker.services import Services
 from manor_bus.broker.sessions import Call, Peer, Roster
 from manor_bus.wire import codec, envelope
 from manor_bus.wire.envelope import Envelope
@@ -67,8 +68,9 @@ class Switch:
         self.roster = Roster()
         self.fanout = Fanout(lambda label, subject: self.decide(label, "watch", subject).allowed)
         self._post = post = Post(self.address, epoch)
-        self._calls = calls = Calls(node, limits, post, self.roster, self.fanout, self.decide)
-        self._events = events = Events(limits, wall, post, self.roster, self.fanout, self.decide)
+        services = Services(node, epoch)
+        self._calls = calls = Calls(node, limits, post, self.roster, self.fanout, self.decide, services)
+        self._events = events = Events(limits, wall, post, self.roster, self.fanout, self.decide, services)
         self.started = 0.0
         self._next_beat = 0.0
         self._by_kind: dict[int, Callable[[Peer, Envelope, bytes, float], None]] = {
@@ -184,17 +186,18 @@ class Switch:
         for peer in list(self.roster.by_conn.values()):
             subs = (("tap" if sub.wish.tap else "watch", sub.stream.pattern) for sub in peer.subs.values())
             if all(self.decide(peer.label, verb, pattern).allowed for verb, pattern in subs):
-                self._grant_again(peer)
+                self._grant_again(peer, now)
             else:
                 self._end(peer.conn, "revoked", now)
 
-    def _grant_again(self, peer: Peer) -> None:
+    def _grant_again(self, peer: Peer, now: float) -> None:
         serves, _ = self._grant(peer.label, "serve", peer.wishes.serves)
         owns, _ = self._grant(peer.label, "publish", peer.wishes.owns)
         if owns != peer.owns and peer.owns:
             self._events.owner_changed(peer, present=False, reason="revoked")
         changed = owns != peer.owns
         self._tell_woken(peer, self.roster.grant(peer, serves, owns))
+        self._events.service_changed(peer, present=True, now=now)
         if changed and owns:
             self._events.owner_changed(peer, present=True, reason="")
 
@@ -226,6 +229,7 @@ class Switch:
         self._tell_woken(peer, woken)
         if new:
             self._events.peer_changed(peer, present=True, reason="", now=now)
+        self._events.service_changed(peer, present=True, now=now)
         if owns:
             self._events.owner_changed(peer, present=True, reason="")
 
@@ -258,6 +262,7 @@ class Switch:
 
     def _drain(self, peer: Peer, wire: Envelope, sent: bytes, now: float) -> None:
         self._calls.drain(peer, now)
+        self._events.service_changed(peer, present=True, now=now)
 
     def _leave(self, peer: Peer, reason: str, now: float) -> None:
         lost, made = self.roster.remove(peer)

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 import msgspec
 
@@ -33,6 +33,7 @@ from manor_bus.peer.events import (
     Withdrawn,
 )
 from manor_bus.peer.events import Change as Change
+from manor_bus.peer.events import OwnerSeen as OwnerSeen
 from manor_bus.peer.events import Synced as Synced
 from manor_bus.peer.session import WINDOW, Policy, Session
 from manor_bus.peer.state import State
@@ -201,14 +202,24 @@ class Peer:
 
     # --- watch ----------------------------------------------------------------------------------------
 
-    async def watch(
+    def watch(
         self, pattern: str, *, policy: Policy = "coalesce", snapshot: bool = True, window: int = WINDOW
     ) -> AsyncIterator[Told]:
         """Follow every object under a pattern; see Change and Synced. Ends only when closed or refused.
 
         It subscribes when it is first awaited.
         """
-        sid = self.session.watch(pattern, snapshot=snapshot, policy=policy, window=window)
+        told = self._follow(pattern, policy, window, snapshot=snapshot, owners=False)
+        return cast("AsyncIterator[Told]", told)
+
+    def watch_owners(self, pattern: str) -> AsyncIterator[Told | OwnerSeen]:
+        """Follow every object under a pattern as `watch` does, and where each of its owners stands."""
+        return self._follow(pattern, "coalesce", WINDOW, snapshot=True, owners=True)
+
+    async def _follow(
+        self, pattern: str, policy: Policy, window: int, *, snapshot: bool, owners: bool
+    ) -> AsyncIterator[Told | OwnerSeen]:
+        sid = self.session.watch(pattern, snapshot=snapshot, policy=policy, window=window, owners=owners)
         queue = self._watches[sid] = asyncio.Queue()
         self.turn()
         try:

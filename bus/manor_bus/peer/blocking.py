@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, cast
 
 import msgspec
 
@@ -175,7 +175,7 @@ class Client:
             lambda: self._session.watch(pattern, policy=policy, snapshot=snapshot), timeout
         ):
             if isinstance(event, Watched):
-                yield from event.changes
+                yield from cast("list[Told]", event.changes)
                 if event.batch is not None:
                     self._session.consumed(event.batch)
 

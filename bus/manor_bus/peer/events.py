@@ -110,6 +110,19 @@ class Synced(msgspec.Struct, frozen=True):
     """What an application sees when everything that is there now has been told."""
 
 
+class OwnerSeen(msgspec.Struct, frozen=True):
+    """Where an owner of the watched state stands, for an application that asked for it.
+
+    `heard`: it is attached, and the view equals its state; else it is attached and not heard (again) yet, or
+    gone. `address` is that of its newest instance.
+    """
+
+    address: str
+    present: bool
+    heard: bool
+    reason: str = ""
+
+
 Told = Change | Synced
 
 
@@ -117,7 +130,7 @@ class Watched(msgspec.Struct, frozen=True):
     """What a watch has to tell; give `batch`, if any, to `consumed` when the application is done with it."""
 
     sid: int
-    changes: list[Told]
+    changes: list[Told | OwnerSeen]
     batch: Arrived | None
 
 

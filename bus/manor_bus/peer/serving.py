@@ -23,12 +23,10 @@ from typing import Final, Protocol, TypeVar
 
 from manor_bus import VERSION, keys
 from manor_bus.peer.aio import Answer, Peer
-from manor_bus.peer.registrar import Registrar
 from manor_bus.peer.transport import AsyncLink, Link, Listener
 from manor_bus.settings import BusSettings
 from manor_bus.wire.errors import EXIT_CODES, ManorError
 from manor_bus.wire.messages import Message
-from manor_bus.wire.messages.discovery import ServiceStatus
 from manor_host import clock
 
 READY_S: Final = 60.0  # for the broker to appear
@@ -120,8 +118,6 @@ async def serve_until(
     if room is None:
         return
     peer.serve(room.answers, room.owns)
-    registrar = Registrar(peer)
-    registrar.put(_status(name, peer))
     log.info("%s serves as %s", name, peer.address)
     lean.settle()
     try:
@@ -130,7 +126,6 @@ async def serve_until(
             raise turned
         await _leave(peer, seconds[0])
     finally:
-        await registrar.close()
         await room.close()
 
 
@@ -156,18 +151,6 @@ async def _unless(stop: asyncio.Event, work: Awaitable[T]) -> T | None:
         working.cancel()
         stopping.cancel()
         await asyncio.gather(working, stopping, return_exceptions=True)
-
-
-def _status(name: str, peer: Peer) -> ServiceStatus:
-    instance = peer.session.instance
-    return ServiceStatus(
-        name=f"{name}.{instance}",
-        service=name,
-        instance=instance,
-        node=peer.node,
-        pid=peer.session.pid,
-        version=VERSION,
-    )
 
 
 async def _lock(directory: Path, stop: asyncio.Event) -> int | None:

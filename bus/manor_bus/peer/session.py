@@ -140,9 +140,13 @@ class Session:
         return self._sids
 
     def watch(
-        self, pattern: str, *, snapshot: bool = True, policy: Policy = "coalesce", window: int = WINDOW
-    ) -> int:
-        """Subscribe as a watch: typed changes, and with `snapshot` also what is there already."""
+        self, pattern: str, *, snapshot: bool = True, policy: Policy = "coalesce", window: int = WINDOW,
+        owners: bool = False,
+    ) -> int:  # fmt: skip
+        """Subscribe as a watch: typed changes, and with `snapshot` also what is there already.
+
+        `owners`: also where each owner of it stands.
+        """
         if self._watches is None:
             from manor_bus.peer.watches import ClientWatches  # it knows every event; most commands only call
 
@@ -150,7 +154,7 @@ class Session:
                 self._ask_snapshot, self._calls.cancel, self._subscriptions.renew, self.events.append
             )
         sid = self.subscribe(pattern, policy=policy, window=window)
-        self._watches.begin(sid, pattern, snapshot=snapshot)
+        self._watches.begin(sid, pattern, snapshot=snapshot, owners=owners)
         return sid
 
     def unsubscribe(self, sid: int) -> None:

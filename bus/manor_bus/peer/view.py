@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from manor_bus.peer.events import Change as Change
+from manor_bus.peer.events import OwnerSeen as OwnerSeen
 from manor_bus.peer.events import Synced as Synced
 from manor_bus.wire import codec
 from manor_bus.wire.envelope import Envelope
@@ -51,7 +52,7 @@ class AllKnown(msgspec.Struct, frozen=True):
     """The view equals the state of every owner that answered."""
 
 
-Action = Fetch | News | AllKnown
+Action = Fetch | News | AllKnown | OwnerSeen
 
 
 @dataclass
@@ -67,12 +68,19 @@ class _Asked:
 class _Owner:
     """All instances of one principal on one node; the objects are those of `address` at (epoch, rev)."""
 
-    attached: dict[str, None] = field(default_factory=dict)
+    attached: dict[str, tuple[str, ...]] = field(default_factory=dict)  # address -> what it may own
     asked: dict[str, _Asked] = field(default_factory=dict)
     address: str = ""
     epoch: str = ""
     rev: int = 0
     objects: dict[str, tuple[str, int]] = field(default_factory=dict)  # subject -> (epoch, rev)
+    told: tuple[str, bool, bool] | None = None
+
+    def seen(self, principal: str, reason: str) -> OwnerSeen:
+        """Return where it stands."""
+        counts = self.address in self.attached and self.address not in self.asked
+        newest = next(reversed(self.attached), self.address or principal)
+        return OwnerSeen(newest, bool(self.attached), bool(self.epoch) and counts, reason)
 
 
 def principal(address: str) -> str:
@@ -84,8 +92,9 @@ def principal(address: str) -> str:
 class View:
     """All owners and objects under one pattern."""
 
-    def __init__(self, pattern: str) -> None:
+    def __init__(self, pattern: str, *, owners: bool = False) -> None:
         self.pattern = pattern
+        self._tells_owners = owners
         self._owners: dict[str, _Owner] = {}
         self._told = False
         self._fetches = 0
@@ -97,14 +106,16 @@ class View:
             known.attached.clear()
             known.asked.clear()
             known.epoch = ""
-        actions: list[Action] = [self._attach(owner.address) for owner in owners]
+        actions: list[Action] = [self._attach(owner) for owner in owners]
+        for name in self._owners:
+            actions += self._seen(name, "not attached")
         return actions + self._all_known()
 
     def owner_changed(self, news: OwnerChanged) -> list[Action]:
         """An owner came or went."""
         address = news.owner.address
         if news.present:
-            return [self._attach(address)]
+            return [self._attach(news.owner), *self._seen(principal(address))]
         owner = self._owners.get(principal(address))
         if owner is None:
             return []
@@ -114,7 +125,7 @@ class View:
         if owner.address == address:
             owner.epoch = ""  # whoever is still there counts now, also an older one
             actions = [self._fetch(other) for other in owner.attached if other not in owner.asked]
-        return actions + self._all_known()
+        return actions + self._seen(principal(address), news.reason) + self._all_known()
 
     def item(self, sender: str, wire: Envelope) -> list[Action]:
         """One event arrived."""
@@ -141,9 +152,9 @@ class View:
         asked = owner.asked.pop(fetch.address)
         if asked.failing:
             self._told = False
-        if epoch < owner.epoch:
-            return self._all_known()  # a predecessor that has not left yet
-        present = {item.subject: item for item in items if matches(self.pattern, item.subject)}
+        if epoch < owner.epoch:  # a predecessor that has not left yet
+            return self._seen(principal(fetch.address)) + self._all_known()
+        present = {item.subject: item for item in items if self._may_own(owner, fetch.address, item.subject)}
         actions: list[Action] = [
             News(subject, fetch.address, epoch, rev, "", None)
             for subject in owner.objects
@@ -158,7 +169,7 @@ class View:
         for wire in asked.waiting.values():
             if wire.epoch == epoch:
                 actions += self._apply(owner, fetch.address, wire)
-        return actions + self._all_known()
+        return actions + self._seen(principal(fetch.address)) + self._all_known()
 
     def failed(self, fetch: Fetch) -> list[Action]:
         """An owner could not be asked: try again while it is attached, but let nobody wait for it."""
@@ -191,9 +202,19 @@ class View:
             return []
         return [_news(sender, wire)]
 
-    def _attach(self, address: str) -> Fetch:
-        self._owners.setdefault(principal(address), _Owner()).attached[address] = None
-        return self._fetch(address)
+    def _attach(self, owner: Owner) -> Fetch:
+        self._owners.setdefault(principal(owner.address), _Owner()).attached[owner.address] = owner.owns
+        return self._fetch(owner.address)
+
+    def _may_own(self, owner: _Owner, address: str, subject: str) -> bool:
+        owns = owner.attached.get(address, ())
+        return matches(self.pattern, subject) and any(matches(pattern, subject) for pattern in owns)
+
+    def _seen(self, name: str, reason: str = "") -> list[Action]:
+        owner = self._owners[name]
+        now = owner.seen(name, reason)
+        before, owner.told = owner.told, (now.address, now.present, now.heard)
+        return [now] if self._tells_owners and before != owner.told else []
 
     def _fetch(self, address: str, *, again: bool = False) -> Fetch:
         self._told = self._told and again

@@ -18,6 +18,7 @@ from manor_bus.peer.events import (
     Live,
     Missed,
     Noted,
+    OwnerSeen,
     Parted,
     Replied,
     Subscribing,
@@ -62,9 +63,12 @@ class ClientWatches:
     def __contains__(self, sid: int) -> bool:
         return sid in self._watches
 
-    def begin(self, sid: int, pattern: str, *, snapshot: bool) -> None:
-        """Watch through this subscription, with the owners' snapshots or only what passes."""
-        self._watches[sid] = _Watch(sid, View(pattern) if snapshot else None)
+    def begin(self, sid: int, pattern: str, *, snapshot: bool, owners: bool = False) -> None:
+        """Watch through this subscription, with the owners' snapshots or only what passes.
+
+        `owners`: also tell where each owner stands.
+        """
+        self._watches[sid] = _Watch(sid, View(pattern, owners=owners) if snapshot else None)
 
     def end(self, sid: int) -> None:
         """Watch no more."""
@@ -80,7 +84,7 @@ class ClientWatches:
         watch = self._watches[event.sid]
         match event:
             case Arrived(_, _, items):
-                changes: list[Told] = []
+                changes: list[Told | OwnerSeen] = []
                 for item in items:
                     read = reading(watch.view, item.sender, item.envelope)
                     self._carry_out(watch, read, changes, now)
@@ -148,12 +152,14 @@ class ClientWatches:
     # --- what views want ------------------------------------------------------------------------------
 
     def _act(self, watch: _Watch, actions: Sequence[Action], now: float) -> None:
-        changes: list[Told] = []
+        changes: list[Told | OwnerSeen] = []
         self._carry_out(watch, actions, changes, now)
         if changes:
             self._tell(Watched(watch.sid, changes, None))
 
-    def _carry_out(self, watch: _Watch, actions: Sequence[Action], changes: list[Told], now: float) -> None:
+    def _carry_out(
+        self, watch: _Watch, actions: Sequence[Action], changes: list[Told | OwnerSeen], now: float
+    ) -> None:
         for action in actions:
             match action:
                 case News():
@@ -161,6 +167,8 @@ class ClientWatches:
                         changes.append(change_of(action))
                     except ManorError as error:
                         self._tell(Noted(f"left out {action.subject} of {action.sender}: {error}"))
+                case OwnerSeen():
+                    changes.append(action)
                 case AllKnown():
                     changes.append(Synced())
                 case Fetch(again=True):

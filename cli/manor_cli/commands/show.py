@@ -10,6 +10,7 @@ import click
 
 from manor_cli import facts, views
 from manor_cli.app import App
+from manor_cli.exits import PARTIAL
 from manor_cli.kinds import DOCUMENTS, FACTS, document_kind, singular, unknown
 from manor_cli.output import output_option, show
 from manor_cli.render import View, as_json, as_yaml, whole
@@ -18,12 +19,14 @@ from manor_cli.render import View, as_json, as_yaml, whole
 @click.command("list")
 @click.argument("kind", required=False, default="domain")
 @click.option("-l", "--selector", default="", help="Only what has these labels: key=value,key!=value,key.")
+@click.option("--partial", is_flag=True, help="End with 0 also when somebody's word is missing.")
 @output_option
 @click.pass_obj
-def list_(app: App, kind: str, selector: str, output: str) -> None:
+def list_(app: App, kind: str, selector: str, partial: bool, output: str) -> int:
     """List what is there: domains, or things of another KIND.
 
     KIND: nodes, services, providers, resources, volumes, devices, backends, or a kind of document.
+    When it is not all there is, stderr says whose word is missing, and the exit code is 8.
 
     \b
     Example:
@@ -44,6 +47,7 @@ def list_(app: App, kind: str, selector: str, output: str) -> None:
         _documents(app, document_kind(kind), (), selector, output)
     else:
         raise unknown(kind, (*FACTS, "volume", "device", "backend", "network", "credential"))
+    return PARTIAL if app.partial and not partial else 0
 
 
 def _nodes(app: App, selector: str) -> list[dict[str, Any]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
+from typing import Final
 
 import click
 
@@ -10,9 +12,12 @@ from manor_bus.peer.view import Synced
 from manor_bus.wire import codec
 from manor_bus.wire.envelope import Envelope
 from manor_bus.wire.messages.bus import RingListed, RingRead
-from manor_cli import events
+from manor_cli import events, facts
 from manor_cli.app import App
 from manor_cli.render import as_json
+
+NAME: Final = re.compile(r"[A-Za-z0-9_-]+")
+UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 @click.command()
@@ -41,6 +46,7 @@ def watch(
     """
     app.until_left()
     left = count or 0
+    pattern = _by_uuid(app, pattern)
     if since is not None:
         told = _past(app, pattern, since, output, left)
         if left and told == left:
@@ -61,6 +67,14 @@ def watch(
         left -= 1
         if left == 0:
             return
+
+
+def _by_uuid(app: App, pattern: str) -> str:
+    """Return the pattern of a domain that was given by its name; subjects have its uuid."""
+    kind, _, name = pattern.partition(".")
+    if kind != "domain" or not NAME.fullmatch(name) or UUID.fullmatch(name):
+        return pattern
+    return f"domain.{facts.domain(app, name).uuid}"
 
 
 def _past(app: App, pattern: str, since: int, output: str, count: int) -> int:

@@ -1,19 +1,19 @@
 """The devices service: one coroutine per message, and what it publishes.
 
 `device.<domain>.<id>` is the newest run's connection, `backend.<name>` a loadable back end, `volume.<name>` a
-volume; providers, volumes and unexplained leftovers are also registered in discovery.
+volume, `provider.<name>` a loaded back end, `resource.<name>` a volume or an unexplained leftover.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, Literal
 
 from manor_bus.peer.aio import Answer, Context, Peer
-from manor_bus.peer.registrar import Registrar
 from manor_bus.peer.serving import Room
 from manor_bus.wire.messages import Done, Message
 from manor_bus.wire.messages.devices import (
@@ -30,12 +30,13 @@ from manor_bus.wire.messages.devices import (
     DeviceList,
     DevicesListed,
     DomainGone,
+    ProviderStatus,
     Refused,
     Released,
+    ResourceStatus,
     VolumeList,
     VolumesListed,
 )
-from manor_bus.wire.messages.discovery import ProviderStatus, ResourceStatus
 from manor_bus.wire.messages.lifecycle import DomainsList, DomainsPart, DomainStatus
 from manor_devices.backends import Leftover
 from manor_devices.connection import Connection
@@ -49,7 +50,7 @@ from manor_devices.settings import Settings
 from manor_devices.sweeps import Sweeps
 from manor_devices.volumes import Record
 
-OWNS: Final = ("device.*.*", "backend.*", "volume.*")
+OWNS: Final = ("device.*.*", "backend.*", "volume.*", "provider.*", "resource.*")
 ASK_S: Final = 20.0
 STATUS_S: Final = 0.1  # changes of a back end's use within this time are published together
 
@@ -75,7 +76,6 @@ class Devices:
         self._stale_statuses: dict[str, None] = {}
         self._status_timer: asyncio.TimerHandle | None = None
         self._ready = False
-        self._registrar = Registrar(peer)
         self.driver = Driver(journal, self._connection_changed, self._backend_changed, self._leftover)
         self.modules = Modules(journal, settings.directory, _mark(journal), found, self.driver)
         self.driver.modules = self.modules
@@ -167,7 +167,6 @@ class Devices:
         await self.modules.close()
         if self._status_timer is not None:
             self._status_timer.cancel()
-        await self._registrar.close()
 
     # --- publishing -----------------------------------------------------------------------------------
 
@@ -199,40 +198,35 @@ class Devices:
             fact = f"{self._node}-{name}"
             if name not in self.modules.names():
                 self._peer.state.drop(f"backend.{name}")
-                self._registrar.drop("provider", fact)
+                self._peer.state.drop(f"provider.{fact}")
                 continue
             status, module = self.modules.status(name), self.modules.module(name)
             self._peer.state.put(f"backend.{name}", status)
             if status.state == "available":
-                self._registrar.drop("provider", fact, "unloaded")
+                self._peer.state.drop(f"provider.{fact}")
             else:
-                self._registrar.put(_provider(fact, self._node, module.backend, status))
+                self._peer.state.put(f"provider.{fact}", _provider(fact, self._node, module.backend, status))
 
     def _volume_changed(self, name: str) -> None:
         status = self.pools.status(name)
         if status is None:
             self._peer.state.drop(f"volume.{name}")
-            self._registrar.drop("resource", name)
+            self._peer.state.drop(f"resource.{name}")
         else:
             self._peer.state.put(f"volume.{name}", status)
-            self._registrar.put(
-                ResourceStatus(
-                    name=name, node=self._node, type="volume", state=status.state, reason=status.reason
-                )
+            resource = ResourceStatus(
+                name=name, node=self._node, type="volume", state=status.state, reason=status.reason
             )
+            self._peer.state.put(f"resource.{name}", resource)
         self.documents.stir()
 
     def _leftover(self, provider: str, leftover: Leftover) -> None:
         """List what was found and is not touched: it is not ours, or somebody uses it."""
-        self._registrar.put(
-            ResourceStatus(
-                name=f"{provider}-{leftover.name}",
-                node=self._node,
-                type="leftover",
-                state="STALE",
-                reason=_why_stale(leftover),
-            )
+        name = re.sub(r"[^A-Za-z0-9_-]", "-", f"{provider}-{leftover.name}")
+        left = ResourceStatus(
+            name=name, node=self._node, type="leftover", state="STALE", reason=_why_stale(leftover)
         )
+        self._peer.state.put(f"resource.{name}", left)
 
     # --- asking others --------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from manor_bus.wire.errors import Problem, bad_request
-from manor_bus.wire.messages.discovery import AnyFact, DomainFact
+from manor_bus.wire.messages.discovery import AnyFact
 
 TEXT_MAX: Final = 1024
 TERMS_MAX: Final = 32
@@ -77,8 +77,7 @@ def _term(part: str) -> Term:
 
 def attributes(fact: AnyFact) -> dict[str, str]:
     """Return what a selector can ask about a fact: its attributes, overlaid by its labels."""
-    source = fact.status if isinstance(fact, DomainFact) else fact
-    own = {key: str(value) for key in _ATTRIBUTES if (value := getattr(source, key, ""))}
+    own = {key: str(value) for key in _ATTRIBUTES if (value := getattr(fact, key, ""))}
     return own | fact.labels
 
 

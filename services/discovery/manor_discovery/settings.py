@@ -15,20 +15,20 @@ NAME: Final = "discovery"
 
 @dataclass(frozen=True)
 class Settings:
-    """`period_ms`: how often registrants renew, and how long we settle after a start.
+    """`keep_s`: how long the word of an owner that went still counts, marked stale.
 
     `directory` holds nothing but the lock that keeps a second instance waiting.
     """
 
     bus: BusSettings
     directory: Path
-    period_ms: int = 1_000
+    keep_s: float = 3_600.0
 
     @staticmethod
     def from_environment(environment: Mapping[str, str] = os.environ) -> Settings:
-        """Read MANOR_DISCOVERY_PERIOD_MS beside the bus's own variables."""
+        """Read MANOR_DISCOVERY_KEEP_S beside the bus's own variables."""
         return Settings(
             bus=BusSettings.from_environment(f"service/{NAME}", environment),
             directory=state_directory(environment) / NAME,
-            period_ms=int(environment.get("MANOR_DISCOVERY_PERIOD_MS", "1000")),
+            keep_s=float(environment.get("MANOR_DISCOVERY_KEEP_S", "3600")),
         )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from manor_bus import VERSION
-from manor_bus.wire.messages.discovery import NodeStatus
+from manor_bus.wire.messages.lifecycle import NodeStatus
 from manor_lifecycle.hypervisors import Description
 
 MIB: Final = 1024 * 1024

@@ -181,6 +181,7 @@ def status(life: Life, node: str) -> DomainStatus:
         operation=first.id if first is not None else "",
         run=life.document.spec.run.value if life.document is not None else "",
         restarts=life.restarts,
+        labels=life.document.metadata.labels if life.document is not None else {},
     )
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from manor_bus.peer.aio import Change, Peer, Synced
-from manor_bus.peer.registrar import Registrar
 from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages import Done
 from manor_bus.wire.messages.config import DocumentChanged
@@ -35,7 +34,6 @@ from manor_lifecycle.settings import Settings
 CONFIG_TIMEOUT_S: Final = 60.0
 CAPACITY_PERIOD_S: Final = 30.0
 DEBT_PERIOD_S: Final = 5.0
-NODE_TTL_MS: Final = 20_000
 log = logging.getLogger(__name__)
 
 _Watch = AsyncIterator[Change | Synced]
@@ -50,7 +48,6 @@ class Opened:
     publishing: Publishing
     consoles: Consoles
     listening: Listening
-    registrar: Registrar
     labels: dict[str, str] = field(default_factory=dict)
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
@@ -63,7 +60,6 @@ class Opened:
         await self.consoles.close()
         await self.means.claims.close()
         self.publishing.close()
-        await self.registrar.close()
         for hypervisor in self.means.hypervisors.values():
             await hypervisor.close()
         await self.means.journal.close()
@@ -73,20 +69,22 @@ async def open_all(peer: Peer, settings: Settings, wall: Callable[[], float] = t
     """Open everything and recover. Raises `unavailable` when config does not answer in time."""
     for folder in ("", "saved", "dumps"):
         (settings.directory / folder).mkdir(mode=0o700, parents=True, exist_ok=True)
+    peer.state.hold()  # until we know of every domain
     means = await _means(peer, settings, wall)
-    registrar = Registrar(peer)
-    publishing = Publishing(peer, registrar, means.node)
+    publishing = Publishing(peer, means.node)
     domains = Domains(means, publishing)
     consoles = Consoles(peer.publish)
     listening = Listening(means, domains, consoles)
     publishing.look, publishing.forget = listening.look, listening.forget
     publishing.reserve = lambda uuid, generation: means.note(Numbered(uuid=uuid, generation=generation))
-    opened = Opened(means, domains, publishing, consoles, listening, registrar)
+    opened = Opened(means, domains, publishing, consoles, listening)
     await means.claims.load(CONFIG_TIMEOUT_S)
     await _cluster_settings(opened, peer)
     watch = aiter(peer.watch("config.domain.*"))
     documents = await _documents(watch)
     await awaken(domains, means, documents)
+    publishing.flush()
+    peer.state.release()
     _begin(opened, peer, watch)
     return opened
 
@@ -213,18 +211,18 @@ def _take_settings(opened: Opened, change: Change) -> None:
 def _take_node(opened: Opened, change: Change) -> None:
     found = change.value.document if isinstance(change.value, DocumentChanged) else None
     opened.labels = dict(found.spec.labels) if isinstance(found, Node) else {}
-    _register_node(opened)
+    _tell_node(opened)
 
 
-def _register_node(opened: Opened) -> None:
+def _tell_node(opened: Opened) -> None:
     means = opened.means
     status = measure(means.node, means.boot_id, means.descriptions, opened.labels)
-    opened.registrar.put(status, ttl_ms=NODE_TTL_MS, bound=False)
+    means.peer.state.put(f"node.{means.node}", status)
 
 
 async def _tell_capacity(opened: Opened) -> None:
     while True:
-        _register_node(opened)
+        _tell_node(opened)
         await asyncio.sleep(CAPACITY_PERIOD_S)
 
 

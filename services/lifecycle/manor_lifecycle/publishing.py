@@ -1,7 +1,6 @@
-"""Tells the world: domains through discovery, operations as state of this service.
+"""Tells the world of domains and operations, as state of this service.
 
-Changes of one moment travel together: an object that changed several times within FLUSH_S is told once, with
-its last value. Nothing here waits.
+What changed several times within one turn of the loop is told once, with its last value. Nothing here waits.
 """
 
 from __future__ import annotations
@@ -14,14 +13,10 @@ from typing import Final
 import msgspec
 
 from manor_bus.peer.aio import Peer
-from manor_bus.peer.registrar import Registrar
-from manor_bus.wire.messages.discovery import DomainFact
 from manor_bus.wire.messages.lifecycle import DomainStatus, Operation
 from manor_lifecycle.ledger import has_ended
 from manor_lifecycle.life import Life, status
 
-FLUSH_S: Final = 0.02
-TTL_MS: Final = 20_000
 ENDED_KEPT_S: Final = 60.0  # so long an ended operation stays in the state stream
 CLOCK_SLACK_S: Final = 0.001  # a timer may fire a little early
 ENDED_KEPT_MAX: Final = 2_000
@@ -31,18 +26,16 @@ GENERATIONS_AHEAD: Final = 100  # written down at once, so that after a kill non
 class Publishing:
     """See the module."""
 
-    def __init__(self, peer: Peer, registrar: Registrar, node: str) -> None:
+    def __init__(self, peer: Peer, node: str) -> None:
         self._peer = peer
-        self._registrar = registrar
         self._node = node
         self.look: Callable[[Life], None] | None = None  # told of every change at once
         self.forget: Callable[[Life], None] | None = None
         self.reserve: Callable[[str, int], None] | None = None  # no generation up to this is used again
         self._lives: dict[str, Life] = {}
         self._operations: dict[str, Operation] = {}
-        self._told: dict[str, DomainStatus] = {}  # what was told last, by uuid
         self._ended: deque[tuple[float, str]] = deque()
-        self._timer: asyncio.TimerHandle | None = None
+        self._flushing: asyncio.Handle | None = None
         self._forgetting: asyncio.TimerHandle | None = None
 
     def changed(self, life: Life) -> None:
@@ -62,9 +55,7 @@ class Publishing:
         self._lives.pop(life.uuid, None)
         if self.forget is not None:
             self.forget(life)
-        told = self._told.pop(life.uuid, None)
-        if told is not None:
-            self._registrar.drop("domain", told.name, "deleted")
+        self._peer.state.drop(f"domain.{life.uuid}")
 
     def status(self, life: Life) -> DomainStatus:
         """Return what a domain looks like now; a new look has a new generation, and is told."""
@@ -74,10 +65,16 @@ class Publishing:
             self.changed(life)
         return now
 
+    def flush(self) -> None:
+        """Tell what is left to tell now."""
+        if self._flushing is not None:
+            self._flushing.cancel()
+        self._flush()
+
     def close(self) -> None:
         """Tell what is left to tell, and stop."""
         self._flush()
-        for timer in (self._timer, self._forgetting):
+        for timer in (self._flushing, self._forgetting):
             if timer is not None:
                 timer.cancel()
 
@@ -92,29 +89,18 @@ class Publishing:
         return msgspec.structs.replace(now, generation=life.generation)
 
     def _soon(self) -> None:
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(FLUSH_S, self._flush)
+        if self._flushing is None:
+            self._flushing = asyncio.get_running_loop().call_soon(self._flush)
 
     def _flush(self) -> None:
-        self._timer = None
+        self._flushing = None
         lives, self._lives = self._lives, {}
         for life in lives.values():
             life.status = self._look(life)
-            self._tell_domain(life, life.status)
+            self._peer.state.put(f"domain.{life.uuid}", life.status)
         operations, self._operations = self._operations, {}
         for operation in operations.values():
             self._tell_operation(operation)
-
-    def _tell_domain(self, life: Life, now: DomainStatus) -> None:
-        before = self._told.get(life.uuid)
-        if before is now:
-            return
-        if before is not None and before.name != life.name:
-            self._registrar.drop("domain", before.name, f"renamed to {life.name}")
-        self._told[life.uuid] = now
-        labels = life.document.metadata.labels if life.document is not None else {}
-        fact = DomainFact(name=life.name, status=now, labels=labels)
-        self._registrar.put(fact, ttl_ms=TTL_MS, bound=False)
 
     def _tell_operation(self, operation: Operation) -> None:
         self._peer.state.put(f"operation.{operation.id}", operation)

@@ -30,7 +30,7 @@ from manor_lifecycle.plan import Arguments, devices_of
 from manor_lifecycle.publishing import Publishing
 from manor_lifecycle.settings import Settings
 
-OWNS: Final = ("operation.*", "console.*")
+OWNS: Final = ("domain.*", "node.*", "operation.*", "console.*")
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 TIMEOUT_S_MAX: Final = 86_400.0

@@ -38,7 +38,7 @@ def test_the_list_of_domains_has_the_fields_that_programs_rely_on():
 
 def test_nodes_and_other_facts_are_asked_of_discovery():
     node = NodeStatus(name="n1", cpus=8, memory_mib=4096, hypervisors={"fake": "1"})
-    part = FoundPart(entries=(Entry(fact=node, by="x", since=1.0, expires_ms=1),))
+    part = FoundPart(entries=(Entry(fact=node, owner="x", since=1.0),))
     client = FakeClient({Find: Found(count=1)}, {Find: [part]})
     assert "fake=1" in run("list", "nodes", client=client).out
     for kind in ("services", "providers", "resources"):

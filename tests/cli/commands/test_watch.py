@@ -6,29 +6,34 @@ from manor_bus.peer.view import Change, Synced
 from manor_bus.wire import codec
 from manor_bus.wire.envelope import Envelope, Kind
 from manor_bus.wire.messages.bus import RingEvent, RingListed, RingRead
-from manor_bus.wire.messages.discovery import FactChanged
-from tests.cli.fake import NOW, FakeClient, domain, fact, run
+from tests.cli.fake import NOW, FakeClient, discovery, domain, run
 
-WEB = Change("domain.web", FactChanged(entry=fact(domain())), "service/discovery@n1/1", "e1", 4)
-GONE = Change("domain.web", None, "service/discovery@n1/1", "e1", 5)
+WEB = Change("domain.u1", domain(), "service/lifecycle@n1/1", "e1", 4)
+GONE = Change("domain.u1", None, "service/lifecycle@n1/1", "e1", 5)
 
 
 def test_each_change_is_a_line():
     client = FakeClient(changes=[WEB, Synced(), GONE])
     told = run("watch", client=client).out.splitlines()
     assert [line.split(" ", 1)[1] for line in told] == [
-        "domain.web RUNNING generation 7 on n1",
-        "domain.web gone",
+        "domain.u1 web RUNNING generation 7 on n1",
+        "domain.u1 gone",
     ]
     assert client.patterns == [("domain.*", True)]
 
 
 def test_programs_get_one_object_a_line_with_cloudevents_names():
-    told = run("watch", "domain.web", "-o", "json", client=FakeClient(changes=[WEB, GONE])).out.splitlines()
+    told = run("watch", "domain.*", "-o", "json", client=FakeClient(changes=[WEB, GONE])).out.splitlines()
     first, last = map(json.loads, told)
     assert first.keys() >= {"specversion", "id", "source", "type", "subject", "time", "data", "k"}
-    assert first["data"]["entry"]["fact"]["name"] == "web"
+    assert first["data"]["name"] == "web"
     assert last["data"] is None
+
+
+def test_a_domain_given_by_its_name_is_watched_by_its_uuid():
+    client = discovery(domain(), changes=[WEB])
+    run("watch", "domain.web", client=client)
+    assert client.patterns == [("domain.uuid-of-web", True)]
 
 
 def test_once_ends_when_everything_there_is_has_been_told():

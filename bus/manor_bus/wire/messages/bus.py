@@ -271,6 +271,22 @@ class PeerChanged(Message, frozen=True, kw_only=True):
     reason: str = ""
 
 
+class ServiceStatus(Message, frozen=True, kw_only=True, tag_field="kind", tag="service"):
+    """One attached instance of a service, under `service.<name>.<instance>`.
+
+    `ready`: it serves or owns something, and does not leave.
+    """
+
+    name: str  # `<service>.<instance>`
+    service: str
+    instance: str
+    node: str
+    pid: int
+    version: str
+    ready: bool = True
+    labels: dict[str, str] = {}
+
+
 class SlowPeer(Message, frozen=True, kw_only=True):
     """A subscription falls behind: its policy was applied. Under `bus.slow`; at most one a second per
     subscription.
@@ -295,6 +311,7 @@ CALLS: Final = (
     Call("bus.authorise", Authorise, Reloaded, changes=True),
 )
 EVENTS: Final = (
+    Event(("service.>",), ServiceStatus, "bus", "bus.service"),
     Event(("bus.peer.>",), PeerChanged, "bus", "bus.peer", state=False),
     Event(("bus.slow",), SlowPeer, "bus", "bus.slow", state=False),
     Event(("bus.owner",), OwnerChanged, "bus", "bus.owner", state=False),

@@ -63,8 +63,10 @@ class DeviceView(Message, frozen=True, kw_only=True):
     reason: str = ""
 
 
-class DomainStatus(Message, frozen=True, kw_only=True):
-    """What is observed of one domain. `generation` grows with every published change of it."""
+class DomainStatus(Message, frozen=True, kw_only=True, tag_field="kind", tag="domain"):
+    """What is observed of one domain, under `domain.<uuid>`. `generation` grows with every published change
+    of it.
+    """
 
     name: str
     uuid: str
@@ -84,6 +86,21 @@ class DomainStatus(Message, frozen=True, kw_only=True):
     operation: str = ""  # id of the running one
     run: str = ""
     restarts: int = 0
+    labels: dict[str, str] = {}  # of its document
+
+
+class NodeStatus(Message, frozen=True, kw_only=True, tag_field="kind", tag="node"):
+    """A node under `node.<name>`: its capacity and what really works on it."""
+
+    name: str
+    boot_id: str = ""
+    cpus: int = 0
+    memory_mib: int = 0
+    memory_free_mib: int = 0
+    accelerators: tuple[str, ...] = ()  # those that ran guest code: `kvm`, `tcg`
+    hypervisors: dict[str, str] = {}  # adapter -> version
+    version: str = ""
+    labels: dict[str, str] = {}
 
 
 class Operation(Message, frozen=True, kw_only=True):
@@ -363,6 +380,8 @@ CALLS: Final = (
     Call("lifecycle.operation.cancel", OperationCancel, Operation, changes=True),
 )
 EVENTS: Final = (
+    Event(("domain.*",), DomainStatus, "lifecycle", "lifecycle.domain"),
+    Event(("node.*",), NodeStatus, "lifecycle", "lifecycle.node"),
     Event(("operation.*",), Operation, "lifecycle", "lifecycle.operation"),
     Event(("console.*",), ConsoleOutput, "lifecycle", "lifecycle.console", state=False),
 )
