@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from manor_bus.wire.errors import Kind, ManorError
-from manor_devices import connections
 from manor_devices.backends import Target
+from manor_devices.records import Remembered
 from tests.devices.driving import UUID, bench, key, on_virtual_time, request
 from tests.testkit import virtual
 
@@ -307,12 +307,10 @@ async def test_connections_are_listed_by_domain_and_sorted(tmp_path):
 @on_virtual_time
 async def test_only_so_many_ended_runs_are_remembered(tmp_path):
     async with bench(tmp_path) as made:
+        ended = Remembered(made.journal, "ended/", 10)
         for number in range(30):
-            await made.calls.domain_gone(f"u{number}", 1, made.soon())
-        before = connections.ENDED_MAX
-        connections.ENDED_MAX = 10
-        try:
-            await made.calls.domain_gone("u30", 1, made.soon())
-        finally:
-            connections.ENDED_MAX = before
-        assert len(made.journal.keys("ended/")) == 10
+            ended.put(f"u{number}", 1)
+        ended.put("u20", 2)
+        assert (ended.get("u20"), ended.get("u19")) == (2, 0)
+        assert made.journal.keys("ended/") == tuple(f"ended/u{number}" for number in range(20, 30))
+        assert Remembered(made.journal, "ended/", 10).get("u29") == 1

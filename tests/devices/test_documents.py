@@ -32,7 +32,7 @@ def instant_images(monkeypatch):
     """Images made without a process: the clock is virtual."""
 
     async def create(path, *_, **__):
-        path.write_bytes(b"image")
+        path.write_bytes(b"image".ljust(65_536))
 
     async def chain(path, format_, field="source"):
         resolved, identity = images.identify(path)

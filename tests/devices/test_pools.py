@@ -67,7 +67,7 @@ class Keeper:
         self.asked.set()
         if self.error is not None:
             raise self.error
-        return record.name in self.deleted
+        return 7 if record.name in self.deleted else 0
 
     def apply(self, *documents):
         for one in documents:
@@ -363,3 +363,46 @@ async def test_domains_users_may_pass_the_folders_of_volumes_whatever_the_umask_
         os.umask(before)
     for folder in (os.path.dirname(status.path), keeper.folder / "volumes"):
         assert os.stat(folder).st_mode & 0o777 == 0o711
+
+
+async def test_a_wish_that_comes_back_does_not_bring_the_content_back(keeper):
+    keeper.apply(document())
+    path = (await keeper.becomes("root", "ready")).path
+    keeper.delete("root")
+    await keeper.until(lambda: keeper.pools.status("root") is None)
+    for _ in range(2):
+        keeper.apply(document(revision=9))
+        await keeper.becomes("root", "failed", "its content was deleted in revision 7")
+        assert not exists(path)
+        await keeper.restart()
+    keeper.apply(document(uuid="another-uuid"))
+    assert exists((await keeper.becomes("root", "ready")).path)
+
+
+async def test_a_kept_file_is_taken_again_with_its_content_when_its_document_comes_back(keeper):
+    keeper.apply(document(keep=True))
+    path = (await keeper.becomes("root", "ready")).path
+    await images.grow(path, "qcow2", 6)
+    inode = os.stat(path).st_ino
+    keeper.delete("root")
+    await keeper.until(lambda: keeper.pools.status("root") is None)
+    keeper.apply(document(keep=True))
+    assert (await keeper.becomes("root", "ready")).size_mib == 6
+    assert os.stat(path).st_ino == inode
+
+
+async def test_a_clone_whose_base_went_and_a_truncated_volume_are_not_ready(keeper):
+    keeper.apply(document("base"), document("copy", clone_of="base"), document("raw", format="raw"))
+    await keeper.becomes("copy", "ready")
+    os.truncate((await keeper.becomes("raw", "ready")).path, 4096)
+    os.unlink(keeper.pools.status("base").path)
+    for name in ("base", "copy", "raw"):
+        keeper.pools.used(name)
+    await keeper.becomes("copy", "failed", "what it stands on is gone")
+    await keeper.becomes("base", "failed", "is gone")
+    await keeper.becomes("raw", "failed", "was truncated: 4096 bytes are left")
+
+
+async def test_a_clone_of_a_volume_without_a_document_says_so(keeper):
+    keeper.apply(document("copy", clone_of="base"))
+    await keeper.becomes("copy", "creating", "of which there is no document")

@@ -1,5 +1,7 @@
 """What must be done so that a volume's file is as its document says."""
 
+import dataclasses
+
 import msgspec
 import pytest
 
@@ -52,7 +54,8 @@ def test_the_next_thing_to_do(wanted, known, seen, action):
         (spec(format="raw"), record(), Seen(exists=True), Rest, "format cannot change"),
         (spec(pool="fast", clone_of="x"), record(), Seen(exists=True), Rest, "pool, clone_of cannot change"),
         (spec(size_mib=200), record(), Seen(exists=True, clones=("copy",)), Rest, "copy share its clusters"),
-        (SPEC, record(), Seen(), Refuse, "its file /v/root is gone"),
+        (SPEC, record(), Seen(gone="its file /v/root is gone"), Refuse, "its file /v/root is gone"),
+        (SPEC, dataclasses.replace(NEW, deleted=7), Seen(), Refuse, "its content was deleted in revision 7"),
         (spec(size_mib=0), NEW, Seen(), Refuse, "size_mib must be 1 or more"),
         (spec(pool="../etc"), NEW, Seen(), Refuse, "pool '../etc' must be"),
         (spec(clone_of="a", backing_file="/b"), NEW, Seen(), Refuse, "exclude each other"),

@@ -21,7 +21,7 @@ from manor_devices.backends import Target
 from manor_devices.connection import Connection, Event, Step, Trigger, Verdict
 from manor_devices.driver import Driver, Key, Slot, key_of
 from manor_devices.machine import SERVED, allowed
-from manor_devices.records import Journal
+from manor_devices.records import Journal, Remembered
 
 S = ConnectionState
 T = Trigger
@@ -40,7 +40,6 @@ class Connections:
     """The connections of this node, by domain and run."""
 
     def __init__(self, journal: Journal, driver: Driver, resolve: Resolve) -> None:
-        self._journal = journal
         self._driver = driver
         self._resolve = resolve
         self._resolving: Counter[Key] = Counter()
@@ -48,7 +47,7 @@ class Connections:
         self._runs: dict[str, dict[DeviceKey, None]] = {}
         for slot in driver.slots.values():
             self._runs.setdefault(slot.connection.request.key.uuid, {})[slot.connection.request.key] = None
-        self._ended = {key.partition("/")[2]: journal.get(key, int) or 0 for key in journal.keys("ended/")}
+        self._ended = Remembered(journal, "ended/", ENDED_MAX)
 
     # --- calls ----------------------------------------------------------------------------------------
 
@@ -94,8 +93,11 @@ class Connections:
 
     async def domain_gone(self, uuid: str, incarnation: int, deadline: float) -> None:
         """A run ended: close what it and older ones left, and let nobody connect to it any more."""
-        if incarnation > self._ended.get(uuid, 0):
-            self._end(uuid, incarnation)
+        ending = [key for key in self._runs.get(uuid, {}) if key.incarnation <= incarnation]
+        if self._driver.saved is not None and ending:
+            self._driver.saved.ended(uuid, [slot.connection for slot in self._slots(ending)])
+        if incarnation > self._ended.get(uuid):
+            self._ended.put(uuid, incarnation)
         await self._close_runs(uuid, incarnation, deadline - MARGIN_S)
         await self._driver.durable()
 
@@ -120,7 +122,7 @@ class Connections:
     def forget_if_over(self, connection: Connection) -> None:
         """Forget a connection of an ended run that holds nothing any more."""
         key = connection.request.key
-        over = key.incarnation <= self._ended.get(key.uuid, 0)
+        over = key.incarnation <= self._ended.get(key.uuid)
         if over and connection.state is S.ABSENT and key_of(key) in self._driver.slots:
             self._driver.forget(key_of(key))
             self._runs[key.uuid].pop(key, None)
@@ -131,7 +133,7 @@ class Connections:
 
     async def _fence(self, key: DeviceKey, deadline: float) -> None:
         newest = max((other.incarnation for other in self._runs.get(key.uuid, {})), default=0)
-        ended = self._ended.get(key.uuid, 0)
+        ended = self._ended.get(key.uuid)
         if key.incarnation <= ended or key.incarnation < newest:
             raise ManorError(
                 Kind.STALE,
@@ -139,7 +141,7 @@ class Connections:
                 hint="Read the domain's status again.",
             )
         if newest and key.incarnation > newest:
-            self._end(key.uuid, newest)
+            self._ended.put(key.uuid, newest)
             await self._close_runs(key.uuid, newest, deadline)
 
     async def _free(self, key: DeviceKey, deadline: float) -> Slot | None:
@@ -260,15 +262,6 @@ class Connections:
                 f"{slot.name} is {connection.state.value}: {what} is not possible",
                 hint=f"Possible now: {now}.",
             )
-
-    def _end(self, uuid: str, incarnation: int) -> None:
-        self._ended.pop(uuid, None)
-        self._ended[uuid] = incarnation
-        self._journal.put(f"ended/{uuid}", incarnation)
-        while len(self._ended) > ENDED_MAX:
-            oldest = next(iter(self._ended))
-            del self._ended[oldest]
-            self._journal.drop(f"ended/{oldest}")
 
     async def _close_runs(self, uuid: str, incarnation: int, deadline: float) -> None:
         ending = [key for key in self._runs.get(uuid, {}) if key.incarnation <= incarnation]

@@ -82,18 +82,17 @@ class Documents:
             self._networks.setdefault(missing.name, got.document.spec)
         return isinstance(got.document, Network)
 
-    async def was_deleted(self, record: Record) -> bool:
-        """Ask config whether a volume's document was deleted on purpose after the revision we know."""
+    async def was_deleted(self, record: Record) -> int:
+        """Ask config in which revision a volume's document was deleted on purpose, after the one we know."""
         request = History(kind="Volume", name=record.name, limit=HISTORY_MAX)
         try:
             history = await self._peer.call(request, HistoryListed, timeout=ASK_S)
         except ManorError as error:
             if error.kind is Kind.NOT_FOUND:
-                return False
+                return 0
             raise
-        return any(
-            entry.action == "deleted" and entry.revision > record.revision for entry in history.entries
-        )
+        deleted = (entry.revision for entry in history.entries if entry.action == "deleted")
+        return max((revision for revision in deleted if revision > record.revision), default=0)
 
     # --- following ------------------------------------------------------------------------------------
 

@@ -32,6 +32,7 @@ from manor_devices.connection import (
 )
 from manor_devices.modules import Modules
 from manor_devices.records import Journal
+from manor_devices.saved import Saved
 from manor_devices.uses import Uses, name_of
 
 S = ConnectionState
@@ -73,6 +74,7 @@ class Driver:
     """All connections of this node. `on_change` and `on_status` (of a provider) publish."""
 
     modules: Modules  # set once, right after both were made: each needs the other
+    saved: Saved | None = None  # set before the first connection is asked for
 
     def __init__(
         self,
@@ -335,6 +337,11 @@ class Driver:
         key = key_of(connection.request.key)
         name = connection.target.provider
         claims = await bounded(f"back end {name}", backend.claim(connection.order()), CLAIM_S)
+        if self.saved is not None:
+            await bounded("lifecycle", self.saved.check(connection, claims), CLAIM_S)
+            clash = self.uses.clash(key, claims)
+            if clash is not None and clash.saved:
+                await self.saved.review()
         clash = self.uses.clash(key, claims)
         if clash is not None:
             raise denied_state(clash.reason, hint=clash.hint)

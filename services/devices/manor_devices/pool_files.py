@@ -10,12 +10,16 @@ import contextlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Final
 
 from manor_bus.wire.errors import ManorError
 from manor_bus.wire.messages.documents import VolumeSpec
 from manor_devices import images
 from manor_devices.backends import Claim
-from manor_devices.volumes import Image
+from manor_devices.volumes import Image, Record
+
+MIB: Final = 1 << 20
+HEADER_BYTES: Final = 65_536  # a qcow2 image has at least one cluster for its header
 
 
 class Files:
@@ -36,6 +40,22 @@ class Files:
     async def founded(self, kept: Iterable[str]) -> tuple[Claim, ...]:
         """Return the claims on what a volume stands on; what is gone cannot be written any more."""
         return await asyncio.to_thread(_claims, [str(self.path(path)) for path in kept])
+
+    async def gone(self, record: Record) -> str:
+        """Return what of a volume's files is missing."""
+        return await asyncio.to_thread(self._gone, record)
+
+    def _gone(self, record: Record) -> str:
+        path = self.path(record.path)
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            return f"its file {path} is gone ({error.strerror})"
+        least = record.size_mib * MIB if record.spec.format == "raw" else HEADER_BYTES
+        if size < least:
+            return f"its file {path} was truncated: {size} bytes are left"
+        missing = next((str(self.path(kept)) for kept in record.below if not self.path(kept).exists()), "")
+        return f"what it stands on is gone: {missing}" if missing else ""
 
     async def make(self, spec: VolumeSpec, path: Path, base: Image | None, *, copied: bool) -> None:
         """Make a file under another name first: under its own it is whole."""

@@ -23,10 +23,11 @@ from manor_bus.wire.messages.documents import Volume, VolumeSpec
 from manor_devices import images, volumes
 from manor_devices.backends import Claim
 from manor_devices.pool_files import Files
-from manor_devices.records import Journal
+from manor_devices.records import Journal, Remembered
 from manor_devices.routes import VolumeFile
 from manor_devices.uses import Uses
 from manor_devices.volumes import (
+    Adopt,
     Delete,
     Forget,
     Foundation,
@@ -44,6 +45,7 @@ State = Literal["creating", "ready", "resizing", "deleting", "failed"]
 
 RETRY_S: Final = 30.0
 AT_ONCE: Final = 2
+DELETED_MAX: Final = 20_000  # deleted volumes that are remembered
 MIB: Final = 1 << 20
 log = logging.getLogger(__name__)
 
@@ -59,7 +61,7 @@ class Pools:
         journal: Journal,
         directory: Path,
         uses: Uses,
-        was_deleted: Callable[[Record], Awaitable[bool]],
+        was_deleted: Callable[[Record], Awaitable[int]],
         on_change: Callable[[str], None],
     ) -> None:
         self._journal = journal
@@ -74,6 +76,7 @@ class Pools:
         self._waiting: dict[str, None] = {}
         self._statuses: dict[str, VolumeStatus] = {}  # by uuid
         self._limit = asyncio.Semaphore(AT_ONCE)
+        self._deleted = Remembered(journal, "deleted/", DELETED_MAX)
         self._kicks: dict[str, asyncio.Event] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         for key in journal.keys("volume/"):
@@ -108,7 +111,7 @@ class Pools:
         status = self._statuses.get(document.metadata.uuid)
         if status is None:
             return VolumeFile("", "raw", "creating")
-        return VolumeFile(status.path, status.format, status.state, status.reason)
+        return VolumeFile(status.path, status.format, status.state, status.reason, status.uuid)
 
     # --- news -----------------------------------------------------------------------------------------
 
@@ -131,6 +134,9 @@ class Pools:
         """A connection to a volume came or went: what waited for that may go on."""
         if name in self._documents:
             self._kick(self._documents[name].metadata.uuid)
+        self._wake(name)
+
+    def _wake(self, name: str) -> None:
         for uuid in list(self._waiting):
             record = self._records.get(uuid)
             if record is not None and name in (record.name, record.spec.clone_of):
@@ -174,13 +180,16 @@ class Pools:
         record = self._records.get(uuid)
         if document is not None:
             record = self._follow(document, record)
-        if record is None or (document is None and not await self._proven_deleted(record)):
+        deleted = await self._proven_deleted(record) if document is None and record is not None else 0
+        if record is None or (document is None and not deleted):
             return RETRY_S if record is not None else None
         self._waiting.pop(uuid, None)
         spec = document.spec if document is not None else None
         action = volumes.plan(spec, record, await self._seen(spec, record))
         match action:
-            case Make() | Grow() | Delete() | Forget():
+            case Delete():
+                await self._delete(record, deleted)
+            case Make() | Adopt() | Grow() | Forget():
                 await self._do(record, action)
                 self.used(record.name)
                 self._kicks[uuid].set()
@@ -196,7 +205,16 @@ class Pools:
                 self._show(uuid, "failed", reason)
         return None
 
-    async def _do(self, record: Record, action: Make | Grow | Delete | Forget) -> None:
+    async def _delete(self, record: Record, revision: int) -> None:
+        """Delete the content, and remember that it was: the document may come back, what it was cannot."""
+        self._show(record.uuid, "deleting")
+        await asyncio.to_thread(self._files.path(record.path).unlink, missing_ok=True)
+        if record.made:
+            self._deleted.put(record.uuid, revision)
+        self._drop(record)
+        self.used(record.name)
+
+    async def _do(self, record: Record, action: Make | Adopt | Grow | Forget) -> None:
         uuid, path = record.uuid, self._files.path(record.path)
         match action:
             case Make(base, copied):
@@ -209,10 +227,11 @@ class Pools:
                 async with self._limit:
                     await images.grow(path, record.spec.format, size_mib)
                 self._save(replace(record, size_mib=size_mib))
-            case Delete():
-                self._show(uuid, "deleting")
-                await asyncio.to_thread(path.unlink, missing_ok=True)
-                self._drop(record)
+            case Adopt():
+                chain = await images.chain(str(path), record.spec.format)
+                below = tuple(self._files.kept(layer.path) for layer in chain[1:])
+                self._save(replace(record, made=True, size_mib=chain[0].size // MIB, below=below))
+                self._claim(self._records[uuid], await self._files.founded(below))
             case Forget():
                 self._drop(record)
 
@@ -240,6 +259,7 @@ class Pools:
         base, missing = await self._origin(spec) if spec is not None and not record.made else (None, "")
         return Seen(
             exists=self._files.path(record.path).exists(),
+            gone=await self._files.gone(record) if record.made else "",
             users=self._holders(record),
             clones=self._clones(record.name),
             base=base,
@@ -251,6 +271,8 @@ class Pools:
         if spec.clone_of:
             base = self._documents.get(spec.clone_of)
             status = self._statuses.get(base.metadata.uuid) if base is not None else None
+            if base is None:
+                return None, f"it starts from volume {spec.clone_of}, of which there is no document"
             if status is None or status.state != "ready":
                 return None, f"it starts from volume {spec.clone_of}, which is not ready"
             writers = [name for name, writes in self._uses.of_volume(spec.clone_of) if writes]
@@ -266,18 +288,19 @@ class Pools:
         layers = tuple(Foundation(layer.path, layer.identity) for layer in chain)
         return Image(chain[0].path, format_, -(-chain[0].size // MIB), layers), ""
 
-    async def _proven_deleted(self, record: Record) -> bool:
+    async def _proven_deleted(self, record: Record) -> int:
+        """Return the revision in which its document was deleted; 0: that is not proven."""
         try:
-            if await self._was_deleted(record):
-                return True
+            if revision := await self._was_deleted(record):
+                return revision
         except ManorError as error:
             log.info("volume %s: whether it was deleted cannot be asked now: %s", record.name, error)
-            return False
+            return 0
         reason = (
             f"its document is gone but was never deleted: its file {self._files.path(record.path)} is kept"
         )
         self._show(record.uuid, "failed", reason)
-        return False
+        return 0
 
     # --- bookkeeping ----------------------------------------------------------------------------------
 
@@ -293,7 +316,8 @@ class Pools:
             followed = replace(record, spec=kept, revision=meta.revision)
         else:
             path = f"{spec.pool}/{meta.name}-{meta.uuid[:8]}.{spec.format}"
-            followed = Record(meta.uuid, meta.name, path, spec, meta.revision)
+            deleted = self._deleted.get(meta.uuid)
+            followed = Record(meta.uuid, meta.name, path, spec, meta.revision, deleted=deleted)
         if followed != record:
             self._save(followed)
         return followed
@@ -354,6 +378,7 @@ class Pools:
             used = os.stat(self._files.path(record.path)).st_blocks * 512 // MIB
         except OSError:
             used = 0
+        before = self._statuses.get(uuid)
         self._statuses[uuid] = VolumeStatus(
             name=record.name,
             uuid=uuid,
@@ -366,6 +391,8 @@ class Pools:
             reason=reason,
             users=(*self._holders(record), *self._clones(record.name)),
         )
+        if before is None or before.state != state:
+            self._wake(record.name)
         self._on_change(record.name)
 
 

@@ -165,6 +165,30 @@ class Journal:
         return len(lines)
 
 
+class Remembered:
+    """Numbers by name, durable; of so many at most: the oldest are forgotten."""
+
+    def __init__(self, journal: Journal, prefix: str, limit: int) -> None:
+        self._journal = journal
+        self._prefix = prefix
+        self._limit = limit
+        self._numbers = {key.partition("/")[2]: journal.get(key, int) or 0 for key in journal.keys(prefix)}
+
+    def get(self, name: str) -> int:
+        """Return the number of a name, or 0."""
+        return self._numbers.get(name, 0)
+
+    def put(self, name: str, number: int) -> None:
+        """Remember a number as the newest."""
+        self._numbers.pop(name, None)
+        self._numbers[name] = number
+        self._journal.put(self._prefix + name, number)
+        while len(self._numbers) > self._limit:
+            oldest = next(iter(self._numbers))
+            del self._numbers[oldest]
+            self._journal.drop(self._prefix + oldest)
+
+
 def _line(key: str, value: bytes | None) -> bytes:
     text = msgspec.json.encode((key, None if value is None else msgspec.Raw(value)))
     return b"%08x %s\n" % (zlib.crc32(text), text)

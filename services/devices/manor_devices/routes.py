@@ -24,6 +24,7 @@ class VolumeFile:
     format: str
     state: str
     reason: str = ""
+    uuid: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ def _volume(disk: Disk, volumes: Mapping[str, VolumeFile]) -> Target | NotYet:
         )
     if volume.state != "ready":
         return NotYet(f"volume {disk.volume} is {volume.state}")
-    return Target(disk.provider or "file", path=volume.path, format=volume.format)
+    return Target(disk.provider or "file", path=volume.path, format=volume.format, volume=volume.uuid)
 
 
 def _refused(path: str, value: str, reason: str) -> ManorError:

@@ -46,6 +46,7 @@ from manor_devices.driver import Driver, Key, key_of
 from manor_devices.modules import Installed, Modules, installed
 from manor_devices.pools import Pools
 from manor_devices.records import Journal
+from manor_devices.saved import Saved
 from manor_devices.settings import Settings
 from manor_devices.sweeps import Sweeps
 from manor_devices.volumes import Record
@@ -85,6 +86,7 @@ class Devices:
         self.documents = Documents(peer, self._node, self.modules, self.pools)
         self.connections = Connections(journal, self.driver, self.documents.resolve)
         self.sweeps = Sweeps(self.connections, self._domains)
+        self.driver.saved = Saved(journal, self.driver.uses, self._domains, self.pools.used)
         self._tasks: list[asyncio.Task[None]] = []
 
     # --- calls ----------------------------------------------------------------------------------------
@@ -155,7 +157,10 @@ class Devices:
         self._ready = True
         self._publish_statuses()
         self._peer.state.release()
-        self._tasks = [*self.documents.tasks(), asyncio.get_running_loop().create_task(self.sweeps.keep())]
+        loop = asyncio.get_running_loop()
+        assert self.driver.saved is not None
+        keeping = loop.create_task(self.sweeps.keep()), loop.create_task(self.driver.saved.keep())
+        self._tasks = [*self.documents.tasks(), *keeping]
 
     async def close(self) -> None:
         """Stop; what guests use stays."""
@@ -242,7 +247,7 @@ class Devices:
         await self._peer.call(request, Done, timeout=ASK_S, on_part=take, on_restart=told.clear)
         return told
 
-    async def _was_deleted(self, record: Record) -> bool:
+    async def _was_deleted(self, record: Record) -> int:
         return await self.documents.was_deleted(record)
 
 

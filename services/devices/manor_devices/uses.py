@@ -6,14 +6,16 @@ not: whoever wrote one of them would destroy it.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from manor_bus.wire.messages.devices import ConnectionState
 from manor_devices.backends import Claim
 from manor_devices.connection import Connection
 
 S = ConnectionState
+SAVED: Final = "saved"
 
 
 def holds(connection: Connection) -> bool:
@@ -34,6 +36,7 @@ class Clash:
     mine: Claim
     theirs: Claim
     name: str
+    saved: bool = False  # it is a domain that may be saved
 
     @property
     def reason(self) -> str:
@@ -47,7 +50,18 @@ class Clash:
         """Say what to do about it."""
         if self.theirs.founded:
             return "Say readonly: true, or attach a clone of it."
+        if self.saved:
+            return "Restore that domain, or throw its saved state away: manor discard."
         return "Detach it there, or say shareable: true in both (only for file systems made for that)."
+
+
+def _is_saved(claimant: Hashable) -> bool:
+    return isinstance(claimant, tuple) and claimant[0] == SAVED
+
+
+def _one(key: Hashable, claimant: Hashable) -> bool:
+    """Return whether both are one, or what is held for a domain and a device of its next run."""
+    return key == claimant or (_is_saved(claimant) and isinstance(key, tuple) and (SAVED, key[0]) == claimant)
 
 
 @dataclass
@@ -82,6 +96,17 @@ class Uses:
         """Name the connections that use a volume, and whether they write."""
         return tuple(self._volumes.get(volume, {}).values())
 
+    def save(
+        self, uuid: str, name: str, claims: tuple[Claim, ...], volumes: Mapping[str, bool | None]
+    ) -> None:
+        """Hold what a domain uses that may be saved; a volume with None is let go."""
+        key = (SAVED, uuid)
+        self.claim(key, name, claims)
+        for volume, writes in volumes.items():
+            self._volumes.setdefault(volume, {}).pop(key, None)
+            if writes is not None:
+                self._volumes[volume][key] = (name, writes)
+
     def claim(self, key: Hashable, name: str, claims: tuple[Claim, ...]) -> None:
         """Replace the claims of a connection."""
         _, before = self._claims.pop(key, ("", ()))
@@ -102,6 +127,6 @@ class Uses:
                 for theirs in claims:
                     both_share = mine.shareable and theirs.shareable
                     same = mine.resource == theirs.resource and (mine.write or theirs.write)
-                    if claimant != key and same and not both_share:
-                        return Clash(mine, theirs, name)
+                    if same and not both_share and not _one(key, claimant):
+                        return Clash(mine, theirs, name, saved=_is_saved(claimant))
         return None

@@ -37,6 +37,7 @@ class Record:
     revision: int = 0  # of the document last taken into account
     made: bool = False
     size_mib: int = 0
+    deleted: int = 0  # the revision in which its content was deleted; the wish for it may come back
     below: tuple[str, ...] = ()  # the files whose clusters it shares; in the folder of the pools, or absolute
 
 
@@ -49,6 +50,7 @@ class Seen:
     clones: tuple[str, ...] = ()
     base: Image | None = None  # the origin, when it can be started from
     base_missing: str = ""  # why not
+    gone: str = ""  # what is wrong with the files of a volume that was made
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,11 @@ class Make:
 
     base: Image | None = None
     copied: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """Take the file that is there already: it was kept, or made just before a power cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,17 +104,22 @@ class Refuse:
     reason: str
 
 
-Action = Make | Grow | Delete | Forget | Rest | Wait | Refuse
+Action = Make | Adopt | Grow | Delete | Forget | Rest | Wait | Refuse
 
 
 def plan(spec: VolumeSpec | None, record: Record, seen: Seen) -> Action:
     """Return the next thing to do; `spec` None: the document was deleted."""
     if spec is None:
-        return _end(record, seen)
+        return Forget() if record.deleted else _end(record, seen)
+    if record.deleted:
+        return Refuse(
+            f"its content was deleted in revision {record.deleted}: delete the document and apply it anew"
+            " for an empty volume"
+        )
     if not record.made:
-        return _begin(spec, seen)
-    if not seen.exists:
-        return Refuse(f"its file {record.path} is gone")
+        return Adopt() if seen.exists else _begin(spec, seen)
+    if seen.gone:
+        return Refuse(seen.gone)
     return _change(spec, record, seen)
 
 
@@ -115,7 +127,9 @@ def _end(record: Record, seen: Seen) -> Action:
     if record.spec.keep or not record.made:
         return Forget() if record.spec.keep else Delete()
     if seen.users or seen.clones:
-        return Wait(f"it is deleted when no longer used by {', '.join((*seen.users, *seen.clones))}")
+        return Wait(
+            f"it is deleted when no longer used by {', '.join((*seen.users, *seen.clones))}" + _saved(seen)
+        )
     return Delete()
 
 
@@ -160,5 +174,13 @@ def _change(spec: VolumeSpec, record: Record, seen: Seen) -> Action:
     if seen.clones:
         return Rest(f"it cannot grow: {', '.join(seen.clones)} share its clusters")
     if seen.users:
-        return Wait(f"it grows to {spec.size_mib} MiB when it is detached from {', '.join(seen.users)}")
+        return Wait(
+            f"it grows to {spec.size_mib} MiB when it is detached from {', '.join(seen.users)}" + _saved(seen)
+        )
     return Grow(spec.size_mib)
+
+
+def _saved(seen: Seen) -> str:
+    """Name the way out where a saved domain stands in the way."""
+    saved = any(user.startswith("saved domain ") for user in seen.users)
+    return " (a saved domain lets go when it is restored or discarded)" if saved else ""

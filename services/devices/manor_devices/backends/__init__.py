@@ -42,6 +42,7 @@ class Target:
     path: str = ""  # of an image: a source, or the file behind a volume; always absolute
     format: str = "raw"
     network: NetworkSpec | None = None
+    volume: str = ""  # the uuid of the volume
 
 
 @dataclass(frozen=True, slots=True)
