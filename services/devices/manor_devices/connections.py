@@ -19,9 +19,10 @@ from manor_bus.wire.errors import Kind, ManorError, denied_state, unavailable
 from manor_bus.wire.messages.devices import Connect, ConnectionState, Descriptor, DeviceKey, DeviceStatus
 from manor_devices.backends import Target
 from manor_devices.connection import Connection, Event, Step, Trigger, Verdict
-from manor_devices.driver import Driver, Key, Slot, key_of
+from manor_devices.driver import Driver, Slot
 from manor_devices.machine import SERVED, allowed
 from manor_devices.records import Journal, Remembered
+from manor_devices.uses import Key, key_of
 
 S = ConnectionState
 T = Trigger

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from manor_bus.wire.errors import Kind, ManorError, denied_state
-from manor_bus.wire.messages.devices import ConnectionState, Descriptor, DeviceKey
+from manor_bus.wire.messages.devices import ConnectionState, Descriptor
 from manor_devices import machine
 from manor_devices.backends import Backend, Leftover, Notice, Observation, Order
 from manor_devices.bounds import bounded
@@ -33,7 +33,7 @@ from manor_devices.connection import (
 from manor_devices.modules import Modules
 from manor_devices.records import Journal
 from manor_devices.saved import Saved
-from manor_devices.uses import Uses, name_of
+from manor_devices.uses import Key, Uses, key_of, name_of
 
 S = ConnectionState
 T = Trigger
@@ -43,13 +43,6 @@ PREPARE_S: Final = 40.0
 RELEASE_S: Final = 20.0
 AT_ONCE: Final = 16  # calls of one back end at the same time
 log = logging.getLogger(__name__)
-
-Key = tuple[str, int, str]
-
-
-def key_of(key: DeviceKey) -> Key:
-    """Return a device key that can be a dictionary's."""
-    return key.uuid, key.incarnation, key.id
 
 
 @dataclass(eq=False)
@@ -339,9 +332,6 @@ class Driver:
         claims = await bounded(f"back end {name}", backend.claim(connection.order()), CLAIM_S)
         if self.saved is not None:
             await bounded("lifecycle", self.saved.check(connection, claims), CLAIM_S)
-            clash = self.uses.clash(key, claims)
-            if clash is not None and clash.saved:
-                await self.saved.review()
         clash = self.uses.clash(key, claims)
         if clash is not None:
             raise denied_state(clash.reason, hint=clash.hint)

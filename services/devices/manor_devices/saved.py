@@ -17,7 +17,7 @@ from manor_bus.wire.messages.lifecycle import DomainStatus, State
 from manor_devices.backends import Claim
 from manor_devices.connection import Connection
 from manor_devices.records import Journal
-from manor_devices.uses import Uses
+from manor_devices.uses import Uses, key_of
 
 SOON_S: Final = 2.0
 AGAIN_S: Final = 60.0
@@ -86,7 +86,10 @@ class Saved:
         self._woken.set()
 
     async def check(self, connection: Connection, claims: tuple[Claim, ...]) -> None:
-        """Refuse to restore a domain over another disk than it was saved with."""
+        """Refuse to restore a domain over another disk than it was saved with; let go of what is held in vain."""
+        clash = self._uses.clash(key_of(connection.request.key), claims)
+        if clash is not None and clash.saved:
+            await self.review()
         key = connection.request.key
         held = self._held.get(key.uuid)
         before = held.disks.get(key.id, "") if held is not None else ""

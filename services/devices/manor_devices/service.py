@@ -42,13 +42,14 @@ from manor_devices.backends import Leftover
 from manor_devices.connection import Connection
 from manor_devices.connections import Connections
 from manor_devices.documents import Documents
-from manor_devices.driver import Driver, Key, key_of
+from manor_devices.driver import Driver
 from manor_devices.modules import Installed, Modules, installed
 from manor_devices.pools import Pools
 from manor_devices.records import Journal
 from manor_devices.saved import Saved
 from manor_devices.settings import Settings
 from manor_devices.sweeps import Sweeps
+from manor_devices.uses import Key, key_of
 from manor_devices.volumes import Record
 
 OWNS: Final = ("device.*.*", "backend.*", "volume.*", "provider.*", "resource.*")

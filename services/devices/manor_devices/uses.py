@@ -10,12 +10,18 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from manor_bus.wire.messages.devices import ConnectionState
+from manor_bus.wire.messages.devices import ConnectionState, DeviceKey
 from manor_devices.backends import Claim
 from manor_devices.connection import Connection
 
 S = ConnectionState
 SAVED: Final = "saved"
+Key = tuple[str, int, str]
+
+
+def key_of(key: DeviceKey) -> Key:
+    """Return a device key that can be a dictionary's."""
+    return key.uuid, key.incarnation, key.id
 
 
 def holds(connection: Connection) -> bool:
