@@ -86,7 +86,7 @@ class Saved:
         self._woken.set()
 
     async def check(self, connection: Connection, claims: tuple[Claim, ...]) -> None:
-        """Refuse to restore a domain over another disk than it was saved with; let go of what is not saved."""
+        """Refuse to restore a domain over another disk than it was saved with. Look anew at holders."""
         clash = self._uses.clash(key_of(connection.request.key), claims)
         if clash is not None and clash.saved:
             await self.review()
