@@ -25,8 +25,15 @@ def test_the_default_policies_are_the_documented_ones() -> None:
     assert triggers == {
         EndReason.POWEROFF: Trigger.END, EndReason.REBOOT: Trigger.RESTART, EndReason.CRASH: Trigger.END,
         EndReason.WATCHDOG: Trigger.END, EndReason.DEVICE_MODEL: Trigger.END,
+        EndReason.KILLED: Trigger.END, EndReason.OUT_OF_MEMORY: Trigger.END,
         EndReason.UNKNOWN: Trigger.PRESERVE,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("reason", [EndReason.KILLED, EndReason.OUT_OF_MEMORY])
+def test_an_end_from_outside_is_no_crash_of_a_loop(reason: EndReason) -> None:
+    again = decide(run(reason, ran_s=1, crashes=CRASHES_MAX - 1), DomainSpec(run=RunPolicy.ALWAYS))
+    assert (again.trigger, again.crashes) == (Trigger.RESTART, CRASHES_MAX - 1)
 
 
 @pytest.mark.parametrize("reason", [EndReason.POWEROFF, EndReason.CRASH, EndReason.DEVICE_MODEL])

@@ -23,6 +23,7 @@ REBOOT_DELAY_S: Final = 15
 REBOOT_DELAY_S_MAX: Final = 900
 
 CRASHES: Final = frozenset({EndReason.CRASH, EndReason.WATCHDOG, EndReason.DEVICE_MODEL})
+ENDED_FROM_OUTSIDE: Final = frozenset({EndReason.KILLED, EndReason.OUT_OF_MEMORY})
 _FIELDS: Final = MappingProxyType(
     {
         EndReason.POWEROFF: "on_poweroff",
@@ -30,6 +31,8 @@ _FIELDS: Final = MappingProxyType(
         EndReason.CRASH: "on_crash",
         EndReason.WATCHDOG: "on_watchdog",
         EndReason.DEVICE_MODEL: "on_device_model_crash",
+        EndReason.KILLED: "on_device_model_crash",
+        EndReason.OUT_OF_MEMORY: "on_device_model_crash",
     }
 )
 _RESTARTS: Final = frozenset({OnEnd.RESTART, OnEnd.COREDUMP_RESTART})
@@ -83,6 +86,8 @@ def decide(run: Run, spec: DomainSpec | None) -> Ending:
 
 def _guarded(run: Run, said: str, dump: bool) -> Ending:
     short = run.ran_s < SHORT_RUN_S
+    if run.reason in ENDED_FROM_OUTSIDE:  # it says nothing about the guest, so it counts for nothing
+        return Ending(Trigger.RESTART, said, dump=dump, crashes=run.crashes, reboots=run.reboots)
     if run.reason in CRASHES:
         crashes = run.crashes + 1 if short else 0
         if crashes >= CRASHES_MAX:

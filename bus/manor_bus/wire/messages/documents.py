@@ -213,6 +213,8 @@ class DomainSpec(Message, frozen=True, kw_only=True):
     clock: Literal["utc", "localtime"] = "utc"
     clock_offset_s: int = 0
     acpi: bool = True
+    acpi_s3: bool | None = None  # sleep in memory; None: as a fresh PC of its machine type (pc, q35: yes)
+    acpi_s4: bool | None = None  # and to disk
     apic: bool = True
     viridian: bool = False
     watchdog: Literal["", "i6300esb", "xen"] = ""

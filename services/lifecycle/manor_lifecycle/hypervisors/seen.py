@@ -39,7 +39,9 @@ class EndReason(StrEnum):
     REBOOT = "reboot"
     CRASH = "crash"  # the guest reported a panic or triple-faulted
     WATCHDOG = "watchdog"
-    DEVICE_MODEL = "device-model"  # the process died, was killed or ended without saying why
+    DEVICE_MODEL = "device-model"  # the process died without saying why
+    KILLED = "killed"  # somebody on the node ended the process
+    OUT_OF_MEMORY = "out-of-memory"  # the kernel ended it because the node had no memory left
     UNKNOWN = "unknown"
 
 
@@ -61,7 +63,7 @@ class Activity(StrEnum):
 
 
 class CauseWord(StrEnum):
-    """Why a run stands, or ended."""
+    """Why a run stands or ended, and what one that goes on suffers from."""
 
     NONE = "none"
     PERSON = "person"

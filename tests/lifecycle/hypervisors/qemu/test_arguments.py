@@ -55,6 +55,13 @@ def test_equal_records_give_equal_machines() -> None:
     assert command_line(there, wiring) == command_line(again, wiring)
 
 
+@pytest.mark.parametrize(("machine", "chip"), [("pc-q35-7.2", "ICH9-LPC"), ("pc-i440fx-7.2", "PIIX4_PM")])
+def test_a_guest_sleeps_as_its_document_says_or_as_a_fresh_machine_does(machine: str, chip: str) -> None:
+    there = options(record(DomainSpec(acpi_s3=False, acpi_s4=True), machine))
+    assert there["-global"] == [f"{chip}.disable_s3=1", f"{chip}.disable_s4=0"]
+    assert "-global" not in options(record(machine=machine))
+
+
 def test_the_format_of_an_image_is_said_and_never_guessed() -> None:
     there = added(record(), Attachment(DISK, FILE))[0]
     nodes = [json.loads(text) for text in options(there)["-blockdev"]]

@@ -9,7 +9,7 @@ from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages.documents import Boot, Cpu, Graphics, Memory, Usb
 from manor_lifecycle.hypervisors import Run
 from manor_lifecycle.hypervisors.qemu import process, sockets
-from manor_lifecycle.hypervisors.qemu.guest import SCREEN
+from manor_lifecycle.hypervisors.qemu.screen import SCREEN
 from tests.lifecycle.hypervisors.qemu.guests import PATIENCE_S, UID, UUID, Screen, pid_of, process_facts
 
 pytestmark = pytest.mark.qemu

@@ -4,19 +4,28 @@ from typing import Any
 
 import pytest
 
-from manor_lifecycle.hypervisors import EndReason
+from manor_lifecycle.hypervisors import Activity, Cause, CauseWord, EndReason
 from manor_lifecycle.hypervisors.qemu.events import (
+    IGNORED,
+    STATES,
+    USED,
+    Answered,
     Ballooned,
-    FrontEndGone,
     Halted,
-    IoFailed,
+    Hint,
     Meaning,
     Over,
     Running,
-    UnplugRefused,
+    Suffers,
+    UnplugAnswered,
     ended,
     meaning,
+    process_ended,
+    state,
+    with_troubles,
 )
+from manor_lifecycle.hypervisors.qemu.record import Trouble
+from tests.lifecycle.hypervisors.qemu.guests import UUID
 
 
 @pytest.mark.parametrize(
@@ -25,26 +34,90 @@ from manor_lifecycle.hypervisors.qemu.events import (
         ("SHUTDOWN", {"reason": "guest-shutdown"}, Over(EndReason.POWEROFF)),
         ("SHUTDOWN", {"reason": "guest-reset"}, Over(EndReason.REBOOT)),
         ("SHUTDOWN", {"reason": "guest-panic"}, Over(EndReason.CRASH)),
+        ("SHUTDOWN", {"reason": "host-signal"}, Over(EndReason.KILLED)),
         ("SHUTDOWN", {"reason": "host-qmp-quit"}, None),
-        ("GUEST_PANICKED", {"action": "run"}, None),
-        ("WATCHDOG", {"action": "none"}, None),
+        ("GUEST_PANICKED", {"action": "run"}, Suffers("", "the guest's kernel panicked")),
+        ("GUEST_PANICKED", {"action": "pause", "info": {"type": "s390"}},
+         Over(EndReason.CRASH, "the guest's kernel panicked type=s390")),
+        ("WATCHDOG", {"action": "none"}, Suffers("", "the guest did not feed its watchdog")),
+        ("GUEST_PVSHUTDOWN", {}, Answered()),
         ("STOP", {}, Halted()),
         ("RESUME", {}, Running()),
-        ("DEVICE_DELETED", {"device": "d1", "path": "/x"}, FrontEndGone("d1")),
+        ("SUSPEND", {}, Hint()),
+        ("DEVICE_DELETED", {"device": "d1", "path": "/x"}, UnplugAnswered("d1", gone=True)),
         ("DEVICE_DELETED", {"path": "/machine/peripheral/d1/virtio-backend"}, None),
-        ("DEVICE_UNPLUG_GUEST_ERROR", {"device": "d1"}, UnplugRefused("d1")),
+        ("DEVICE_UNPLUG_GUEST_ERROR", {"device": "d1"}, UnplugAnswered("d1", gone=False)),
         ("BALLOON_CHANGE", {"actual": 256 << 20}, Ballooned(256)),
-        ("BLOCK_IO_ERROR", {"action": "report", "operation": "read"}, None),
-        (
-            "BLOCK_IO_ERROR",
-            {"action": "stop", "operation": "write", "reason": "no space"},
-            IoFailed("write: no space"),
-        ),
+        ("BLOCK_IO_ERROR", {"action": "ignore", "operation": "read"}, None),
+        ("BLOCK_IO_ERROR", {"action": "report", "operation": "read", "node-name": "t3", "device": ""},
+         Suffers("t3", "read: error")),
+        ("BLOCK_IO_ERROR", {"action": "stop", "operation": "write", "reason": "no space", "nospace": True,
+         "qom-path": "/machine/peripheral/dev2/virtio-backend"},
+         Suffers("dev2", "write: no space", "nospace", stops=True)),
+        ("BLOCK_IMAGE_CORRUPTED", {"node-name": "f1", "device": "", "msg": "bad refcount", "fatal": True},
+         Suffers("f1", "the image is corrupt: bad refcount")),
+        ("MEMORY_FAILURE", {"recipient": "guest", "action": "inject"},
+         Suffers("", "memory of the node failed under the guest: inject")),
         ("RTC_CHANGE", {}, None),
+        ("NEVER_HEARD_OF", {}, None),
     ],
-)
+)  # fmt: skip
 def test_an_event_means(event: str, content: dict[str, Any], expected: Meaning | None) -> None:
     assert meaning({"event": event, "data": content}) == expected
+
+
+@pytest.mark.qemu
+async def test_every_run_state_and_event_of_the_installed_qemu_is_in_the_tables(place) -> None:
+    async with place.hypervisor() as hypervisor:
+        await hypervisor.create(place.creation(place.bare()))
+        schema = await hypervisor._guests[UUID].ask("query-qmp-schema")
+    events = {one["name"] for one in schema if one["meta-type"] == "event"}
+    assert len(events) > 40
+    assert events - set(USED) - set(IGNORED) == set()
+    (states,) = [one["values"] for one in schema if "inmigrate" in one.get("values", ())]
+    assert set(states) <= set(STATES)
+
+
+def test_no_event_is_used_and_ignored_and_each_that_is_ignored_says_why() -> None:
+    assert set(USED) & set(IGNORED) == set()
+    assert all(IGNORED.values())
+
+
+def test_a_run_state_that_nobody_knows_stands_and_says_its_word() -> None:
+    assert state("dreaming") == (Activity.STANDS, Cause(CauseWord.UNKNOWN, detail="dreaming"))
+
+
+@pytest.mark.parametrize(
+    ("word", "troubles", "io", "expected"),
+    [
+        (CauseWord.NONE, (), {}, Cause()),
+        (CauseWord.PERSON, (Trouble("a", "x"),), {}, Cause(CauseWord.PERSON)),
+        (CauseWord.NONE, (Trouble("a", "x"),), {}, Cause(CauseWord.IO_ERROR, "a", "x")),
+        (CauseWord.IO_ERROR, (Trouble("a", "x", "nospace"),), {}, Cause(CauseWord.NO_SPACE, "a", "x")),
+        (CauseWord.IO_ERROR, (), {"b": "nospace"}, Cause(CauseWord.NO_SPACE, "b")),
+        (CauseWord.IO_ERROR, (), {}, Cause(CauseWord.IO_ERROR)),
+        (CauseWord.NONE, (Trouble("", "memory"),), {}, Cause(CauseWord.UNKNOWN, detail="memory")),
+    ],
+)
+def test_a_cause_names_the_disk(word, troubles, io, expected) -> None:
+    assert with_troubles(Cause(word), troubles, io) == expected
+
+
+@pytest.mark.parametrize(
+    ("status", "last", "starved", "reason"),
+    [
+        (-15, "", False, EndReason.KILLED),
+        (0, "qemu: terminating on signal 15 from pid 1 (systemd)", False, EndReason.KILLED),
+        (-9, "", False, EndReason.KILLED),
+        (-9, "", True, EndReason.OUT_OF_MEMORY),
+        (None, "", True, EndReason.OUT_OF_MEMORY),
+        (None, "", False, EndReason.DEVICE_MODEL),
+        (-11, "", True, EndReason.DEVICE_MODEL),
+        (1, "qemu: fatal", False, EndReason.DEVICE_MODEL),
+    ],
+)
+def test_who_ended_a_process_is_told_apart(status, last, starved, reason) -> None:
+    assert process_ended(status, last, starved=starved).reason is reason
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,32 @@
 """What happens to a guest is noticed, at once and with the right reason."""
 
+import asyncio
 import os
 import signal
+import subprocess
+from dataclasses import replace
 
+import msgspec
 import pytest
 
 from manor_bus.wire.errors import Kind, ManorError
-from manor_lifecycle.hypervisors import Answering, Ended, EndReason, GuestState, Hung, Run
+from manor_lifecycle.hypervisors import (
+    Activity,
+    Answering,
+    Cause,
+    CauseWord,
+    Changed,
+    Ended,
+    EndReason,
+    GuestState,
+    Hung,
+    Run,
+    SeenDevice,
+    Stopped,
+)
+from manor_lifecycle.hypervisors.qemu import hotplug
 from manor_lifecycle.hypervisors.qemu.monitor import Monitor
-from tests.lifecycle.hypervisors.qemu.guests import UUID, pid_of
+from tests.lifecycle.hypervisors.qemu.guests import UUID, Screen, Story, pid_of
 
 pytestmark = pytest.mark.qemu
 
@@ -49,9 +67,9 @@ async def test_a_killed_process_is_noticed_at_once(living):
     async with living() as (hypervisor, run, _, story):
         os.kill(pid_of(hypervisor), signal.SIGKILL)
         ended = await story.until(Ended)
-        assert ended.reason is EndReason.DEVICE_MODEL
+        assert ended.reason is EndReason.KILLED
         assert "-9" in ended.detail
-        assert (await only(hypervisor)).ended is EndReason.DEVICE_MODEL
+        assert (await only(hypervisor)).ended is EndReason.KILLED
         with pytest.raises(ManorError) as refused:
             await hypervisor.coredump(run, "nowhere")
         assert refused.value.kind is Kind.DENIED_STATE
@@ -116,3 +134,113 @@ async def test_what_ended_while_nobody_watched_is_found_out_afterwards(living, p
         assert pid_of(hypervisor) == pid
         domain = await only(hypervisor)
         assert (domain.state, domain.ended) == (GuestState.ENDED, reason)
+
+
+def mount(*arguments, program="mount"):
+    subprocess.run([program, *arguments], check=True)
+
+
+async def run_of(hypervisor):
+    return (await hypervisor.look(UUID))[UUID].run
+
+
+async def test_a_polite_end_from_outside_is_no_crash(living):
+    async with living() as (hypervisor, _, _, story):
+        os.kill(pid_of(hypervisor), signal.SIGTERM)
+        assert (await story.until(Ended)).reason is EndReason.KILLED
+
+
+async def test_a_guest_that_sleeps_is_seen_so_also_after_a_restart_and_woken_by_resume(living, place):
+    async with living() as (hypervisor, run, screen, story):
+        await screen.type("echo mem > /sys/power/state; echo aw''ake")
+        while (await run_of(hypervisor)).activity is not Activity.SLEEPS:
+            await story.until(Changed)
+    async with place.hypervisor() as hypervisor:
+        assert (await run_of(hypervisor)).activity is Activity.SLEEPS
+        await hypervisor.resume(run)
+        assert (await run_of(hypervisor)).activity is Activity.RUNS
+        screen = Screen(await hypervisor.console(run))
+        await screen.until("awake")
+        await screen.stream.close()
+
+
+async def test_a_guest_that_sleeps_is_woken_before_the_power_button_is_pressed(living):
+    async with living() as (hypervisor, run, screen, story):
+        await screen.type("echo mem > /sys/power/state")
+        while (await run_of(hypervisor)).activity is not Activity.SLEEPS:
+            await story.until(Changed)
+        await hypervisor.shutdown(run)
+        assert (await run_of(hypervisor)).activity is Activity.RUNS
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a small file system is mounted by root only")
+async def test_a_disk_without_room_stops_the_guest_and_is_named_until_there_is_room(place):
+    small = place.folder / "small"
+    small.mkdir(mode=0o711)
+    mount("-t", "tmpfs", "-o", "size=2m,mode=0777", "tmpfs", str(small))
+    try:
+        big = place.disk("big")
+        path = small / "big.raw"
+        path.touch()
+        os.truncate(path, 16 << 20)
+        path.chmod(0o666)
+        args = {**big.descriptor.args, "path": str(path)}
+        full = replace(big, descriptor=msgspec.structs.replace(big.descriptor, args=args))
+        run = Run(UUID, 1)
+        async with place.hypervisor() as hypervisor:
+            story = Story(hypervisor.events())
+            await hypervisor.create(place.creation(place.linux(), full))
+            await hypervisor.resume(run)
+            screen = Screen(await hypervisor.console(run))
+            await screen.until("guest#")
+            await screen.type("dd if=/dev/zero of=/dev/vda bs=1M count=8 conv=fsync; echo wri''tten")
+            await story.until(Stopped)
+            seen = await run_of(hypervisor)
+            assert (seen.activity, seen.cause.word, seen.cause.device) == (
+                Activity.STANDS,
+                CauseWord.NO_SPACE,
+                "big",
+            )
+            assert seen.devices == (SeenDevice("big", "nospace"),)
+            with pytest.raises(ManorError, match="big") as refused:
+                await hypervisor.resume(run)
+            assert refused.value.kind is Kind.DENIED_STATE
+            await screen.stream.close()
+        async with place.hypervisor() as hypervisor:  # also after a restart
+            assert (await run_of(hypervisor)).cause.device == "big"
+            mount("-o", "remount,size=32m", str(small))
+            await hypervisor.resume(run)
+            assert (await run_of(hypervisor)).cause == Cause()
+            screen = Screen(await hypervisor.console(run))
+            await screen.until("written")
+            await screen.stream.close()
+            await hypervisor.destroy(run)
+    finally:
+        mount("-l", str(small), program="umount")
+
+
+async def test_requests_that_fail_under_a_guest_that_goes_on_are_seen(living):
+    async with living() as (hypervisor, _, screen, _):
+        guest = hypervisor._guests[UUID]
+        await hotplug._reconnect(guest, guest.record.plugged[0], None)  # every request fails
+        await screen.type("dd if=/dev/zero of=/dev/vda bs=1M count=4 conv=fsync; echo t''ried")
+        await screen.until("tried")
+        seen = await run_of(hypervisor)
+        assert (seen.activity, seen.cause.word, seen.cause.device) == (
+            Activity.RUNS,
+            CauseWord.IO_ERROR,
+            "root",
+        )
+        assert SeenDevice("root", "failed") in seen.devices
+
+
+async def test_a_process_that_ends_during_an_unplug_is_noticed_at_once(living):
+    async with living() as (hypervisor, run, _, _):
+        os.kill(pid_of(hypervisor), signal.SIGSTOP)
+        unplug = asyncio.ensure_future(hypervisor.unplug(run, "root", force=False, timeout_s=3600))
+        await asyncio.sleep(0)
+        os.kill(pid_of(hypervisor), signal.SIGKILL)
+        with pytest.raises(ManorError) as refused:
+            await unplug
+        assert refused.value.kind in (Kind.UNAVAILABLE, Kind.DENIED_STATE)
+        assert (await run_of(hypervisor)).activity is Activity.ENDED

@@ -26,7 +26,7 @@ from manor_lifecycle.hypervisors import (
     Seen,
 )
 from manor_lifecycle.hypervisors.lanes import DESTROY_S, LOOK_S, Lanes
-from manor_lifecycle.hypervisors.qemu import birth, folder, hotplug, keeping, serial
+from manor_lifecycle.hypervisors.qemu import birth, folder, hotplug, keeping, power, serial, views
 from manor_lifecycle.hypervisors.qemu.census import Census
 from manor_lifecycle.hypervisors.qemu.guest import Guest, Site
 from manor_lifecycle.hypervisors.qemu.options import Options
@@ -81,11 +81,12 @@ class QemuHypervisor:
             guest = self._guests.get(uuid)
             if guest is None:
                 return self._census.without_guest(uuid, unknown)
-            try:
-                run = await guest.look() if held else guest.seen()
-            except ManorError as error:
-                run, unknown = guest.seen(), error.message
-            return Seen(uuid, self._notes.last(uuid), run, unknown=unknown)
+            if held:
+                try:
+                    await guest.look()
+                except ManorError as error:
+                    unknown = error.message
+            return Seen(uuid, self._notes.last(uuid), views.living(guest), unknown=unknown)
 
     async def events(self) -> AsyncIterator[HypervisorEvent]:
         """Yield what happens."""
@@ -175,12 +176,7 @@ class QemuHypervisor:
     async def resume(self, run: Run) -> None:
         """Let it run."""
         async with self._turn(run) as guest:
-            await self._resume(guest)
-
-    async def _resume(self, guest: Guest) -> None:
-        guest.stopped = False
-        await guest.ask("cont")
-        guest.running = True
+            await power.resume(guest)
 
     async def pause(self, run: Run) -> None:
         """Stop it."""
@@ -189,12 +185,9 @@ class QemuHypervisor:
             guest.running = False
 
     async def shutdown(self, run: Run) -> None:
-        """Press the power button."""
+        """Press the power button, of a guest that is awake."""
         async with self._turn(run) as guest:
-            if not guest.running:
-                message = f"{guest.record.name} is paused, so it cannot shut down"
-                raise denied_state(message, hint="Resume it first.")
-            await guest.ask("system_powerdown")
+            await power.shutdown(guest)
 
     async def reset(self, run: Run, incarnation: int) -> None:
         """Start the same machine from the beginning, in a new process."""
@@ -209,7 +202,7 @@ class QemuHypervisor:
             record = birth.reborn(guest.record, incarnation, self._site.wall())
             fresh = await self._make(record)
             if was_running:
-                await self._resume(fresh)
+                await power.resume(fresh)
 
     async def destroy(self, run: Run) -> None:
         """End it and leave nothing of it, whatever is stuck in its lane."""
@@ -248,6 +241,7 @@ class QemuHypervisor:
     async def save(self, run: Run, path: Path, progress: Progress, image: str = "") -> SavedImage:
         """Write it to a file."""
         async with self._turn(run) as guest:
+            await power.wake(guest)  # QEMU saves no guest that sleeps
             return await keeping.save(guest, path, progress, image)
 
     async def saved_image(self, path: Path) -> SavedImage:

@@ -111,6 +111,10 @@ def _machine(record: Record, wiring: Wiring) -> Iterator[str]:
         yield from ("-add-fd", f"fd={wiring.variables_fd},set={VARIABLES_SET}")
         yield from ("-blockdev", json.dumps(code), "-blockdev", json.dumps(kept))
     yield from ("-machine", ",".join(machine))
+    for sleep, wished in (("s3", spec.acpi_s3), ("s4", spec.acpi_s4)):
+        if wished is not None and not record.microvm:
+            chip = "ICH9-LPC" if record.pcie else "PIIX4_PM"
+            yield from ("-global", f"{chip}.disable_{sleep}={0 if wished else 1}")
     yield from ("-accel", "kvm" if record.accelerator == "kvm" else "tcg,thread=multi,tb-size=256")
     yield from ("-cpu", cpu_model(record), "-m", f"{size}M")
     topology = {"sockets": cpu.sockets, "cores": cpu.cores, "threads": cpu.threads}

@@ -11,11 +11,11 @@ from typing import Final
 import msgspec
 
 from manor_bus.wire.errors import Kind, ManorError, Problem, bad_request
-from manor_lifecycle.hypervisors import Activity, Creation, EndReason, GuestState, Run, RunningDomain, SeenRun
+from manor_lifecycle.hypervisors import Creation, EndReason, GuestState, Run, RunningDomain
 from manor_lifecycle.hypervisors.qemu import folder, monitor, process
 from manor_lifecycle.hypervisors.qemu.arguments import command_line
 from manor_lifecycle.hypervisors.qemu.guest import Guest, Site
-from manor_lifecycle.hypervisors.qemu.record import PCI_SLOTS, Record, added, needs_slot, spec_now
+from manor_lifecycle.hypervisors.qemu.record import PCI_SLOTS, Record, added, needs_slot
 from manor_lifecycle.hypervisors.qemu.refusals import affinity, refusals
 from manor_lifecycle.hypervisors.qemu.wiring import opened, wire
 
@@ -86,6 +86,7 @@ def redraft(site: Site, before: Record, creation: Creation) -> Record:
         accelerator=site.program.accelerators[0],
         reconnect_ms=site.program.version >= RECONNECT_MS_SINCE,
         created=site.wall(),
+        troubles=(),
         ended=None,
         detail="",
     )
@@ -95,21 +96,7 @@ def reborn(record: Record, incarnation: int, now: float) -> Record:
     """Return the record of the next run of the same machine."""
     plugged = tuple(one for one in record.plugged if not one.gone)
     return msgspec.structs.replace(
-        record, incarnation=incarnation, created=now, plugged=plugged, ended=None, detail=""
-    )
-
-
-def seen_corpse(record: Record) -> SeenRun:
-    """Return what `look` says about a run whose process is gone."""
-    return SeenRun(
-        run=Run(record.uuid, record.incarnation),
-        born=record.born or record.incarnation,
-        name=record.name,
-        activity=Activity.ENDED,
-        spec=spec_now(record),
-        started=record.created,
-        end=record.ended or EndReason.DEVICE_MODEL,
-        end_detail=record.detail,
+        record, incarnation=incarnation, created=now, plugged=plugged, troubles=(), ended=None, detail=""
     )
 
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from manor_bus.wire.errors import ManorError
 from manor_lifecycle.hypervisors import Ended, EndReason, ForeignChanged, LastEnd, Run, RunningDomain, Seen
-from manor_lifecycle.hypervisors.qemu import birth, folder, foreign, process
+from manor_lifecycle.hypervisors.qemu import birth, folder, foreign, process, views
 from manor_lifecycle.hypervisors.qemu.guest import Guest, Site
 from manor_lifecycle.hypervisors.qemu.record import Record
 
@@ -121,9 +121,9 @@ class Census:
         if uuid in self.unreadable:
             return Seen(uuid, last, unknown=self.unreadable[uuid][1])
         if (record := self.gone.get(uuid)) is not None:
-            return Seen(uuid, last, birth.seen_corpse(record), unknown=unknown)
+            return Seen(uuid, last, views.gone(record), unknown=unknown)
         if (other := self.foreign.get(uuid)) is not None:
-            return Seen(uuid, last, foreign.seen(other), unknown=unknown)
+            return Seen(uuid, last, views.foreign(other), unknown=unknown)
         ended = LastEnd(note.incarnation, note.ended, note.detail) if note and note.ended else None
         return Seen(uuid, last, None, ended, unknown)
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
-from manor_lifecycle.hypervisors import Activity, GuestState, Run, RunningDomain, SeenRun
+from manor_lifecycle.hypervisors import GuestState, RunningDomain
 from manor_lifecycle.hypervisors.qemu import process
 from manor_lifecycle.hypervisors.qemu.arguments import MONITOR
 
@@ -45,19 +45,6 @@ def read(argv: Sequence[str], origin: str) -> RunningDomain | None:
         ours=False,
         cpus=int(cpus[1]) if cpus else 1,
         memory_mib=size,
-    )
-
-
-def seen(guest: RunningDomain) -> SeenRun:
-    """Return what `look` says about it."""
-    return SeenRun(
-        run=Run(guest.uuid, 0),
-        born=0,
-        name=guest.name,
-        activity=Activity.RUNS,
-        cpus=guest.cpus,
-        memory_mib=guest.memory_mib,
-        ours=False,
     )
 
 

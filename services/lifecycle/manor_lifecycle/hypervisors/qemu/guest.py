@@ -21,7 +21,7 @@ from manor_lifecycle.hypervisors import (
     Changed,
     Continued,
     Ended,
-    EndReason,
+    GuestAnswered,
     GuestState,
     Hung,
     HypervisorEvent,
@@ -29,21 +29,27 @@ from manor_lifecycle.hypervisors import (
     Resized,
     Run,
     RunningDomain,
-    SeenDevice,
-    SeenRun,
     Stopped,
     Unplugged,
 )
-from manor_lifecycle.hypervisors.qemu import events, folder, frontends, sockets
+from manor_lifecycle.hypervisors.qemu import events, folder, frontends, screen
 from manor_lifecycle.hypervisors.qemu.arguments import POWEROFF_TRACE
 from manor_lifecycle.hypervisors.qemu.monitor import Monitor, Refusal
 from manor_lifecycle.hypervisors.qemu.options import Options
-from manor_lifecycle.hypervisors.qemu.process import Process, up_for
+from manor_lifecycle.hypervisors.qemu.process import Process, starvations
 from manor_lifecycle.hypervisors.qemu.program import Program
-from manor_lifecycle.hypervisors.qemu.record import Plugged, Record, ids, removed, spec_now
+from manor_lifecycle.hypervisors.qemu.record import (
+    Plugged,
+    Record,
+    Trouble,
+    going_on,
+    ids,
+    of_node,
+    removed,
+    troubled,
+)
 
 AGAIN_S: Final = 1.0  # between attempts to reach a living QEMU
-SCREEN: Final = "screen"  # VNC, without a password: the folder is nobody else's
 RELEASE_TRIES: Final = 20  # QEMU closes a back end shortly after it says that the front end is gone
 RELEASE_WAIT_S: Final = 0.05
 
@@ -80,10 +86,11 @@ class Guest:
         self.unplugs: dict[int, asyncio.Future[bool]] = {}  # number -> did the guest let it go
         self._silent = False
         self.stopped = False
-        self._failure = ""
         self._unwritten = False
-        self._last: tuple[Activity, Cause, Mapping[str, IoStatus]] = (*events.state("prelaunch"), {})
-        self._answered = asyncio.get_running_loop().time()
+        self.last = events.state("prelaunch")
+        self.io: Mapping[str, IoStatus] = {}
+        self._starved = starvations()
+        self.answered = asyncio.get_running_loop().time()
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -113,41 +120,23 @@ class Guest:
             devices=ids(record),
         )
 
-    async def look(self) -> SeenRun:
-        """Ask QEMU what it has and does. Raises ManorError when it does not say."""
-        if self.record.ended is None and not self.process.ended.is_set():
+    async def look(self) -> None:
+        """Ask QEMU what it has and does; `views` tells it. Raises ManorError when it does not say."""
+        if self.process.ended.is_set():
+            self._process_over()
+        if self.record.ended is None:
             if not self.monitor.connected:
                 raise unavailable(f"QEMU of {self.record.name} is not reached", delivered=False)
-            status = await self.ask("query-status", wait_s=self.site.options.silence_s)
-            io = frontends.io_status(self.record, await self.ask("query-block"))
-            self._last = (*events.state(status["status"]), io)
-        return self.seen()
+            activity, cause = await self.status()
+            self.running = activity in (Activity.RUNS, Activity.SLEEPS)
+            failed = cause.word is CauseWord.IO_ERROR  # QEMU forgets to reset this when the guest goes on
+            self.io = frontends.io_status(self.record, await self.ask("query-block")) if failed else {}
 
-    def seen(self) -> SeenRun:
-        """Return what it was when it last said so."""
-        record, (activity, cause, io) = self.record, self._last
-        over = record.ended is not None
-        failed = next((device for device, how in io.items() if how != "ok"), "")
-        if cause.word is CauseWord.IO_ERROR:
-            word = CauseWord.NO_SPACE if io.get(failed) == "nospace" else CauseWord.IO_ERROR
-            cause = Cause(word, failed, self._failure)
-        return SeenRun(
-            run=self.run,
-            born=record.born or record.incarnation,
-            name=record.name,
-            activity=Activity.ENDED if over else activity,
-            cause=Cause(detail=record.detail) if over else cause,
-            spec=spec_now(record),
-            devices=tuple(SeenDevice(one, io.get(one, "ok")) for one in ids(record)),
-            cpus=record.cpus,
-            memory_mib=record.memory_mib,
-            started=record.created,
-            uptime_s=up_for(self.process.ticks),
-            features=self.site.program.features(record.machine),
-            end=record.ended,
-            end_detail=record.detail,
-            silent_for_s=asyncio.get_running_loop().time() - self._answered,
-        )
+    async def status(self) -> tuple[Activity, Cause]:
+        """Ask what it does."""
+        said = await self.ask("query-status", wait_s=self.site.options.silence_s)
+        self.last = events.state(said["status"])
+        return self.last
 
     def remember(self, **changes: Any) -> None:
         """Note a change before it is made. Raises ManorError, and then it must not be made."""
@@ -177,7 +166,7 @@ class Guest:
         except Refusal as refusal:
             message = f"QEMU refused {command} for {self.record.name}: {refusal}"
             raise denied_state(message, hint="Look at the domain's state and log.") from None
-        self._answered = asyncio.get_running_loop().time()
+        self.answered = asyncio.get_running_loop().time()
         return answer
 
     async def changing(self, command: str, arguments: dict[str, Any], **asked: Any) -> None:
@@ -213,7 +202,7 @@ class Guest:
         works = [self._listen(), self._beat(), self._wait_for_end()]
         graphics = self.record.spec.graphics
         if graphics.type == "vnc" and graphics.port is None:
-            works.append(self._show_screen())
+            works.append(screen.show(self))
         self._tasks = [loop.create_task(work) for work in works]
 
     async def leave(self) -> None:
@@ -238,7 +227,8 @@ class Guest:
 
     async def _learn(self) -> None:
         status = await self.ask("query-status")
-        self.running = bool(status["running"])
+        self.last = events.state(status["status"])
+        self.running = self.last[0] in (Activity.RUNS, Activity.SLEEPS)
         over = events.ended(status["status"], folder.last_words(self.path), POWEROFF_TRACE)
         if over is not None:
             self._over(over)
@@ -273,19 +263,28 @@ class Guest:
                 await self._halted()
             case events.Running():
                 self._running_again()
-            case events.FrontEndGone(name) | events.UnplugRefused(name) as news:
-                for plugged in [one for one in self.record.plugged if frontends.front_end(one) == name]:
-                    await self._unplug_answered(plugged, gone=isinstance(news, events.FrontEndGone))
+            case events.UnplugAnswered(name, gone):
+                await self._unplug_answered(name, gone=gone)
             case events.Ballooned(memory_mib):
                 self.learn(msgspec.structs.replace(self.record, memory_mib=memory_mib))
                 self.site.say(Resized(self.run, memory_mib, self.record.cpus))
-            case events.IoFailed(detail):
-                self._failure = detail
-            case None:
-                return
+            case events.Suffers(node, detail, io, stops):
+                self._suffers(Trouble(of_node(self.record, node), detail, io, stays=not stops))
+            case events.Answered():
+                self.site.say(GuestAnswered(self.run))
+            case _ if not events.known(event["event"]):
+                _log.warning("%s: QEMU says %s, which nobody here knows", self.record.name, event)
+            case _:
+                pass  # a look shows it
+
+    def _suffers(self, trouble: Trouble) -> None:
+        if trouble not in self.record.troubles:  # a failing disk may say so a thousand times in a second
+            self.learn(troubled(self.record, trouble))
 
     def _running_again(self) -> None:
         self.running = True
+        if any(not one.stays for one in self.record.troubles):
+            self.learn(going_on(self.record))
         if self.stopped:
             self.stopped = False
             self.site.say(Continued(self.run))
@@ -294,19 +293,20 @@ class Guest:
         self.running = False
         if self.record.ended is not None:
             return
-        status = (await self.ask("query-status"))["status"]
-        _, cause = events.state(status)
+        _, cause = await self.status()
         if cause.word is CauseWord.IO_ERROR:
             self.stopped = True
-            self.site.say(Stopped(self.run, self._failure or "a disk failed"))
+            told = events.with_troubles(cause, self.record.troubles, {})
+            self.site.say(Stopped(self.run, told.detail or "a disk failed"))
         elif cause.word in events.ENDS:
-            self._over(events.Over(events.ENDS[cause.word], f"QEMU's run state is {status}"))
+            self._over(events.Over(events.ENDS[cause.word], f"QEMU's run state is {cause.word}"))
 
-    async def _unplug_answered(self, plugged: Plugged, *, gone: bool) -> None:
-        if gone:
-            await self._front_end_gone(plugged)
-        else:
-            self._answer(plugged.number, gone=False)
+    async def _unplug_answered(self, name: str, *, gone: bool) -> None:
+        for plugged in [one for one in self.record.plugged if frontends.front_end(one) == name]:
+            if gone:
+                await self._front_end_gone(plugged)
+            else:
+                self._answer(plugged.number, gone=False)
 
     async def _front_end_gone(self, plugged: Plugged) -> None:
         await self.undo(frontends.release(plugged))
@@ -337,6 +337,7 @@ class Guest:
     async def _beat(self) -> None:
         loop = asyncio.get_running_loop()
         while not self.process.ended.is_set():
+            self._starved = starvations()
             await asyncio.sleep(self.site.options.heartbeat_s)
             with contextlib.suppress(OSError):
                 folder.trim_logs(self.path)
@@ -345,7 +346,7 @@ class Guest:
             try:
                 await self.ask("query-status", wait_s=self.site.options.silence_s)
             except ManorError as error:
-                if loop.time() - self._answered >= self.site.options.silence_s:
+                if loop.time() - self.answered >= self.site.options.silence_s:
                     self._silence(error.message)
                 continue
             if self._silent:
@@ -359,26 +360,15 @@ class Guest:
             self.site.say(Hung(self.run, detail))
             self.site.say(Changed(self.record.uuid))
 
-    async def _show_screen(self) -> None:
-        """Hand whoever comes to the screen's socket over to QEMU, which could not make one here."""
-        loop = asyncio.get_running_loop()
-        with sockets.listen(self.path, SCREEN) as ear:
-            ear.setblocking(False)
-            while True:
-                visitor, _ = await loop.sock_accept(ear)
-                with visitor:
-                    try:
-                        await self.lend(visitor.fileno(), "getfd", {"fdname": SCREEN})
-                        await self.ask("add_client", {"protocol": "vnc", "fdname": SCREEN})
-                    except ManorError as error:
-                        _log.warning("screen of %s: %s", self.record.name, error)
-
     async def _wait_for_end(self) -> None:
         await self.process.ended.wait()
-        self.running = False
-        status = "" if self.process.status is None else f" with status {self.process.status}"
-        words = folder.last_words(self.path).rpartition("\n")[2]
-        self._over(events.Over(EndReason.DEVICE_MODEL, f"the process ended{status} {words}".strip()))
+        self._process_over()
+        self.site.say(Changed(self.record.uuid))
+
+    def _process_over(self) -> None:
+        last_line = folder.last_words(self.path).rpartition("\n")[2]
+        starved = starvations() > self._starved
+        self._over(events.process_ended(self.process.status, last_line, starved=starved))
 
     def _over(self, over: events.Over) -> None:
         self.running = False

@@ -86,11 +86,15 @@ async def _request(
         Refusal
     ):  # asked before, or its place has no hot plug: what matters is the answer
         await guest.monitor.ask("device_del", {"id": frontends.front_end(plugged)})
+    over = asyncio.ensure_future(guest.process.ended.wait())
     try:
-        async with asyncio.timeout(wait_s):
-            return await answer
-    except TimeoutError:
+        await asyncio.wait((answer, over), timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        over.cancel()
+    if not answer.done():
+        guest.demand_life()
         return None
+    return answer.result()
 
 
 async def _cut_off(guest: Guest, plugged: Plugged) -> None:

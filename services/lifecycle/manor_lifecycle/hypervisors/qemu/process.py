@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import time
@@ -19,6 +20,7 @@ from typing import Final
 from manor_bus.wire.errors import Kind, ManorError
 
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+VMSTAT: Final = Path("/proc/vmstat")
 KVM: Final = Path("/dev/kvm")
 
 
@@ -40,6 +42,12 @@ def started_ticks(pid: int) -> int:
 def up_for(ticks: int) -> float:
     """Return the seconds since a process started, on a clock that nobody sets."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+
+
+def starvations() -> int:
+    """Return how many processes the kernel has ended for want of memory since it started."""
+    found = re.search(r"^oom_kill (\d+)$", VMSTAT.read_text(encoding="ascii"), re.MULTILINE)
+    return int(found[1]) if found else 0
 
 
 def command_line(pid: int) -> tuple[str, ...]:

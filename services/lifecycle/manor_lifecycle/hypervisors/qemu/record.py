@@ -10,7 +10,7 @@ import msgspec
 from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages.devices import Descriptor
 from manor_bus.wire.messages.documents import Channel, Disk, DomainSpec, Nic
-from manor_lifecycle.hypervisors import Attachment, Device, EndReason
+from manor_lifecycle.hypervisors import Attachment, Device, EndReason, IoStatus
 from manor_lifecycle.hypervisors.seen import resized, with_devices
 
 CHANNEL_PORTS: Final = 30  # of one virtio-serial device; port 0 is the virtio console's
@@ -42,6 +42,15 @@ class Plugged(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return device
 
 
+class Trouble(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a run suffers from. `device`: empty for the guest itself. `stays`: also when it goes on."""
+
+    device: str
+    detail: str
+    io: IoStatus = "failed"
+    stays: bool = True
+
+
 class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """See the module. Until `pid` is known the process is being launched with exactly `argv`.
 
@@ -71,6 +80,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     pid: int = 0
     started_ticks: int = 0
     boot_id: str = ""
+    troubles: tuple[Trouble, ...] = ()
     ended: EndReason | None = None
     detail: str = ""
 
@@ -163,3 +173,22 @@ def mac_of(uuid: str, nic: Nic) -> str:
     """Return a card's address: the document's, or one that this card always has."""
     digest = hashlib.sha256(f"{uuid}/{nic.id}".encode()).digest()
     return nic.mac or "52:54:00:" + ":".join(f"{byte:02x}" for byte in digest[:3])
+
+
+def of_node(record: Record, name: str) -> str:
+    """Return the device that a front end or a node of QEMU's belongs to; empty when it is none."""
+    for one in record.plugged:
+        if name in (f"dev{one.number}", f"t{one.number}", f"f{one.link}", f"p{one.link}"):
+            return one.device.id
+    return ""
+
+
+def troubled(record: Record, trouble: Trouble) -> Record:
+    """Note a trouble, the latest of each device."""
+    others = tuple(one for one in record.troubles if one.device != trouble.device)
+    return msgspec.structs.replace(record, troubles=(*others, trouble))
+
+
+def going_on(record: Record) -> Record:
+    """Forget what was over when the guest went on."""
+    return msgspec.structs.replace(record, troubles=tuple(one for one in record.troubles if one.stays))

@@ -26,6 +26,9 @@ def _machine(spec: DomainSpec) -> Iterator[Problem]:
         yield _problem("spec.boot.kernel", "", "a microvm starts from a kernel, it has no other way", "")
     if spec.type == "microvm" and spec.boot.firmware:
         yield _problem("spec.boot.firmware", spec.boot.firmware, "a microvm has no firmware to choose", "")
+    for name, wished in (("acpi_s3", spec.acpi_s3), ("acpi_s4", spec.acpi_s4)):
+        if wished and (spec.type == "microvm" or not spec.acpi):
+            yield _problem(f"spec.{name}", "true", "needs ACPI and a machine that sleeps", "hvm with acpi")
     if spec.boot.initrd and not spec.boot.kernel:
         yield _problem("spec.boot.initrd", spec.boot.initrd, "is only used with spec.boot.kernel", "")
 

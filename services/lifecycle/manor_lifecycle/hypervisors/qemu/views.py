@@ -1,0 +1,62 @@
+"""What `look` says about each sort of guest."""
+
+from __future__ import annotations
+
+import asyncio
+
+from manor_lifecycle.hypervisors import Activity, Cause, EndReason, Run, RunningDomain, SeenDevice, SeenRun
+from manor_lifecycle.hypervisors.qemu import events
+from manor_lifecycle.hypervisors.qemu.guest import Guest
+from manor_lifecycle.hypervisors.qemu.process import up_for
+from manor_lifecycle.hypervisors.qemu.record import Record, ids, spec_now
+
+
+def living(guest: Guest) -> SeenRun:
+    """Return a guest as it was when it last said so."""
+    record, (activity, cause) = guest.record, guest.last
+    over = record.ended is not None
+    io = {**{one.device: one.io for one in record.troubles if one.device}, **guest.io}
+    return SeenRun(
+        run=guest.run,
+        born=record.born or record.incarnation,
+        name=record.name,
+        activity=Activity.ENDED if over else activity,
+        cause=Cause(detail=record.detail) if over else events.with_troubles(cause, record.troubles, io),
+        spec=spec_now(record),
+        devices=tuple(SeenDevice(one, io.get(one, "ok")) for one in ids(record)),
+        cpus=record.cpus,
+        memory_mib=record.memory_mib,
+        started=record.created,
+        uptime_s=up_for(record.started_ticks),
+        features=guest.site.program.features(record.machine),
+        end=record.ended,
+        end_detail=record.detail,
+        silent_for_s=asyncio.get_running_loop().time() - guest.answered,
+    )
+
+
+def gone(record: Record) -> SeenRun:
+    """Return a run whose process ended while nobody watched."""
+    return SeenRun(
+        run=Run(record.uuid, record.incarnation),
+        born=record.born or record.incarnation,
+        name=record.name,
+        activity=Activity.ENDED,
+        spec=spec_now(record),
+        started=record.created,
+        end=record.ended or EndReason.DEVICE_MODEL,
+        end_detail=record.detail,
+    )
+
+
+def foreign(guest: RunningDomain) -> SeenRun:
+    """Return a guest of somebody else."""
+    return SeenRun(
+        run=Run(guest.uuid, 0),
+        born=0,
+        name=guest.name,
+        activity=Activity.RUNS,
+        cpus=guest.cpus,
+        memory_mib=guest.memory_mib,
+        ours=False,
+    )
