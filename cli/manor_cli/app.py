@@ -48,6 +48,7 @@ class App:
         self.timeout: float | None = None
         self.debug = False
         self.partial = False  # an answer was not all there is
+        self.told_apart = False  # exit code 1 says "there is a difference" and nothing else
 
     def configure(self, *, directory: str, timeout: float | None, debug: bool = False) -> None:
         """Take the global options."""
@@ -162,7 +163,8 @@ class App:
 
         for line in exits.lines(error):
             self.note(line)
-        return exits.code(error)
+        code = exits.code(error)
+        return exits.FAULT_APART if self.told_apart and code == 1 else code
 
     def details(self, error: BaseException) -> str:
         """Keep the traceback of an unexpected error, and say where it is."""

@@ -28,6 +28,11 @@ def told(app: App, applied: Applied, form: str, *, dry_run: bool = False, diffs:
             diff(app, change.diff)
 
 
+def any_of(changes: Iterable[Change]) -> bool:
+    """Whether anything was changed."""
+    return any(change.action != "unchanged" for change in changes)
+
+
 def row(change: Change) -> dict[str, Any]:
     """Return one change as an object."""
     return {**whole(change), "path": f"{change.kind.lower()}/{change.name}"}

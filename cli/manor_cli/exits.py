@@ -15,7 +15,13 @@ from manor_cli.render import clean
 LOST_OUTPUT: Final = 11  # the answer could not be written; the error says whether something was changed
 LOST_FOLDER: Final = 12  # the working folder was deleted
 PARTIAL: Final = 8  # the answer is not all there is
+FAULT_APART: Final = 13  # `internal` where 1 says that there is a difference (--exit-code)
 INTERRUPTED: Final = 130  # the shell's own code for Ctrl-C
+
+SEVERITY: Final = (
+    Kind.NOT_FOUND, Kind.BAD_REQUEST, Kind.STALE, Kind.CONFLICT, Kind.DENIED_STATE, Kind.FORBIDDEN,
+    Kind.NO_CAPACITY, Kind.UNAVAILABLE, Kind.TIMEOUT, Kind.INTERNAL,
+)  # fmt: skip
 
 NEXT_STEP: Final = MappingProxyType(
     {
@@ -36,6 +42,11 @@ NEXT_STEP: Final = MappingProxyType(
 def code(error: ManorError) -> int:
     """Return the exit code of an error."""
     return EXIT_CODES[error.kind]
+
+
+def worst(one: ManorError | None, other: ManorError) -> ManorError:
+    """Return the worse of two errors: the one that is further from what the caller can mend."""
+    return other if one is None or SEVERITY.index(other.kind) > SEVERITY.index(one.kind) else one
 
 
 def lines(error: ManorError) -> Iterator[str]:

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
 from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages.lifecycle import ENDED, Operation, OperationFollow, OperationState
-from manor_cli import output, views
+from manor_cli import exits, output, views
 from manor_cli.app import App
-from manor_cli.render import clean, percent
+from manor_cli.render import clean, percent, whole
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from manor_bus.wire.messages import Message
 
 F = TypeVar("F", bound=Callable[..., Any])
+LISTS: Final = ("json", "yaml", "wide")
 Progress = Callable[[Operation], None]
 
 
@@ -37,13 +36,63 @@ def new_id() -> str:
     return "op-" + os.urandom(8).hex()
 
 
-def post(app: App, request: Message, *, wait: bool, form: str, key: str = "") -> None:
-    """Post a request that becomes an operation; follow it if wanted, print it, and fail if it failed."""
-    operation = app.call(request, Operation, key=key or new_id())
-    if wait and operation.state not in ENDED:
-        operation = follow(app, operation)
-    told(app, operation, form)
-    check(operation)
+def each(app: App, names: Sequence[str], request: Callable[[str], Message], *, wait: bool, form: str) -> int:
+    """Post a request that becomes an operation for each name, and follow all if wanted.
+
+    Each is done and told, whatever became of the others; the exit code is that of the worst.
+    """
+    outcomes = Outcomes(app, form, alone=len(names) == 1)
+    post(app, names, request, outcomes, wait=wait)
+    if form in LISTS and not outcomes.alone:
+        output.show(app, views.OPERATIONS, outcomes.rows, form)
+    return outcomes.code
+
+
+def post(
+    app: App, names: Sequence[str], request: Callable[[str], Message], outcomes: Outcomes, *, wait: bool
+) -> None:
+    """Post a request for each name, then follow what was begun."""
+    begun: dict[str, Operation] = {}
+    for name in names:
+        with outcomes.of(name):
+            begun[name] = app.call(request(name), Operation, key=new_id())
+    for name, operation in begun.items():
+        with outcomes.of(name):
+            ended = follow(app, operation) if wait and operation.state not in ENDED else operation
+            outcomes.rows.append(views.operation_row(ended))
+            if outcomes.form not in LISTS or outcomes.alone:
+                told(app, ended, outcomes.form)
+            check(ended)
+
+
+class Outcomes:
+    """What became of several names: rows for programs, errors told as they come, the code of the worst."""
+
+    def __init__(self, app: App, form: str, *, alone: bool) -> None:
+        self._app, self.form, self.alone = app, form, alone
+        self.rows: list[dict[str, Any]] = []
+        self.worst: ManorError | None = None
+
+    @property
+    def code(self) -> int:
+        """The exit code."""
+        return exits.code(self.worst) if self.worst is not None else 0
+
+    @contextmanager
+    def of(self, name: str) -> Iterator[None]:
+        """Do something for one name; alone its error is that of the command."""
+        known = len(self.rows)
+        try:
+            yield
+        except ManorError as error:
+            if self.alone:
+                raise
+            self.worst = exits.worst(self.worst, error)
+            if len(self.rows) == known and self.form != "wide":
+                self.rows.append({"target": name, "state": "refused", "error": whole(error.body())})
+            first, *rest = exits.lines(error)
+            for line in (f"{clean(name)}: {first}", *rest):
+                self._app.note(line)
 
 
 def follow(app: App, operation: Operation) -> Operation:

@@ -11,7 +11,7 @@ from typing import Final
 import click
 
 from manor_bus.wire.errors import EXIT_CODES
-from manor_cli.exits import INTERRUPTED, LOST_FOLDER, LOST_OUTPUT, NEXT_STEP
+from manor_cli.exits import FAULT_APART, INTERRUPTED, LOST_FOLDER, LOST_OUTPUT, NEXT_STEP
 from manor_cli.main import manor
 
 _INTRODUCTION: Final = """\
@@ -51,6 +51,9 @@ def _exits() -> str:
     rows = [f"| {code} | `{kind.value}` | {NEXT_STEP[kind]} |" for kind, code in EXIT_CODES.items()]
     rows.append(f"| {LOST_OUTPUT} | | the answer could not be written; it says whether the change was made |")
     rows.append(f"| {LOST_FOLDER} | | the working folder was deleted |")
+    rows.append(
+        f"| {FAULT_APART} | `internal` | with `--exit-code`, where 1 says that there is a difference |"
+    )
     rows.append(f"| {INTERRUPTED} | | interrupted by Ctrl-C |")
     return "\n".join(["| exit code | kind | what to do |", "|---|---|---|", "| 0 | | |", *rows, ""])
 

@@ -11,7 +11,7 @@ from manor_bus.wire.messages.devices import (
     BackendStatus,
     BackendUnload,
 )
-from manor_cli import views
+from manor_cli import names, views
 from manor_cli.app import App
 from manor_cli.output import output_option, show, show_one
 from manor_cli.render import whole
@@ -42,7 +42,7 @@ def list_(app: App, output: str) -> None:
 
 
 @backend.command()
-@click.argument("name")
+@names.argument("backend")
 @output_option
 @click.pass_obj
 def load(app: App, name: str, output: str) -> None:
@@ -57,7 +57,7 @@ def load(app: App, name: str, output: str) -> None:
 
 
 @backend.command()
-@click.argument("name")
+@names.argument("backend")
 @click.option("--force", is_flag=True, help="Even while in use: its devices are orphaned until it is back.")
 @output_option
 @click.pass_obj

@@ -10,13 +10,13 @@ from typing import Any
 
 import click
 
-from manor_cli import reach, terminal
+from manor_cli import names, reach, terminal
 from manor_cli.app import App
 from manor_cli.serial_console import Console, Wish
 
 
 @click.command()
-@click.argument("name")
+@names.argument("domain")
 @click.option("--watch", is_flag=True, help="Only look; any number may.")
 @click.option("--steal", is_flag=True, help="Take the console from whoever writes to it now.")
 @click.option("--no-scrollback", is_flag=True, help="Not what was printed before.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any, Final
 
 import click
@@ -11,7 +12,7 @@ from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages import config
 from manor_bus.wire.messages.devices import DeviceList, DevicesListed, VolumeList, VolumesListed
 from manor_bus.wire.messages.lifecycle import OperationList, OperationsListed
-from manor_cli import facts, views
+from manor_cli import facts, names, views
 from manor_cli.app import App
 from manor_cli.kinds import FACTS, document_kind, singular
 from manor_cli.output import show
@@ -21,10 +22,9 @@ RECENT: Final = 5
 
 
 @click.command()
-@click.argument("kind")
-@click.argument("name")
+@names.documents_argument("KIND NAME")
 @click.pass_obj
-def describe(app: App, kind: str, name: str) -> None:
+def describe(app: App, words: Sequence[str]) -> None:
     """Describe one thing: asked for, there, and lately.
 
     \b
@@ -32,6 +32,7 @@ def describe(app: App, kind: str, name: str) -> None:
       manor describe domain web
       manor describe node n1
     """
+    kind, name = _named(words)
     wanted = singular(kind)
     document = None if wanted in ("service", "resource") else _document(app, kind, name)
     observed = _observed(app, wanted, name)
@@ -49,6 +50,14 @@ def describe(app: App, kind: str, name: str) -> None:
         for line in as_yaml(document).splitlines():
             app.out(f"  {line}")
         _history(app, document_kind(kind), name)
+
+
+def _named(words: Sequence[str]) -> tuple[str, str]:
+    """Return kind and name of `domain web`, or of `domain/web`."""
+    parts = words[0].split("/", 1) if len(words) == 1 else list(words)
+    if len(parts) != 2:
+        raise click.UsageError("name one thing: KIND NAME, or KIND/NAME")
+    return parts[0], names.bare(singular(parts[0]), parts[1])
 
 
 def _document(app: App, kind: str, name: str) -> Any:

@@ -13,12 +13,19 @@ from manor_bus.wire.messages import config
 from manor_bus.wire.messages.devices import DeviceList, DevicesListed
 from manor_bus.wire.messages.documents import Channel, Disk, Domain, Nic, Pci, Usb
 from manor_bus.wire.messages.lifecycle import DomainUnplug
-from manor_cli import changes, follow, settle, views
+from manor_cli import changes, follow, names, settle, views
 from manor_cli.app import App
 from manor_cli.output import output_option, show
 
 SECTIONS: Final = {"disk": "disks", "nic": "nics", "channel": "channels", "pci": "pci", "usb": "usb"}
 TYPES: Final[dict[str, Any]] = {"disk": Disk, "nic": Nic, "channel": Channel, "pci": Pci, "usb": Usb}
+
+
+def _complete(context: click.Context, _: click.Parameter, begun: str) -> list[str]:
+    """Complete a domain, then an id of its devices."""
+    before = context.params.get("words") or ()
+    found = names.completed(context, "device", f"{before[0]}/{begun}") if before else []
+    return [path.partition("/")[2] for path in found] if before else names.completed(context, "domain", begun)
 
 
 @click.group()
@@ -32,7 +39,7 @@ def device() -> None:
 
 
 @device.command("list")
-@click.argument("domain", required=False, default="")
+@names.argument("domain", "domain", required=False)
 @output_option
 @click.pass_obj
 def list_(app: App, domain: str, output: str) -> None:
@@ -47,7 +54,7 @@ def list_(app: App, domain: str, output: str) -> None:
 
 
 @device.command()
-@click.argument("domain")
+@names.argument("domain", "domain")
 @click.argument("type_", metavar="TYPE", type=click.Choice(list(SECTIONS)))
 @click.argument("settings", metavar="KEY=VALUE...", nargs=-1, required=True)
 @click.option("--reason", default="", help="Why; kept in the history.")
@@ -76,14 +83,13 @@ def attach(
 
 
 @device.command()
-@click.argument("domain")
-@click.argument("device_id", metavar="ID")
+@click.argument("words", metavar="DOMAIN ID", nargs=-1, required=True, shell_complete=_complete)
 @click.option("--force", is_flag=True, help="The guest is not asked.")
 @click.option("--reason", default="", help="Why; kept in the history.")
 @follow.wait_option
 @output_option
 @click.pass_obj
-def detach(app: App, domain: str, device_id: str, force: bool, reason: str, wait: bool, output: str) -> None:
+def detach(app: App, words: Sequence[str], force: bool, reason: str, wait: bool, output: str) -> None:
     """Detach a device. A guest that refuses to let go keeps it, and is asked again by repeating the command.
 
     \b
@@ -91,6 +97,7 @@ def detach(app: App, domain: str, device_id: str, force: bool, reason: str, wait
       manor device detach web more
       manor device detach web more --force
     """
+    domain, device_id = _device(words)
     document = app.call(config.Get(kind="Domain", name=domain), config.Got).document
     assert isinstance(document, Domain)
     for section in SECTIONS.values():
@@ -101,7 +108,15 @@ def detach(app: App, domain: str, device_id: str, force: bool, reason: str, wait
             if not force:
                 return
     again = DomainUnplug(name=domain, device=device_id, force=force, reason=reason)
-    follow.post(app, again, wait=wait, form=output)
+    follow.each(app, [domain], lambda _: again, wait=wait, form=output)
+
+
+def _device(words: Sequence[str]) -> tuple[str, str]:
+    """Return domain and id of `web root`, `web/root`, or `device/web/root` as `-o name` prints it."""
+    parts = words[0].removeprefix("device/").split("/") if len(words) == 1 else list(words)
+    if len(parts) != 2:
+        raise click.UsageError("name one device: DOMAIN ID, or device/DOMAIN/ID")
+    return names.bare("domain", parts[0]), parts[1]
 
 
 def described(type_: str, settings: Sequence[str]) -> Any:

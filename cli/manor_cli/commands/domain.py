@@ -1,193 +1,126 @@
-"""The verbs of one domain: start, shutdown, … Each posts one message and follows its operation."""
+"""The verbs of domains: start, shutdown, … Each posts one message for each name and follows its operation."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final
 
 import click
 
 from manor_bus.wire.messages import lifecycle
-from manor_cli import follow
+from manor_cli import follow, names
 from manor_cli.app import App
 from manor_cli.output import output_option
 from manor_cli.render import clean
 
-F = TypeVar("F", bound=Callable[..., Any])
+PAUSED: Final = click.Option(["--paused"], is_flag=True, help="Leave the virtual CPUs stopped.")
+DEADLINE: Final = click.Option(
+    ["--deadline", "timeout_s"], type=click.FloatRange(min=0), metavar="SECONDS",
+    help="Seconds the guest has (default: its document's).",
+)  # fmt: skip
+FORCE: Final = click.Option(
+    ["--force", "force_after"], is_flag=True, help="Do it the hard way when the deadline has passed."
+)
 
 
-def verb(function: F) -> F:
-    """Give a command what all verbs take: the domain's name, --reason, --wait, -o."""
-    wrapped: Any = click.pass_obj(function)
-    wrapped = follow.wait_option(output_option(wrapped))
+def verb(function: Callable[..., Any], text: str, *examples: str, many: bool = True) -> click.Command:
+    """Return a command of a function with what all verbs take: names, --reason, --wait, -o."""
+    wrapped: Any = follow.wait_option(output_option(click.pass_obj(function)))
     wrapped = click.option("--reason", default="", help="Why; kept with the operation.")(wrapped)
-    return click.command()(click.argument("name")(wrapped))  # type: ignore[return-value]
+    wrapped = names.argument("domain", "names" if many else "name", many=many)(wrapped)
+    lines = "".join(f"\n      manor {example}" for example in examples)
+    name = examples[0].split()[0]
+    return click.command(name, help=f"{text}\n\n    \b\n    Example:{lines}")(wrapped)
 
 
-@verb
-@click.option("--paused", is_flag=True, help="Leave the virtual CPUs stopped.")
-@click.option("--dry-run", is_flag=True, help="Print the steps and do nothing.")
-def start(app: App, name: str, reason: str, wait: bool, output: str, paused: bool, dry_run: bool) -> None:
-    """Start a domain.
+def posting(request: type[Any], text: str, *examples: str, options: tuple[click.Option, ...] = ()) -> Any:
+    """Return the command that posts `request` for each name; its options are fields of the request."""
 
-    \b
-    Example:
-      manor start web
-      manor start web --dry-run
-    """
-    request = lifecycle.DomainStart(name=name, paused=paused, dry_run=dry_run, reason=reason)
+    def run(app: App, names: tuple[str, ...], reason: str, wait: bool, output: str, **fields: Any) -> int:
+        def make(name: str) -> Any:
+            return request(name=name, **({"reason": reason} if reason else {}), **fields)
+
+        return follow.each(app, names, make, wait=wait, form=output)
+
+    command = verb(run, text, *examples)
+    command.params += options
+    return command
+
+
+shutdown = posting(
+    lifecycle.DomainShutdown,
+    "Ask the guest to shut down. Without --force a guest that does not listen stays running.",
+    "shutdown web --deadline 30 --force",
+    options=(DEADLINE, FORCE),
+)
+reboot = posting(
+    lifecycle.DomainReboot,
+    "Ask the guest to shut down, then start it again.",
+    "reboot web",
+    options=(DEADLINE, FORCE),
+)
+reset = posting(lifecycle.DomainReset, "Reset the machine as its reset button does.", "reset web")
+pause = posting(lifecycle.DomainPause, "Stop the virtual CPUs; memory and devices stay.", "pause web")
+resume = posting(
+    lifecycle.DomainResume, "Let the virtual CPUs run again after a pause.", "resume web", "resume web db"
+)
+destroy = posting(
+    lifecycle.DomainDestroy,
+    "End a domain at once, as if its power cord was pulled. The document stays.",
+    "destroy web",
+)
+save = posting(
+    lifecycle.DomainSave,
+    "Save memory and devices and end the run, to restore later.",
+    "save web && manor restore web",
+)
+restore = posting(
+    lifecycle.DomainRestore, "Continue a saved domain where it was.", "restore web", options=(PAUSED,)
+)
+discard = posting(
+    lifecycle.DomainDiscard, "Throw the saved state away: the next start is a fresh one.", "discard web"
+)
+clear = posting(
+    lifecycle.DomainClear, "Clear FAILED after you have looked: it may be started again.", "clear web"
+)
+
+
+def _start(
+    app: App, names: tuple[str, ...], reason: str, wait: bool, output: str, paused: bool, dry_run: bool
+) -> int:
+    def make(name: str) -> lifecycle.DomainStart:
+        return lifecycle.DomainStart(name=name, paused=paused, dry_run=dry_run, reason=reason)
+
     if not dry_run:
-        follow.post(app, request, wait=wait, form=output)
-        return
-    operation = app.call(request, lifecycle.Operation, key=follow.new_id())
-    if output == "table":
-        for number, step in enumerate(operation.steps, 1):
-            app.out(f"{number:3} {clean(step)}")
-    else:
-        follow.told(app, operation, output)
+        return follow.each(app, names, make, wait=wait, form=output)
+    for name in names:
+        operation = app.call(make(name), lifecycle.Operation, key=follow.new_id())
+        if output == "table":
+            for number, step in enumerate(operation.steps, 1):
+                app.out(f"{number:3} {clean(step)}")
+        else:
+            follow.told(app, operation, output)
+    return 0
 
 
-@verb
-@click.option(
-    "--deadline", type=click.FloatRange(min=0), help="Seconds the guest has (default: its document's)."
-)
-@click.option("--force", is_flag=True, help="Destroy it when the deadline has passed.")
-def shutdown(
-    app: App, name: str, reason: str, wait: bool, output: str, deadline: float | None, force: bool
-) -> None:
-    """Ask the guest to shut down. Without --force a guest that does not listen stays running.
-
-    \b
-    Example:
-      manor shutdown web --deadline 30 --force
-    """
-    request = lifecycle.DomainShutdown(name=name, timeout_s=deadline, force_after=force, reason=reason)
-    follow.post(app, request, wait=wait, form=output)
+start = verb(_start, "Start a domain.", "start web", "start web db --dry-run")
+start.params += [PAUSED, click.Option(["--dry-run"], is_flag=True, help="Print the steps and do nothing.")]
 
 
-@verb
-@click.option(
-    "--deadline", type=click.FloatRange(min=0), help="Seconds the guest has (default: its document's)."
-)
-@click.option("--force", is_flag=True, help="Do it the hard way when the deadline has passed.")
-def reboot(
-    app: App, name: str, reason: str, wait: bool, output: str, deadline: float | None, force: bool
-) -> None:
-    """Ask the guest to shut down, then start it again.
-
-    \b
-    Example:
-      manor reboot web
-    """
-    request = lifecycle.DomainReboot(name=name, timeout_s=deadline, force_after=force, reason=reason)
-    follow.post(app, request, wait=wait, form=output)
-
-
-@verb
-def reset(app: App, name: str, reason: str, wait: bool, output: str) -> None:
-    """Reset the machine as its reset button does.
-
-    \b
-    Example:
-      manor reset web
-    """
-    follow.post(app, lifecycle.DomainReset(name=name, reason=reason), wait=wait, form=output)
-
-
-@verb
-def pause(app: App, name: str, reason: str, wait: bool, output: str) -> None:
-    """Stop the virtual CPUs; memory and devices stay.
-
-    \b
-    Example:
-      manor pause web
-    """
-    follow.post(app, lifecycle.DomainPause(name=name, reason=reason), wait=wait, form=output)
-
-
-@verb
-def resume(app: App, name: str, reason: str, wait: bool, output: str) -> None:
-    """Let the virtual CPUs run again after a pause.
-
-    \b
-    Example:
-      manor resume web
-    """
-    follow.post(app, lifecycle.DomainResume(name=name, reason=reason), wait=wait, form=output)
-
-
-@verb
-def destroy(app: App, name: str, reason: str, wait: bool, output: str) -> None:
-    """End a domain at once, as if its power cord was pulled. The document stays.
-
-    \b
-    Example:
-      manor destroy web
-    """
-    follow.post(app, lifecycle.DomainDestroy(name=name, reason=reason), wait=wait, form=output)
-
-
-@verb
-def save(app: App, name: str, reason: str, wait: bool, output: str) -> None:
-    """Save memory and devices and end the run, to restore later.
-
-    \b
-    Example:
-      manor save web && manor restore web
-    """
-    follow.post(app, lifecycle.DomainSave(name=name, reason=reason), wait=wait, form=output)
-
-
-@verb
-@click.option("--paused", is_flag=True, help="Leave the virtual CPUs stopped.")
-def restore(app: App, name: str, reason: str, wait: bool, output: str, paused: bool) -> None:
-    """Continue a saved domain where it was.
-
-    \b
-    Example:
-      manor restore web
-    """
-    follow.post(app, lifecycle.DomainRestore(name=name, paused=paused, reason=reason), wait=wait, form=output)
-
-
-@verb
-def discard(app: App, name: str, reason: str, wait: bool, output: str) -> None:
-    """Throw the saved state away: the next start is a fresh one.
-
-    \b
-    Example:
-      manor discard web
-    """
-    follow.post(app, lifecycle.DomainDiscard(name=name, reason=reason), wait=wait, form=output)
-
-
-@verb
-@click.argument("new_name")
-def rename(app: App, name: str, reason: str, wait: bool, output: str, new_name: str) -> None:
-    """Give a domain another name; its uuid and its run stay.
-
-    \b
-    Example:
-      manor rename web web-old
-    """
+def _rename(app: App, name: str, reason: str, wait: bool, output: str, new_name: str) -> int:
     request = lifecycle.DomainRename(name=name, new_name=new_name, reason=reason)
-    follow.post(app, request, wait=wait, form=output)
+    return follow.each(app, [name], lambda _: request, wait=wait, form=output)
 
 
-@verb
-def clear(app: App, name: str, reason: str, wait: bool, output: str) -> None:
-    """Clear FAILED after you have looked: it may be started again.
-
-    \b
-    Example:
-      manor clear web
-    """
-    follow.post(app, lifecycle.DomainClear(name=name, reason=reason), wait=wait, form=output)
+rename = verb(
+    _rename, "Give a domain another name; its uuid and its run stay.", "rename web web-old", many=False
+)
+rename.params.insert(1, click.Argument(["new_name"]))
 
 
 @click.command()
-@click.argument("name")
+@names.argument("domain")
 @follow.wait_option
 @output_option
 @click.pass_obj
@@ -198,11 +131,11 @@ def nmi(app: App, name: str, wait: bool, output: str) -> None:
     Example:
       manor nmi web
     """
-    follow.post(app, lifecycle.DomainNmi(name=name), wait=wait, form=output)
+    follow.each(app, [name], lambda name: lifecycle.DomainNmi(name=name), wait=wait, form=output)
 
 
 @click.command()
-@click.argument("name")
+@names.argument("domain")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.pass_obj
 def screenshot(app: App, name: str, file: Path) -> None:

@@ -13,7 +13,7 @@ from manor_bus.wire.messages.lifecycle import (
     OperationsListed,
     OperationState,
 )
-from manor_cli import follow, views
+from manor_cli import follow, names, views
 from manor_cli.app import App
 from manor_cli.output import output_option, show, show_one
 from manor_cli.render import clean
@@ -30,7 +30,7 @@ def ops() -> None:
 
 
 @ops.command("list")
-@click.argument("domain", required=False, default="")
+@names.argument("domain", "domain", required=False)
 @click.option("--active", is_flag=True, help="Only those that have not ended.")
 @click.option(
     "-n", "--limit", default=200, show_default=True, type=click.IntRange(1, 10_000), help="At most."
@@ -50,7 +50,7 @@ def list_(app: App, domain: str, active: bool, limit: int, output: str) -> None:
 
 
 @ops.command("show")
-@click.argument("operation_id", metavar="ID")
+@names.argument("operation", "operation_id")
 @click.option("--follow", "followed", is_flag=True, help="Wait until it has ended, showing its steps.")
 @output_option
 @click.pass_obj
@@ -76,7 +76,7 @@ def show_(app: App, operation_id: str, followed: bool, output: str) -> None:
 
 
 @ops.command("cancel")
-@click.argument("operation_id", metavar="ID")
+@names.argument("operation", "operation_id")
 @output_option
 @click.pass_obj
 def cancel(app: App, operation_id: str, output: str) -> None:

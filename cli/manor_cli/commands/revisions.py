@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import click
 
 from manor_bus.wire.messages import config
 from manor_bus.wire.messages.lifecycle import DomainDelete
-from manor_cli import changes, follow, views
+from manor_cli import changes, follow, names, views
 from manor_cli.app import App
-from manor_cli.kinds import document_kind
 from manor_cli.output import output_option, show
 from manor_cli.render import whole
 
 
 @click.command()
-@click.argument("kind")
-@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@names.documents_argument()
 @click.option("--force", is_flag=True, help="A domain that still runs or is saved is ended first.")
 @click.option("--dry-run", is_flag=True, help="Say what would happen and do nothing.")
 @click.option("--reason", default="", help="Why; kept in the history.")
@@ -23,49 +23,55 @@ from manor_cli.render import whole
 @output_option
 @click.pass_obj
 def delete(
-    app: App,
-    kind: str,
-    names: tuple[str, ...],
-    force: bool,
-    dry_run: bool,
-    reason: str,
-    wait: bool,
-    output: str,
-) -> None:
-    """Delete documents.
+    app: App, words: Sequence[str], force: bool, dry_run: bool, reason: str, wait: bool, output: str
+) -> int:
+    """Delete documents: domains one by one, then all others in one transaction.
 
     Refused while something uses one, naming by whom.
 
     \b
     Example:
-      manor delete domain web
-      manor delete volume web-root web-swap
+      manor delete domain web db
+      manor delete domain/web volume/web-root
     """
-    wanted = document_kind(kind)
-    if wanted == "Domain" and not dry_run:
-        for name in names:
-            follow.post(app, DomainDelete(name=name, force=force, reason=reason), wait=wait, form=output)
-        return
-    references = tuple(config.Reference(kind=wanted, name=name) for name in names)
-    request = config.Delete(references=references, reason=reason, dry_run=dry_run)
-    changes.told(app, app.call(request, config.Applied), output, dry_run=dry_run)
+    found = names.documents(words)
+    if not found:
+        raise click.UsageError("name what to delete: KIND NAME..., or KIND/NAME...")
+    domains = [name for kind, name in found if kind == "Domain" and not dry_run]
+    others = [(kind, name) for kind, name in found if name not in domains or kind != "Domain"]
+    outcomes = follow.Outcomes(app, output, alone=len(found) == 1)
+
+    def end(name: str) -> DomainDelete:
+        return DomainDelete(name=name, force=force, reason=reason)
+
+    follow.post(app, domains, end, outcomes, wait=wait)
+    if others:
+        with outcomes.of(", ".join(f"{kind.lower()}/{name}" for kind, name in others)):
+            references = tuple(config.Reference(kind=kind, name=name) for kind, name in others)
+            request = config.Delete(references=references, reason=reason, dry_run=dry_run)
+            applied = app.call(request, config.Applied, key=follow.new_id())
+            outcomes.rows += [changes.row(change) for change in applied.changes]
+            if output not in ("json", "yaml"):
+                changes.told(app, applied, output, dry_run=dry_run)
+    if output in ("json", "yaml") and (others or not outcomes.alone):
+        show(app, views.CHANGES, outcomes.rows, output)
+    return outcomes.code
 
 
 @click.command()
-@click.argument("kind")
-@click.argument("name")
+@names.documents_argument("KIND NAME")
 @click.option("-n", "--limit", default=50, show_default=True, type=click.IntRange(1, 10_000), help="At most.")
 @output_option
 @click.pass_obj
-def history(app: App, kind: str, name: str, limit: int, output: str) -> None:
+def history(app: App, words: Sequence[str], limit: int, output: str) -> None:
     """Show the revisions of a document: when, by whom, why, what.
 
     \b
     Example:
       manor history domain web -o wide
     """
-    wanted = document_kind(kind)
-    listed = app.call(config.History(kind=wanted, name=name, limit=limit), config.HistoryListed)
+    kind, name = names.document(words)
+    listed = app.call(config.History(kind=kind, name=name, limit=limit), config.HistoryListed)
     show(app, views.HISTORY, [whole(entry) for entry in listed.entries], output)
     if output == "wide":
         for entry in listed.entries:
@@ -76,13 +82,12 @@ def history(app: App, kind: str, name: str, limit: int, output: str) -> None:
 
 
 @click.command()
-@click.argument("kind")
-@click.argument("name")
+@names.documents_argument("KIND NAME")
 @click.argument("revision", type=int)
 @click.option("--reason", default="", help="Why; kept in the history.")
 @output_option
 @click.pass_obj
-def rollback(app: App, kind: str, name: str, revision: int, reason: str, output: str) -> None:
+def rollback(app: App, words: Sequence[str], revision: int, reason: str, output: str) -> None:
     """Write a document as it was at REVISION once more.
 
     \b
@@ -90,6 +95,6 @@ def rollback(app: App, kind: str, name: str, revision: int, reason: str, output:
       manor history domain web
       manor rollback domain web 12
     """
-    wanted = document_kind(kind)
-    request = config.Rollback(kind=wanted, name=name, revision=revision, reason=reason)
-    changes.told(app, app.call(request, config.Applied), output)
+    kind, name = names.document(words)
+    request = config.Rollback(kind=kind, name=name, revision=revision, reason=reason)
+    changes.told(app, app.call(request, config.Applied, key=follow.new_id()), output)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import click
 
-from manor_cli import facts, views
+from manor_cli import facts, names, views
 from manor_cli.app import App
 from manor_cli.exits import PARTIAL
 from manor_cli.kinds import DOCUMENTS, FACTS, document_kind, singular, unknown
@@ -96,15 +96,12 @@ _LISTS: Final[dict[str, tuple[View, Callable[[App, str], list[dict[str, Any]]]]]
 
 
 @click.command()
-@click.argument("kind", required=False, default="")
-@click.argument("names", metavar="[NAME]...", nargs=-1)
+@names.documents_argument("[KIND] [NAME]...", required=False)
 @click.option("-l", "--selector", default="", help="Only what has these labels: key=value,key!=value,key.")
 @click.option("--revision", type=int, help="As it was at this revision of the store (one NAME).")
 @output_option
 @click.pass_obj
-def get(
-    app: App, kind: str, names: tuple[str, ...], selector: str, revision: int | None, output: str
-) -> None:
+def get(app: App, words: tuple[str, ...], selector: str, revision: int | None, output: str) -> None:
     """Get documents: what was asked for. `-o yaml` is what `manor apply` takes.
 
     With `-o wide` domains also show their state and which changes wait for their next start.
@@ -116,25 +113,27 @@ def get(
       manor get domain web -o wide
       manor get domain web --revision 12 -o yaml
     """
-    if revision is not None and len(names) != 1:
+    named = names.documents(words) if words else []
+    if revision is not None and len(named) != 1:
         raise click.UsageError("--revision needs exactly one NAME")
-    _documents(app, document_kind(kind) if kind else "", names, selector, output, revision)
+    kind = document_kind(words[0]) if words and not named else ""
+    _documents(app, kind, named, selector, output, revision)
 
 
 def _documents(
-    app: App, kind: str, names: tuple[str, ...], selector: str, output: str, revision: int | None = None
+    app: App,
+    kind: str,
+    named: Sequence[tuple[str, str]],
+    selector: str,
+    output: str,
+    revision: int | None = None,
 ) -> None:
     """Print the named documents, or all of a kind."""
     from manor_bus.wire.messages import config
 
-    if names:
-        found = [
-            app.call(config.Get(kind=kind, name=name, revision=revision), config.Got).document
-            for name in names
-        ]
-    else:
-        found = _all(app, kind, selector)
-    one = len(names) == 1
+    asked = [config.Get(kind=kind, name=name, revision=revision) for kind, name in named]
+    found = [app.call(one, config.Got).document for one in asked] if asked else _all(app, kind, selector)
+    one = len(named) == 1
     if output == "yaml":
         app.out(as_yaml(found, many=True).rstrip())
     elif output == "json":

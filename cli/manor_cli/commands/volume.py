@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any, Final
 
 import click
 import msgspec
 
+from manor_bus.wire.errors import Problem, bad_request
 from manor_bus.wire.messages import config
 from manor_bus.wire.messages.devices import VolumeList, VolumesListed
 from manor_bus.wire.messages.documents import Metadata, Volume, VolumeSpec
-from manor_cli import changes, follow, settle, views
+from manor_cli import changes, follow, names, settle, views
 from manor_cli.app import App
 from manor_cli.output import output_option, show
 from manor_cli.render import whole
 
-_SIZE: Final = re.compile(r"(\d{1,9})(|M|MiB|G|GiB|T|TiB)")
-_FACTOR: Final = {"": 1, "M": 1, "G": 1024, "T": 1_048_576}
+_SIZE: Final = re.compile(r"(\d{1,9})(M|MiB|G|GiB|T|TiB)")
+_FACTOR: Final = {"M": 1, "G": 1024, "T": 1_048_576}
 
 
 def size_mib(_context: click.Context, option: click.Parameter, value: str | None) -> int:
-    """Return a size in MiB: `512`, `512M`, `20G`, `1T`; 0 when there is none."""
+    """Return a size in MiB: `512M`, `20G`, `1T`; 0 when there is none. A number alone has no unit."""
     if value is None:
         return 0
     match = _SIZE.fullmatch(value)
@@ -85,7 +87,7 @@ def create(
 
 
 @volume.command()
-@click.argument("name")
+@names.argument("volume")
 @click.option("--size", callback=size_mib, required=True, help="New size; volumes only grow.")
 @follow.wait_option
 @output_option
@@ -98,12 +100,15 @@ def resize(app: App, name: str, size: int, wait: bool, output: str) -> None:
       manor volume resize web-root --size 20G
     """
     document = _volume(app, name)
+    if size < document.spec.size_mib:
+        problem = Problem(path="--size", value=f"{size} MiB", reason=f"it has {document.spec.size_mib} MiB")
+        raise bad_request(f"volume {name} cannot shrink; nothing was changed", problem)
     spec = msgspec.structs.replace(document.spec, size_mib=size)
     _write(app, msgspec.structs.replace(document, spec=spec), new=False, wait=wait, form=output)
 
 
 @volume.command()
-@click.argument("source")
+@names.argument("volume", "source")
 @click.argument("name")
 @click.option("--size", callback=size_mib, help="Size, when the clone shall be larger.")
 @follow.wait_option
@@ -124,19 +129,19 @@ def clone(app: App, source: str, name: str, size: int, wait: bool, output: str) 
 
 
 @volume.command()
-@click.argument("name")
+@names.argument("volume", "names", many=True)
 @click.option("--reason", default="", help="Why; kept in the history.")
 @output_option
 @click.pass_obj
-def delete(app: App, name: str, reason: str, output: str) -> None:
-    """Delete a volume and its file; refused while a domain uses it.
+def delete(app: App, names: Sequence[str], reason: str, output: str) -> None:
+    """Delete volumes and their files, all or none; refused while a domain uses one.
 
     \b
     Example:
       manor volume delete web-root
     """
-    reference = config.Reference(kind="Volume", name=name)
-    request = config.Delete(references=(reference,), reason=reason)
+    references = tuple(config.Reference(kind="Volume", name=name) for name in names)
+    request = config.Delete(references=references, reason=reason)
     changes.told(app, app.call(request, config.Applied, key=follow.new_id()), output)
 
 

@@ -1,7 +1,9 @@
+import os
+
 import pytest
 
 from manor_bus.wire.errors import Kind, ManorError, Problem
-from manor_bus.wire.messages.config import Applied, Apply
+from manor_bus.wire.messages.config import Applied, Apply, Change
 from manor_cli.commands import apply
 from manor_cli.documents import Parsed
 from tests.cli.fake import FakeClient, run
@@ -83,7 +85,9 @@ def test_nothing_is_posted_when_the_files_are_wrong(text, told):
 
 def test_a_file_that_is_not_there_or_not_text_is_refused(tmp_path):
     (tmp_path / "x.yaml").write_bytes(b"ok\n\xff\xfe")
-    assert "there is no file" in run("apply", "-f", str(tmp_path / "none"), client=bus()).err
+    ran = run("apply", "-f", str(tmp_path / "none"), client=bus())
+    assert ran.code == 2
+    assert "none is not there" in ran.err
     assert f"{tmp_path}/x.yaml:2: not UTF-8" in run("apply", "-f", str(tmp_path / "x.yaml"), client=bus()).err
 
 
@@ -119,3 +123,86 @@ def test_a_difference_is_shown_without_changing_anything():
     client = bus()
     run("diff", "-f", "-", client=client, typed=WEB)
     assert client.asked[0].dry_run
+
+
+def test_several_files_are_taken_with_and_without_the_option(tmp_path):
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.yaml").write_text(f"kind: Network\nmetadata: {{name: {name}}}\n")
+    words = [str(tmp_path / f"{name}.yaml") for name in "abc"]
+    for arguments in (["-f", *words], words, ["-f", words[0], "-f", words[1], words[2]]):
+        client = bus()
+        assert run("apply", *arguments, client=client).code == 0
+        assert [one["metadata"]["name"] for one in client.asked[0].documents] == ["a", "b", "c"]
+    assert run("apply", client=bus()).code == 2
+
+
+def test_what_is_not_read_in_a_folder_is_said(tmp_path):
+    (tmp_path / "web.yaml").write_text(WEB)
+    (tmp_path / ".hidden.yaml").write_text(LAN)
+    (tmp_path / "gone.yaml").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "README.md").write_text("x")
+    (tmp_path / "deep").mkdir()
+    os.mkfifo(tmp_path / "pipe.yaml")
+    client = bus()
+    ran = run("apply", "-f", str(tmp_path), client=client)
+    assert [one["kind"] for one in client.asked[0].documents] == ["Domain"]
+    for told in (".hidden.yaml (hidden)", "gone.yaml (leads nowhere)", "deep (a folder)",
+                 "pipe.yaml (no regular file)", "README.md (no .yaml, .yml or .json)"):  # fmt: skip
+        assert told in ran.err
+
+
+def changed(*actions):
+    changes = tuple(
+        Change(kind="Network", name=f"n{at}", uuid="u", action=action, revision=1)
+        for at, action in enumerate(actions)
+    )
+    return Applied(revision=9, changes=changes)
+
+
+@pytest.mark.parametrize("verb", ["apply", "diff"])
+@pytest.mark.parametrize(
+    ("actions", "code"), [((), 0), (("unchanged",), 0), (("unchanged", "changed"), 1), (("created",), 1)]
+)
+def test_whether_there_is_a_difference_can_be_the_exit_code(verb, actions, code):
+    client = FakeClient({Apply: changed(*actions)})
+    assert run(verb, "-f", "-", "--exit-code", client=client, typed=LAN).code == code
+    assert run(verb, "-f", "-", client=client, typed=LAN).code == 0
+
+
+@pytest.mark.parametrize("error", [ManorError(Kind.INTERNAL, "no"), ValueError("no")])
+def test_with_a_difference_as_exit_code_no_error_looks_like_one(error):
+    def fail(_):
+        raise error
+
+    assert run("diff", "-f", "-", "--exit-code", client=FakeClient({Apply: fail}), typed=LAN).code == 13
+
+
+def test_a_chunk_that_is_refused_says_what_the_ones_before_it_wrote():
+    answers = iter([changed("created"), ManorError(Kind.BAD_REQUEST, "no", hint="Nothing was changed.")])
+    client = FakeClient({Apply: lambda _: FakeClient._answer(next(answers), None)})
+    ran = run("apply", "-f", "-", "--chunk", "1", client=client, typed=f"{LAN}---\n{WEB}")
+    assert ran.code == 2
+    assert "created (revision 1)" in ran.out
+    assert "transaction 2 of 2: no" in ran.err
+    assert "the 1 documents before it were written" in ran.err
+
+
+def test_a_dry_run_in_chunks_shows_each_what_it_needs_of_the_earlier_ones():
+    root = "kind: Volume\nmetadata: {name: root}\n"
+    disk = "kind: Domain\nmetadata: {name: web}\nspec: {disks: [{id: a, volume: root}]}\n"
+    client = FakeClient({Apply: lambda request: changed(*["created"] * len(request.documents))})
+    typed = f"{disk}---\n{root}---\n{LAN}"
+    ran = run("apply", "-f", "-", "--dry-run", "--chunk", "1", client=client, typed=typed)
+    sent = [[one["metadata"]["name"] for one in request.documents] for request in client.asked]
+    assert sent == [["lan"], ["root"], ["root", "web"]]
+    assert ran.out.count("would be created") == 3
+
+
+def test_more_documents_than_one_transaction_takes_are_refused_with_advice_and_divided_for_a_diff():
+    many = "---\n".join(f"kind: Network\nmetadata: {{name: n{at}}}\n" for at in range(1_001))
+    ran = run("apply", "-f", "-", client=bus(), typed=many)
+    assert ran.code == 2
+    assert "hint: use several transactions: --chunk 1000" in ran.err
+    client = bus()
+    assert run("diff", "-f", "-", client=client, typed=many).code == 0
+    assert [len(request.documents) for request in client.asked] == [1000, 1]

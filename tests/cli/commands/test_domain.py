@@ -1,5 +1,6 @@
 import pytest
 
+from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages import lifecycle
 from manor_bus.wire.messages.lifecycle import OperationState
 from tests.cli.fake import FakeClient, operation, run
@@ -57,3 +58,38 @@ def test_a_picture_is_written_to_a_file(tmp_path):
     ran = run("screenshot", "web", str(tmp_path / "web.png"), client=client)
     assert ran.code == 0
     assert (tmp_path / "web.png").read_bytes() == b"\x89PNG"
+
+
+def refusing(*names):
+    def answer(request):
+        if request.name in names:
+            raise ManorError(Kind.NOT_FOUND if request.name == "no" else Kind.DENIED_STATE, "refused")
+        return operation(kind="start", target=request.name)
+
+    return FakeClient({lifecycle.DomainStart: answer})
+
+
+def test_each_of_several_domains_is_done_and_told_whatever_became_of_the_others():
+    client = refusing("no", "off")
+    ran = run("start", "a", "no", "off", "b", client=client)
+    assert [request.name for request in client.asked] == ["a", "no", "off", "b"]
+    assert ran.out == "start a: done\nstart b: done\n"
+    assert "no: error: not_found: refused" in ran.err
+    assert "off: error: denied_state: refused" in ran.err
+    assert ran.code == 5, "the worse of the two"
+
+
+def test_programs_get_one_list_of_what_became_of_several_domains():
+    ran = run("start", "a", "no", "-o", "json", client=refusing("no"))
+    assert [row["target"] for row in ran.json] == ["no", "a"]
+    assert ran.json[0]["error"]["kind"] == "not_found"
+    assert run("start", "a", "-o", "json", client=refusing()).json["target"] == "a"
+
+
+def test_a_name_may_carry_its_kind_as_lists_print_it():
+    client = refusing()
+    run("start", "domain/web", "vm/db", "web", client=client)
+    assert [request.name for request in client.asked] == ["web", "db"]
+    ran = run("start", "volume/web", client=client)
+    assert ran.code == 2
+    assert "does not name a domain" in ran.err

@@ -1,3 +1,4 @@
+from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages import config
 from manor_bus.wire.messages.lifecycle import DomainDelete
 from tests.cli.fake import FakeClient, operation, run
@@ -61,3 +62,29 @@ def test_a_rollback_names_the_revision():
     client = FakeClient({config.Rollback: APPLIED})
     run("rollback", "vol", "root", "3", client=client)
     assert client.asked == [config.Rollback(kind="Volume", name="root", revision=3)]
+
+
+def test_each_deletion_is_told_and_the_worst_is_the_exit_code():
+    def end(request):
+        if request.name == "b":
+            raise ManorError(Kind.DENIED_STATE, "it runs")
+        return operation(kind="delete", target=request.name)
+
+    client = FakeClient({DomainDelete: end, config.Delete: APPLIED})
+    ran = run("delete", "domain/a", "domain/b", "volume/root", "domain/c", client=client)
+    assert ran.code == 5
+    assert ran.out == "delete a: done\ndelete c: done\nvolume/root deleted (revision 8)\n"
+    assert "b: error: denied_state: it runs" in ran.err
+    told = run("delete", "domain/a", "domain/b", "volume/root", "-o", "json", client=client).json
+    assert [row.get("target", row.get("path")) for row in told] == ["b", "a", "volume/root"]
+
+
+def test_one_document_may_be_named_with_its_kind():
+    client = FakeClient({config.History: ENTRIES, config.Rollback: APPLIED})
+    run("history", "domain/web", client=client)
+    run("rollback", "vol/root", "3", client=client)
+    assert client.asked[0] == config.History(kind="Domain", name="web")
+    assert client.asked[1] == config.Rollback(kind="Volume", name="root", revision=3)
+    assert run("delete", "domain/a", "b", client=client).code == 2
+    assert run("history", "domain", client=client).code == 2
+    assert run("delete", "domain", client=client).code == 2

@@ -62,7 +62,7 @@ def test_deleting_names_the_document():
 
 
 @pytest.mark.parametrize(
-    ("word", "mib"), [("512", 512), ("512M", 512), ("20G", 20_480), ("20GiB", 20_480), ("1T", 1_048_576)]
+    ("word", "mib"), [("512M", 512), ("20G", 20_480), ("20GiB", 20_480), ("1T", 1_048_576)]
 )
 def test_sizes_are_written_as_people_do(word, mib):
     client = bus()
@@ -70,7 +70,7 @@ def test_sizes_are_written_as_people_do(word, mib):
     assert written(client)["spec"]["size_mib"] == mib
 
 
-@pytest.mark.parametrize("word", ["", "-1", "1.5G", "10X", "G", "1e3", "9999999999"])
+@pytest.mark.parametrize("word", ["", "512", "-1", "1.5G", "10X", "G", "1e3", "9999999999"])
 def test_other_words_are_no_sizes(word):
     ran = run("volume", "create", "x", "--size", word, client=bus())
     assert ran.code == 2
@@ -82,3 +82,18 @@ def test_volumes_are_listed_with_who_uses_them():
     told = run("volume", "list", client=FakeClient({VolumeList: VolumesListed(volumes=(status,))})).out
     assert "2G" in told
     assert "web" in told
+
+
+def test_a_volume_that_shall_shrink_is_refused_before_anything_is_written():
+    client = bus()
+    ran = run("volume", "resize", "volume/golden", "--size", "1G", client=client)
+    assert ran.code == 2
+    assert "nothing was changed" in ran.err
+    assert not any(isinstance(one, config.Apply) for one in client.asked)
+
+
+def test_several_volumes_are_deleted_in_one_transaction():
+    client = bus()
+    run("volume", "delete", "volume/a", "b", client=client)
+    (request,) = [one for one in client.asked if isinstance(one, config.Delete)]
+    assert [one.name for one in request.references] == ["a", "b"]
