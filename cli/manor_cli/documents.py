@@ -21,24 +21,49 @@ DOCUMENTS_MAX: Final = 50_000
 ELEMENTS_MAX: Final = 20_000  # of one document, aliases counted as often as they are used
 DEPTH_MAX: Final = 12
 _LOADER: Final[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_BETWEEN: Final[tuple[type[yaml.Event], ...]] = (
+    yaml.StreamStartEvent,
+    yaml.DocumentStartEvent,
+    yaml.DocumentEndEvent,
+)
 _LOOKS_LIKE_JSON: Final = re.compile(r'\s*[{\[]\s*(["{\[\]}]|$)')
+_TAG: Final = "tag:yaml.org,2002:"
 _PLAIN: Final = {
-    "tag:yaml.org,2002:str": "text",
-    "tag:yaml.org,2002:int": "a number",
-    "tag:yaml.org,2002:float": "a number",
-    "tag:yaml.org,2002:bool": "true or false",
-    "tag:yaml.org,2002:null": "null",
+    "str": "text",
+    "int": "a number",
+    "float": "a number",
+    "bool": "true or false",
+    "null": "null",
 }
+# What plain words are in YAML 1.2; PyYAML says what they are in YAML 1.1.
+_CORE: Final = (
+    ("null", re.compile(r"|~|null|Null|NULL")),
+    ("bool", re.compile(r"true|True|TRUE|false|False|FALSE")),
+    ("int", re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")),
+    (
+        "float",
+        re.compile(
+            r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
+        ),
+    ),
+)
+_LEADING_ZERO: Final = re.compile(r"[-+]?0[0-9]+")
+_ESCAPE: Final = re.compile(r"\\(u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|.)", re.DOTALL)
+_QUOTES: Final = "put it in quotes if it is text"
 
 
 @dataclass(frozen=True)
 class Parsed:
-    """One document as plain values, and where it stood. `lines` maps paths (`spec.disks[0].id`) to lines."""
+    """One document as plain values, and where it stood.
+
+    `lines` maps paths (`spec.disks[0].id`) to lines, `written` those of numbers to what was written.
+    """
 
     content: dict[str, Any]
     source: str
     line: int
     lines: Mapping[str, int] = field(default_factory=dict)
+    written: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def kind(self) -> str:
@@ -76,46 +101,83 @@ def _refuse(source: str, line: int, reason: str, hint: str = "") -> ManorError:
     return bad_request(f"{source} cannot be read", problem, hint=hint)
 
 
-def _document(content: Any, source: str, line: int, lines: Mapping[str, int]) -> Parsed:
-    if not isinstance(content, dict):
-        raise _refuse(source, line, "a document is a mapping of kind, metadata and spec")
-    parsed = Parsed(content, source, line, lines)
-    if not parsed.kind or not parsed.name:
-        missing = "`kind`" if not parsed.kind else "`metadata.name`"
-        raise _refuse(
-            source, line, f"the document has no {missing}", "`manor schema config.apply` has the form"
-        )
-    return parsed
+@dataclass
+class _Reading:
+    """The state of reading one document; `anchors` are values of YAML and their sizes."""
+
+    source: str
+    above: int = 0  # lines before the text that is read
+    json: bool = False
+    left: int = ELEMENTS_MAX
+    lines: dict[str, int] = field(default_factory=dict)
+    written: dict[str, str] = field(default_factory=dict)
+    anchors: dict[str, tuple[Any, int]] = field(default_factory=dict)
+
+    def refuse(self, line: int, reason: str, hint: str = "") -> ManorError:
+        """Return the refusal of something at a line."""
+        return _refuse(self.source, line, reason, hint)
+
+    def spend(self, line: int, count: int = 1) -> None:
+        """Count elements; too many are refused."""
+        self.left -= count
+        if self.left < 0:
+            raise self.refuse(line, f"more than {ELEMENTS_MAX} elements in one document")
+
+    def enter(self, depth: int, line: int) -> None:
+        """Go one level down."""
+        if depth == 0:
+            raise self.refuse(line, f"nested deeper than {DEPTH_MAX} levels")
+
+    def key(self, found: Mapping[str, Any], key: str, path: str, line: int) -> str:
+        """Take a key that stands at a line, and return its path."""
+        if key in found:
+            raise self.refuse(line, f"the key {key!r} stands twice in one mapping")
+        under = f"{path}.{key}" if path else key
+        self.lines[under] = line
+        return under
+
+    def scalar(self, value: Any, written: str, path: str, line: int) -> Any:
+        """Take a plain value, unless no reader on the way could hold it."""
+        if isinstance(value, float) and not -1e300 < value < 1e300:
+            raise self.refuse(line, f"{written!r} is not a finite number", _QUOTES)
+        if isinstance(value, int) and not -(2**63) <= value < 2**64:
+            raise self.refuse(line, f"{written!r} is too large a number: it has more than 64 bits", _QUOTES)
+        if not isinstance(value, str) and str(value) != written:
+            self.written[path] = written
+        return value
+
+    def document(self, content: Any, line: int) -> Parsed:
+        """Return what was read as a document, if it has the form of one."""
+        if not isinstance(content, dict):
+            raise self.refuse(line, "a document is a mapping of kind, metadata and spec")
+        parsed = Parsed(content, self.source, line, self.lines, self.written)
+        if parsed.kind == "List":
+            advice = "let `---` stand between documents; in JSON write [document, document]"
+            raise self.refuse(line, "`kind: List` is no document", advice)
+        if not parsed.kind or not parsed.name:
+            missing = "`kind`" if not parsed.kind else "`metadata.name`"
+            advice = "`manor schema config.apply` has the form"
+            raise self.refuse(line, f"the document has no {missing}", advice)
+        return parsed
 
 
-# -- JSON ----------------------------------------------------------------------------------------------------
+# -- JSON: its own reader says whether it is; the one of YAML, which reads all of it, says where things stand.
 
 
 def _json(text: str, source: str) -> Iterator[Parsed]:
     """Read one or more JSON values after each other; a list stands for the documents in it."""
-    decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
+    decoder = json.JSONDecoder(parse_constant=_no_constant)
     at = 0
     while (at := len(text) - len(text[at:].lstrip())) < len(text):
-        line = text.count("\n", 0, at) + 1
+        line = text.count("\n", 0, at)
         try:
-            value, at = decoder.raw_decode(text, at)
+            _, end = decoder.raw_decode(text, at)
         except json.JSONDecodeError as error:
             raise _refuse(source, error.lineno, f"not JSON: {error.msg} (column {error.colno})") from None
         except (ValueError, RecursionError) as error:
-            raise _refuse(source, line, str(error) or "nested too deeply") from None
-        for content in value if isinstance(value, list) else [value]:
-            _bound(content, source, line)
-            yield _document(content, source, line, {})
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        reason = f"the key {twice!r} stands twice in one mapping"
-        raise ValueError(reason)
-    return found
+            raise _refuse(source, line + 1, str(error) or "nested too deeply") from None
+        yield from _yaml(_ESCAPE.sub(_as_yaml, text[at:end]), source, line, json_=True)
+        at = end
 
 
 def _no_constant(name: str) -> Any:
@@ -123,123 +185,112 @@ def _no_constant(name: str) -> Any:
     raise ValueError(reason)
 
 
-def _bound(content: Any, source: str, line: int) -> None:
-    """Refuse a value with too many elements or levels."""
-    level, left = [content], ELEMENTS_MAX
-    for _ in range(DEPTH_MAX):
-        below: list[Any] = []
-        for value in level:
-            below += value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
-        level, left = below, left - len(below)
-        if left < 0:
-            raise _refuse(source, line, f"more than {ELEMENTS_MAX} elements in one document")
-    if any(isinstance(value, (dict, list)) for value in level):
-        raise _refuse(source, line, f"nested deeper than {DEPTH_MAX} levels")
+def _as_yaml(match: re.Match[str]) -> str:
+    """Write an escape of JSON as YAML has it: a character beyond 16 bits is one, not a pair."""
+    if len(match[1]) > 1:
+        high, low = int(match[1][1:5], 16), int(match[1][7:], 16)
+        return f"\\U{0x10000 + ((high - 0xD800) << 10) + low - 0xDC00:08x}"
+    return "/" if match[1] == "/" else match[0]
 
 
 # -- YAML ----------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class _Reading:
-    """The state of reading one YAML document from its events; `anchors` are values and their sizes."""
-
-    loader: Any
-    source: str
-    left: int = ELEMENTS_MAX
-    lines: dict[str, int] = field(default_factory=dict)
-    anchors: dict[str, tuple[Any, int]] = field(default_factory=dict)
-
-
-def _yaml(text: str, source: str) -> Iterator[Parsed]:
-    """Read a stream of YAML documents."""
+def _yaml(text: str, source: str, above: int = 0, *, json_: bool = False) -> Iterator[Parsed]:
+    """Read a stream of YAML documents, or one value of JSON, that has `above` lines before it."""
     try:
-        loader = _LOADER(text)
+        loader, skipped = _LOADER(text), _BETWEEN
+        if json_ and text[0] == "[":
+            skipped += (yaml.SequenceEndEvent,)
+            _begin_list(loader)
         while not isinstance(event := loader.get_event(), yaml.StreamEndEvent):
-            if not isinstance(event, yaml.DocumentStartEvent):
+            if isinstance(event, skipped):
                 continue
-            first, reading = loader.get_event(), _Reading(loader, source)
-            content = _value(reading, first, "", DEPTH_MAX)
-            if content is not None:
-                yield _document(content, source, first.start_mark.line + 1, reading.lines)
+            reading = _Reading(source, above, json_)
+            content = _value(reading, loader, event, "", DEPTH_MAX)
+            if content is not None or json_:
+                yield reading.document(content, event.start_mark.line + 1 + above)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         reason = f"not YAML: {error.problem or error.context}"
-        raise _refuse(source, mark.line + 1 if mark else 1, reason) from None
-    except yaml.YAMLError as error:
-        raise _refuse(source, 1, f"not YAML: {error}") from None
+        raise _refuse(source, mark.line + 1 + above if mark else 1, reason) from None
+    except (yaml.YAMLError, UnicodeError) as error:
+        raise _refuse(source, 1 + above, f"not YAML: {error}") from None
 
 
-def _value(reading: _Reading, event: Any, path: str, depth: int) -> Any:
+def _begin_list(loader: Any) -> None:
+    """Go into the list that stands for the documents in it."""
+    while not isinstance(loader.get_event(), yaml.SequenceStartEvent):
+        pass
+
+
+def _value(reading: _Reading, loader: Any, event: Any, path: str, depth: int) -> Any:
     """Turn the events of one node into plain values, noting the line of each path."""
-    line, before = event.start_mark.line + 1, reading.left
+    line, before = event.start_mark.line + 1 + reading.above, reading.left
     reading.lines.setdefault(path, line)
     if isinstance(event, yaml.AliasEvent):
-        value, size = _aliased(reading, event, line)
-        reading.left -= size
-    else:
-        reading.left -= 1
-        value = _node(reading, event, path, depth, line)
-        if event.anchor is not None:
-            reading.anchors[event.anchor] = (value, before - reading.left)
-    if reading.left < 0:
-        raise _refuse(reading.source, line, f"more than {ELEMENTS_MAX} elements in one document")
+        if event.anchor not in reading.anchors:
+            raise reading.refuse(line, f"the alias *{event.anchor} stands for nothing before it")
+        value, size = reading.anchors[event.anchor]
+        reading.spend(line, size)  # everything in it counts again
+        return value
+    reading.spend(line)
+    value = _node(reading, loader, event, path, depth, line)
+    if event.anchor is not None:
+        reading.anchors[event.anchor] = (value, before - reading.left)
     return value
 
 
-def _node(reading: _Reading, event: Any, path: str, depth: int, line: int) -> Any:
+def _node(reading: _Reading, loader: Any, event: Any, path: str, depth: int, line: int) -> Any:
     if isinstance(event, yaml.ScalarEvent):
-        return _scalar(reading, event, line)
-    if depth == 0:
-        raise _refuse(reading.source, line, f"nested deeper than {DEPTH_MAX} levels")
+        return _scalar(reading, loader, event, path, line)
+    reading.enter(depth, line)
     if isinstance(event, yaml.MappingStartEvent):
-        return _mapping(reading, path, depth)
+        return _mapping(reading, loader, path, depth)
     found: list[Any] = []
-    while not isinstance(item := reading.loader.get_event(), yaml.SequenceEndEvent):
-        found.append(_value(reading, item, f"{path}[{len(found)}]", depth - 1))
+    while not isinstance(item := loader.get_event(), yaml.SequenceEndEvent):
+        found.append(_value(reading, loader, item, f"{path}[{len(found)}]", depth - 1))
     return found
 
 
-def _aliased(reading: _Reading, event: Any, line: int) -> tuple[Any, int]:
-    """Return what an alias stands for; everything in it counts again."""
-    if event.anchor not in reading.anchors:
-        raise _refuse(reading.source, line, f"the alias *{event.anchor} stands for nothing before it")
-    return reading.anchors[event.anchor]
-
-
-def _scalar(reading: _Reading, event: Any, line: int) -> Any:
-    """Read a scalar as YAML 1.1 does, and refuse what would surprise."""
-    tag = event.tag if event.tag not in (None, "!") else _tag(reading, event)
+def _scalar(reading: _Reading, loader: Any, event: Any, path: str, line: int) -> Any:
+    """Read a scalar, and refuse what readers of YAML 1.1 and 1.2 do not read as the same."""
+    plain = event.tag in (None, "!") and event.implicit[0]
+    if plain and reading.json:
+        return reading.scalar(json.loads(event.value), event.value, path, line)
+    tag = (_tag(loader, event) if event.tag in (None, "!") else event.tag).removeprefix(_TAG)
     if tag not in _PLAIN:
         reason = f"{event.value!r} would be read as a {tag.rpartition(':')[2]}"
-        raise _refuse(reading.source, line, reason, "put it in quotes")
+        raise reading.refuse(line, reason, "put it in quotes")
+    if plain:
+        newer = next((name for name, form in _CORE if form.fullmatch(event.value)), "str")
+        if newer != tag or (tag == "int" and _LEADING_ZERO.fullmatch(event.value)):
+            words = "true and false are the words" if "bool" in (newer, tag) else "write the number plainly"
+            reason = f"{event.value!r} is not the same in YAML 1.1 and YAML 1.2"
+            raise reading.refuse(line, reason, f"{_QUOTES}; else {words}")
     try:
-        value = reading.loader.construct_object(yaml.ScalarNode(tag, event.value))
-    except ValueError:
-        raise _refuse(reading.source, line, f"{event.value!r} is not {_PLAIN[tag]}") from None
-    if isinstance(value, float) and not -1e300 < value < 1e300:
-        raise _refuse(reading.source, line, f"{event.value!r} is not a finite number", "put it in quotes")
-    if isinstance(value, int) and not -(2**63) <= value < 2**64:
-        raise _refuse(reading.source, line, f"{event.value!r} is too large a number", "put it in quotes")
-    return value
+        value = loader.construct_object(yaml.ScalarNode(_TAG + tag, event.value))
+    except (ValueError, KeyError):
+        raise reading.refuse(line, f"{event.value!r} is not {_PLAIN[tag]}") from None
+    return reading.scalar(value, event.value, path, line)
 
 
-def _tag(reading: _Reading, event: Any) -> str:
-    return str(reading.loader.resolve(yaml.ScalarNode, event.value, event.implicit))
+def _tag(loader: Any, event: Any) -> str:
+    return str(loader.resolve(yaml.ScalarNode, event.value, event.implicit))
 
 
-def _mapping(reading: _Reading, path: str, depth: int) -> dict[str, Any]:
+def _mapping(reading: _Reading, loader: Any, path: str, depth: int) -> dict[str, Any]:
     """Read a mapping up to its end; keys are texts and stand once."""
     found: dict[str, Any] = {}
-    while not isinstance(key := reading.loader.get_event(), yaml.MappingEndEvent):
-        line = key.start_mark.line + 1
+    while not isinstance(key := loader.get_event(), yaml.MappingEndEvent):
+        line = key.start_mark.line + 1 + reading.above
         scalar = isinstance(key, yaml.ScalarEvent)
-        if not scalar or (key.tag or _tag(reading, key)) != "tag:yaml.org,2002:str":
+        tag = (key.tag or _tag(loader, key)) if scalar else ""
+        if tag == f"{_TAG}merge":
+            raise reading.refuse(line, "merge keys (<<) are not read", "write the keys out, or use an alias")
+        if tag != f"{_TAG}str":
             written = key.value if scalar else "a structure"
-            raise _refuse(reading.source, line, f"the key {written!r} is not text", "put it in quotes")
-        if key.value in found:
-            raise _refuse(reading.source, line, f"the key {key.value!r} stands twice in one mapping")
-        under = f"{path}.{key.value}" if path else key.value
-        reading.lines[under] = line
-        found[key.value] = _value(reading, reading.loader.get_event(), under, depth - 1)
+            raise reading.refuse(line, f"the key {written!r} is not text", "put it in quotes")
+        under = reading.key(found, key.value, path, line)
+        found[key.value] = _value(reading, loader, loader.get_event(), under, depth - 1)
     return found

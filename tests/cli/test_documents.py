@@ -1,3 +1,5 @@
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -80,6 +82,29 @@ def test_json_may_be_one_object_several_or_a_list():
         ('{"kind": "Domain", "kind": "Network"}', "x.yaml:1 the key 'kind' stands twice"),
         ('{"kind": }', "x.yaml:1 not JSON"),
         ('{"kind": "D", "n": NaN}', "x.yaml:1 NaN is not a number"),
+        ("n: 1\nkind: D\nmem: 01024", "x.yaml:3 '01024' is not the same in YAML 1.1 and YAML 1.2"),
+        ("n: 010", "x.yaml:1 '010' is not the same"),
+        ("n: 089", "x.yaml:1 '089' is not the same"),
+        ("n: 2:30", "x.yaml:1 '2:30' is not the same"),
+        ("mac: 52:54:00:12:34:56", "x.yaml:1 '52:54:00:12:34:56' is not the same"),
+        ("n: 1_024", "x.yaml:1 '1_024' is not the same"),
+        ("n: 0b11", "x.yaml:1 '0b11' is not the same"),
+        ("n: 0o17", "x.yaml:1 '0o17' is not the same"),
+        ("n: 1e3", "x.yaml:1 '1e3' is not the same"),
+        ("n: yes", "x.yaml:1 'yes' is not the same"),
+        ("n: Off", "x.yaml:1 'Off' is not the same"),
+        ("n: 1e999", "x.yaml:1 '1e999' is not the same"),
+        ("n: 1.0e+999", "x.yaml:1 '1.0e+999' is not a finite number"),
+        ("a: &x {b: 1}\nc:\n  <<: *x", "x.yaml:3 merge keys (<<) are not read"),
+        ("kind: List\nitems: []", "x.yaml:1 `kind: List` is no document"),
+        ('a: "\\ud800"', "x.yaml:1 not YAML"),
+        ('{"kind": "D",\n"n": 1e999}', "x.yaml:2 '1e999' is not a finite number"),
+        ('{"kind": "D",\n"n": 99999999999999999999}', "x.yaml:2 '99999999999999999999' is too large"),
+        ('{"kind": "D",\n"n": "\\ud800"}', "x.yaml:2 not YAML: found invalid Unicode character"),
+        ('{"kind": "D",\n"a": {\n"b": 1, "b": 2}}', "x.yaml:3 the key 'b' stands twice"),
+        ('{"kind": "D", "metadata": {"name": "a"}}\n\n{"kind": "D"}', "x.yaml:3 the document has no"),
+        ('[\n{"kind": "D", "metadata": {"name": "a"}},\n{"kind": "D"}]', "x.yaml:3 the document has no"),
+        ('{"kind": "List", "items": []}', "x.yaml:1 `kind: List` is no document"),
         ("[[]]", "x.yaml:1 a document is a mapping"),
         ("[" * 5000, "x.yaml:1"),
         ("{a: " * 5000 + "1" + "}" * 5000, "x.yaml:1"),
@@ -87,6 +112,42 @@ def test_json_may_be_one_object_several_or_a_list():
 )  # fmt: skip
 def test_what_cannot_be_read_is_refused_with_its_line(text, told):
     assert refused(text).startswith(told)
+
+
+def test_numbers_that_every_reader_takes_for_the_same_are_read():
+    text = (
+        "kind: D\nmetadata: {name: a}\nspec: [12, -7, +3, 0, 0x1F, 1.5, 1.5e+3, true, False, ~, '010', 'yes']"
+    )
+    (parsed,) = documents.parse(text, "x")
+    assert parsed.content["spec"] == [12, -7, 3, 0, 31, 1.5, 1500.0, True, False, None, "010", "yes"]
+    assert parsed.written["spec[4]"] == "0x1F"
+    assert "spec[0]" not in parsed.written
+
+
+def test_every_field_of_json_knows_its_line():
+    text = '{"kind": "D",\n "metadata": {"name": "a"},\n "spec": {\n\t"disks": [\n  {"id": "root"}]}}'
+    first, second = documents.parse(f"\n{text}\n{text}", "a.json")
+    assert first.place("spec.disks[0].id") == "a.json:6"
+    assert second.place("spec.disks[0].id") == "a.json:11"
+    (listed,) = documents.parse(f"[\n{text}]", "a.json")
+    assert listed.place("metadata.name") == "a.json:3"
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(-1e200, 1e200)
+    | st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cn", "Co")), max_size=9),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(st.text("abc\"/\\😀", max_size=3), inner, max_size=3),
+    max_leaves=8,
+)  # fmt: skip
+
+
+@given(JSON, st.booleans(), st.sampled_from([None, 1, "\t"]))
+def test_json_means_what_it_means_to_every_other_reader(value, ascii_, indent):
+    content = {"kind": "D", "metadata": {"name": "x"}, "spec": value}
+    text = json.dumps(content, ensure_ascii=ascii_, indent=indent)
+    (parsed,) = documents.parse(text, "x.json")
+    assert parsed.content == content
 
 
 def test_an_alias_stands_for_its_value():

@@ -246,4 +246,5 @@ def placed(problem: Problem, parsed: Sequence[Parsed]) -> Problem:
         return problem
     document, path = parsed[int(match[1])], problem.path[match.end() :]
     place = f"{document.place(path)} {document.kind}/{document.name} {path}".rstrip()
-    return Problem(path=place, reason=problem.reason, value=problem.value, allowed=problem.allowed)
+    value = document.written.get(path, problem.value)  # as it stands in the file, not as it was read
+    return Problem(path=place, reason=problem.reason, value=value, allowed=problem.allowed)

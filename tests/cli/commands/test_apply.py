@@ -206,3 +206,11 @@ def test_more_documents_than_one_transaction_takes_are_refused_with_advice_and_d
     client = bus()
     assert run("diff", "-f", "-", client=client, typed=many).code == 0
     assert [len(request.documents) for request in client.asked] == [1000, 1]
+
+
+def test_a_refused_value_is_told_as_it_was_written():
+    problem = Problem(path="documents[0].spec.cpu.count", reason="out of range", value="4096")
+    refused = ManorError(Kind.BAD_REQUEST, "1 problem", problems=(problem,))
+    text = WEB.replace("count: 0", "count: 0x1000")
+    ran = run("apply", "-f", "-", client=FakeClient({Apply: refused}), typed=text)
+    assert "(got 0x1000)" in ran.err
