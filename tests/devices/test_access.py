@@ -44,7 +44,7 @@ def test_the_entry_of_another_user_stays():
 async def test_a_user_may_write_until_it_is_taken_back_and_the_mode_is_as_before(image):
     await access.grant(str(image), UID, write=True)
     assert await access._may(str(image), UID, write=True)
-    access.revoke(str(image), UID)
+    await access.revoke(str(image), UID)
     assert not await access._may(str(image), UID, write=False)
     assert mode(image) == 0o600
     assert "system.posix_acl_access" not in os.listxattr(image)
@@ -55,7 +55,7 @@ async def test_to_read_is_not_to_write_and_two_users_do_not_disturb_each_other(i
     await access.grant(str(image), UID, write=False)
     await access.grant(str(image), UID + 1, write=True)
     assert not await access._may(str(image), UID, write=True)
-    access.revoke(str(image), UID + 1)
+    await access.revoke(str(image), UID + 1)
     assert await access._may(str(image), UID, write=False)
 
 
@@ -75,5 +75,5 @@ async def test_a_closed_folder_on_the_way_is_named(image):
 
 
 @root
-def test_taking_back_from_a_file_that_is_gone_is_harmless(tmp_path):
-    access.revoke(str(tmp_path / "gone"), UID)
+async def test_taking_back_from_a_file_that_is_gone_is_harmless(tmp_path):
+    await access.revoke(str(tmp_path / "gone"), UID)

@@ -6,7 +6,16 @@ import pytest
 
 from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages import Done
-from manor_bus.wire.messages.devices import Connect, Descriptor, DomainGone, VolumeList, VolumesListed
+from manor_bus.wire.messages.devices import (
+    Connect,
+    Connected,
+    Descriptor,
+    DeviceList,
+    DevicesListed,
+    DomainGone,
+    VolumeList,
+    VolumesListed,
+)
 from manor_bus.wire.messages.documents import Disk, Metadata, Network, NetworkSpec, Nic, Volume, VolumeSpec
 from manor_devices import images
 from tests.devices.driving import UUID, key, on_virtual_time
@@ -42,13 +51,8 @@ def instant_images(monkeypatch):
     monkeypatch.setattr(images, "chain", chain)
 
 
-async def no_thread(function, *arguments, **named):
-    return function(*arguments, **named)
-
-
 @pytest.fixture
-def virtual_place(tmp_path, instant_images, monkeypatch):
-    monkeypatch.setattr(asyncio, "to_thread", no_thread)
+def virtual_place(tmp_path, instant_images):
     return tmp_path
 
 
@@ -83,6 +87,26 @@ def test_a_deleted_document_deletes_the_file_once_nobody_uses_it_even_over_a_res
             await made.ask(DomainGone(uuid=UUID, incarnation=1), Done)
             await asyncio.sleep(1)
             assert not (tmp_path / path).exists()
+
+    scenario(virtual_place)
+
+
+def test_a_volume_that_goes_under_a_guest_is_broken_and_failed_within_seconds(virtual_place):
+    @on_virtual_time
+    async def scenario(tmp_path):
+        async with place(tmp_path) as made:
+            made.config.apply(VOLUME)
+            descriptor = await made.ask(disk(), Descriptor)
+            await made.ask(Connected(key=disk().key, generation=1), Done)
+            await asyncio.sleep(10)
+            (tmp_path / descriptor.args["path"]).unlink()
+            await asyncio.sleep(7)
+            (device,) = (await made.ask(DeviceList(), DevicesListed)).devices
+            assert device.state == "BROKEN"
+            assert "is gone" in device.reason
+            (volume,) = (await made.ask(VolumeList(), VolumesListed)).volumes
+            assert volume.state == "failed"
+            assert "is gone" in volume.reason
 
     scenario(virtual_place)
 

@@ -7,7 +7,7 @@ import pytest
 
 from manor_bus.wire.errors import Kind, ManorError, denied_state
 from manor_devices import bounds, driver
-from manor_devices.backends import Leftover, Observation
+from manor_devices.backends import Leftover, Notice, Observation
 from manor_devices.backends.fake import FakeBackend
 from tests.devices.driving import UUID, bench, key, on_virtual_time
 
@@ -400,3 +400,15 @@ async def test_what_a_back_end_holds_that_cannot_be_asked_yet_is_released_when_i
         made.world.behaviour.clear()
         await asyncio.sleep(300)
         assert (made.states(), made.world.served) == ({}, {})
+
+
+@on_virtual_time
+async def test_a_resource_that_does_not_answer_is_told_and_the_device_stays_connected(tmp_path):
+    async with bench(tmp_path) as made:
+        await made.attach()
+        for what, reason in (("silent", "/mnt does not answer"), ("answers", "")):
+            made.world.tell(Notice(what, reason, key(), 1, 1))
+            assert made.connection().state.value == "CONNECTED"
+            assert made.connection().status().reason == reason
+        made.world.tell(Notice("silent", "of another generation", key(), 7, 1))
+        assert made.connection().reason == ""

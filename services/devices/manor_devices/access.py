@@ -11,9 +11,11 @@ import os
 import stat
 import struct
 from collections.abc import Iterable
+from functools import partial
 from typing import Final
 
 from manor_bus.wire.errors import ManorError, denied_state
+from manor_devices import storage
 from manor_devices.processes import run
 
 XATTR: Final = "system.posix_acl_access"
@@ -59,19 +61,19 @@ async def grant(path: str, uid: int, *, write: bool) -> None:
     """Make a file usable for a user. Raises `denied_state` when it still is not (a folder in the way)."""
     if uid == os.geteuid() or os.geteuid() != 0 or await _may(path, uid, write=write):
         return
-    _change(path, uid, READ | WRITE if write else READ)
+    await storage.ask(path, partial(_change, path, uid, READ | WRITE if write else READ))
     if not await _may(path, uid, write=write):
         raise denied_state(
             f"the domain's user {uid} cannot {'write' if write else 'read'} {path}",
-            hint=_advice(path),
+            hint=await storage.ask(path, partial(_advice, path)),
         )
 
 
-def revoke(path: str, uid: int) -> None:
+async def revoke(path: str, uid: int) -> None:
     """Take the permission back. The file may be gone."""
     if os.geteuid() == 0 and uid:
         try:
-            _change(path, uid, 0)
+            await storage.ask(path, partial(_change, path, uid, 0))
         except FileNotFoundError:
             return
 

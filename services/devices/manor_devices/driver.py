@@ -200,6 +200,10 @@ class Driver:
         slot = self.slots.get(key_of(notice.key)) if notice.key is not None else None
         if slot is None:
             return
+        if notice.what in ("silent", "answers"):
+            if notice.generation == slot.connection.generation and slot.connection.state in machine.SERVED:
+                self.replace(slot, replace(slot.connection, reason=notice.reason))
+            return
         trigger = T.PROVIDER_LOST if notice.what == "lost" else T.RESOURCE_GONE
         event = Event(trigger, generation=notice.generation, epoch=notice.epoch, reason=notice.reason)
         if trigger is T.PROVIDER_LOST and notice.epoch == slot.connection.epoch:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import stat
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from manor_bus.wire.errors import ManorError, Problem, bad_request, denied_state, not_found
+from manor_devices import storage
 from manor_devices.magic import HEAD_BYTES, TAIL_BYTES, recognise
 from manor_devices.processes import run
 
@@ -30,6 +31,7 @@ class Layer:
     size: int
     used: int
     identity: str
+    block: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +73,16 @@ def identify(path: str, field: str = "source") -> tuple[str, str]:
         raise not_found(f"there is no file {path}", hint="Check the path, or make the image first.") from None
     except OSError as error:
         raise _refused(field, path, error.strerror) from None
-    if stat.S_ISBLK(found.st_mode):
-        return resolved, f"block:{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}"
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(found.st_mode) and not stat.S_ISBLK(found.st_mode):
         raise _refused(field, path, "is a directory" if stat.S_ISDIR(found.st_mode) else "is not a file")
-    return resolved, f"{found.st_dev}:{found.st_ino}"
+    return resolved, identity_of(found)
+
+
+def identity_of(found: os.stat_result) -> str:
+    """Return what is equal for all names of one file or block device."""
+    if stat.S_ISBLK(found.st_mode):
+        return f"block:{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}"
+    return f"{found.st_dev}:{found.st_ino}"
 
 
 def look(path: str, field: str = "source") -> Look:
@@ -113,7 +120,7 @@ async def chain(path: str, format_: str, field: str = "source") -> tuple[Layer, 
     named = ""
     while path:
         try:
-            resolved, identity = await asyncio.to_thread(identify, path, field)
+            resolved, identity = await storage.ask(path, partial(identify, path, field))
         except ManorError as error:
             raise _bottomless(layers[-1].path, named, path, error) if layers else error from None
         if any(layer.identity == identity for layer in layers) or len(layers) == CHAIN_MAX:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from manor_bus.wire.messages.devices import VolumeStatus
 from manor_bus.wire.messages.documents import Volume, VolumeSpec
 from manor_devices import images, volumes
 from manor_devices.backends import Claim
-from manor_devices.pool_files import Files
+from manor_devices.pool_files import NOTHING, Files, Look
 from manor_devices.records import Journal, Remembered
 from manor_devices.routes import VolumeFile
 from manor_devices.uses import Uses
@@ -44,6 +43,7 @@ from manor_devices.volumes import (
 State = Literal["creating", "ready", "resizing", "deleting", "failed"]
 
 RETRY_S: Final = 30.0
+LOOK_S: Final = 60.0  # between two looks at a volume that rests
 AT_ONCE: Final = 2
 DELETED_MAX: Final = 20_000  # deleted volumes that are remembered
 MIB: Final = 1 << 20
@@ -75,7 +75,8 @@ class Pools:
         self._sharing: dict[str, dict[str, str]] = {}  # name of a base -> uuid and name of its clones
         self._waiting: dict[str, None] = {}
         self._statuses: dict[str, VolumeStatus] = {}  # by uuid
-        self._limit = asyncio.Semaphore(AT_ONCE)
+        self._looks: dict[str, Look] = {}  # by uuid
+        self._limits: dict[str, asyncio.Semaphore] = {}  # by pool: one that hangs holds nobody else
         self._deleted = Remembered(journal, "deleted/", DELETED_MAX)
         self._kicks: dict[str, asyncio.Event] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -203,12 +204,12 @@ class Pools:
                 return RETRY_S
             case Refuse(reason):
                 self._show(uuid, "failed", reason)
-        return None
+        return LOOK_S
 
     async def _delete(self, record: Record, revision: int) -> None:
         """Delete the content, and remember that it was: the document may come back, what it was cannot."""
         self._show(record.uuid, "deleting")
-        await asyncio.to_thread(self._files.path(record.path).unlink, missing_ok=True)
+        await self._files.remove(record)
         if record.made:
             self._deleted.put(record.uuid, revision)
         self._drop(record)
@@ -224,7 +225,7 @@ class Pools:
                 await self._journal.sync()
             case Grow(size_mib):
                 self._show(uuid, "resizing")
-                async with self._limit:
+                async with self._limit(record.spec.pool):
                     await images.grow(path, record.spec.format, size_mib)
                 self._save(replace(record, size_mib=size_mib))
             case Adopt():
@@ -245,7 +246,7 @@ class Pools:
         self._claim(record, claims)
         made = replace(record, made=True, size_mib=spec.size_mib)
         try:
-            async with self._limit:
+            async with self._limit(spec.pool):
                 await self._files.make(spec, self._files.path(record.path), base, copied=copied)
             if not copied:
                 made = replace(made, below=tuple(self._files.kept(layer.path) for layer in below))
@@ -256,10 +257,11 @@ class Pools:
                 self._claim(record, ())
 
     async def _seen(self, spec: VolumeSpec | None, record: Record) -> Seen:
+        self._looks[record.uuid] = look = await self._files.look(record)
         base, missing = await self._origin(spec) if spec is not None and not record.made else (None, "")
         return Seen(
-            exists=self._files.path(record.path).exists(),
-            gone=await self._files.gone(record) if record.made else "",
+            exists=bool(look.identity),
+            gone=look.gone if record.made else "",
             users=self._holders(record),
             clones=self._clones(record.name),
             base=base,
@@ -343,13 +345,13 @@ class Pools:
     def _holders(self, record: Record) -> tuple[str, ...]:
         """Name who has the file: by the volume's name, or by its path."""
         users = tuple(name for name, _ in self._uses.of_volume(record.name))
-        try:
-            path, identity = images.identify(str(self._files.path(record.path)))
-        except ManorError:
-            return users
-        clash = self._uses.clash(_claimant(record), (Claim(identity, path, write=True),))
+        identity = self._looks.get(record.uuid, NOTHING).identity
+        clash = self._uses.clash(_claimant(record), (Claim(identity, record.path, write=True),))
         known = clash is None or clash.theirs.founded or clash.name in users
         return users if known or clash is None else (*users, clash.name)
+
+    def _limit(self, pool: str) -> asyncio.Semaphore:
+        return self._limits.setdefault(pool, asyncio.Semaphore(AT_ONCE))
 
     def _claim(self, record: Record, claims: tuple[Claim, ...]) -> None:
         self._uses.claim(_claimant(record), f"volume {record.name}", claims)
@@ -369,15 +371,12 @@ class Pools:
         self._claim(record, ())
         self._journal.drop(f"volume/{record.uuid}")
         self._statuses.pop(record.uuid, None)
+        self._looks.pop(record.uuid, None)
         self._on_change(record.name)
         self._bases_used(record)
 
     def _show(self, uuid: str, state: State, reason: str = "") -> None:
         record = self._records[uuid]
-        try:
-            used = os.stat(self._files.path(record.path)).st_blocks * 512 // MIB
-        except OSError:
-            used = 0
         before = self._statuses.get(uuid)
         self._statuses[uuid] = VolumeStatus(
             name=record.name,
@@ -386,7 +385,7 @@ class Pools:
             path=str(self._files.path(record.path)),
             format=record.spec.format,
             size_mib=record.size_mib,
-            used_mib=used,
+            used_mib=self._looks.get(uuid, NOTHING).used_mib,
             revision=record.revision,
             reason=reason,
             users=(*self._holders(record), *self._clones(record.name)),

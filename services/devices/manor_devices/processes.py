@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import resource
 import signal
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from manor_bus.wire.errors import Kind, ManorError, unavailable
 
 OUTPUT_BYTES_MAX: Final = 1_048_576
 ADDRESS_SPACE_MAX: Final = 4 << 30  # an image made to exhaust its reader ends the reader, not the node
+KILL_S: Final = 5.0
 NOBODY: Final = 65_534
 
 
@@ -55,7 +57,9 @@ async def run(argv: Sequence[str], timeout_s: float, *, uid: int = 0, limited: b
     finally:
         if process.returncode is None:
             process.kill()
-            await asyncio.shield(process.wait())
+            with contextlib.suppress(TimeoutError):  # it may wait in the kernel, for a disk that is dead
+                async with asyncio.timeout(KILL_S):
+                    await asyncio.shield(process.wait())
     if process.returncode != 0:
         raise _failure(argv, process.returncode or 0, err.decode(errors="replace"))
     return out[:OUTPUT_BYTES_MAX].decode(errors="replace")

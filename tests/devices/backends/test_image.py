@@ -122,4 +122,4 @@ async def test_an_image_that_a_foreign_process_holds_is_refused_with_its_name_an
 async def test_a_device_without_a_user_of_its_own_needs_no_grant():
     grants = Grants()
     assert await grants.grant(disk_order("/top"), (TOP,)) == {}
-    grants.revoke(disk_order("/top"))
+    await grants.revoke(disk_order("/top"))

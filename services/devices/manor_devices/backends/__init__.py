@@ -107,9 +107,10 @@ class Observation:
 @dataclass(frozen=True, slots=True)
 class Notice:
     """News from a back end. `lost`: it no longer serves (`key` None: nothing at all any more);
-    `gone`: it serves, but the resource behind it went away."""
+    `gone`: it serves, but the resource behind it went away; `silent`: that cannot be asked now; `answers`: it
+    can again."""
 
-    what: Literal["lost", "gone"]
+    what: Literal["lost", "gone", "silent", "answers"]
     reason: str
     key: DeviceKey | None = None
     generation: int = 0

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 
 from manor_bus import VERSION
+from manor_bus.wire.errors import ManorError
+from manor_devices import storage
 from manor_devices.backends import (
     BackendSettings,
     Claim,
@@ -16,6 +19,7 @@ from manor_devices.backends import (
     Prepared,
 )
 from manor_devices.backends.image import Grants, claims, disk_of, layers, unheld, warning
+from manor_devices.backends.watch import Watch
 
 
 class FileBackend:
@@ -27,16 +31,21 @@ class FileBackend:
     def __init__(self, settings: BackendSettings) -> None:
         self._roots = settings.values.get("roots", "")
         self._grants = Grants()
+        self._watch = Watch(settings.notify)
 
     def describe(self) -> Description:
         """Say what it is."""
         return Description("file", VERSION, ("disk",))
 
     async def observe(self, known: Sequence[Order]) -> Observation:
-        """A file that is still there is still served."""
+        """A file that is still there is still served, and one that cannot be asked for may be."""
+        present = []
         for order in known:
             self._grants.adopt(order)
-        return Observation(present=tuple(order.key for order in known if _exists(order)))
+            if await _may_be_there(order.target.path):
+                self._watch.follow(order, (order.target.path,))
+                present.append(order.key)
+        return Observation(present=tuple(present))
 
     async def claim(self, order: Order) -> tuple[Claim, ...]:
         """Name the image and all images below it."""
@@ -49,6 +58,7 @@ class FileBackend:
         if not order.attached:  # else it is the front end that has it open
             await unheld(order, found)
         notes = await self._grants.grant(order, found) | await warning(order)
+        self._watch.follow(order, [layer.path for layer in found])
         return Prepared(
             "file",
             {
@@ -63,17 +73,22 @@ class FileBackend:
 
     async def release(self, order: Order) -> None:
         """Take the permission back."""
-        self._grants.revoke(order)
+        self._watch.forget(order.key)
+        await self._grants.revoke(order)
 
     async def discard(self, leftover: Leftover) -> None:
         """Files leave nothing over."""
 
     async def close(self) -> None:
-        """Nothing runs."""
+        """Stop looking at the files."""
+        await self._watch.close()
 
 
-def _exists(order: Order) -> bool:
-    return os.path.exists(order.target.path)
+async def _may_be_there(path: str) -> bool:
+    try:
+        return await storage.ask(path, partial(os.path.exists, path))
+    except ManorError:
+        return True
 
 
 def open_backend(settings: BackendSettings) -> FileBackend:

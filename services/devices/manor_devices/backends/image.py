@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final
 
 from manor_bus.wire.errors import ManorError, Problem, bad_request, denied_state
 from manor_bus.wire.messages.devices import DeviceKey
 from manor_bus.wire.messages.documents import Disk
-from manor_devices import access, holders, images
+from manor_devices import access, holders, images, storage
 from manor_devices.backends import WARNING, Claim, Order
 from manor_devices.images import Layer, Look
 from manor_devices.magic import way_out
@@ -34,12 +35,13 @@ async def layers(order: Order, roots: str = "") -> tuple[Layer, ...]:
     """Return the image and those below it. `roots`: the only folders they may lie in, separated by `:`."""
     path, format_ = order.target.path, order.target.format
     try:
-        seen = await asyncio.to_thread(images.look, path)
+        seen = await storage.ask(path, partial(images.look, path))
         _judge(disk_of(order), format_, seen)
         if format_ == "raw":
-            found: tuple[Layer, ...] = (Layer(seen.path, format_, seen.size, 0, seen.identity),)
+            found: tuple[Layer, ...] = (Layer(seen.path, format_, seen.size, 0, seen.identity, seen.block),)
         else:
-            found = await images.chain(path, format_)
+            top, *below = await images.chain(path, format_)
+            found = (replace(top, block=seen.block), *below)
     except ManorError as error:
         named = f"disk {order.key.id}: {error.message}"
         raise ManorError(error.kind, named, problems=error.problems, hint=error.hint) from None
@@ -78,9 +80,11 @@ def _judge(disk: Disk, format_: str, seen: Look) -> None:
 
 async def warning(order: Order) -> dict[str, str]:
     """Return a note that warns of a disk that is raw by the document's own word, and looks like an image."""
-    disk = disk_of(order)
-    seen = await asyncio.to_thread(images.look, order.target.path) if disk.format == "raw" else None
-    if seen is None or not disk.source or not seen.holds or (seen.holds == "iso" and disk.read_only):
+    disk, path = disk_of(order), order.target.path
+    if disk.format != "raw" or not disk.source:
+        return {}
+    seen = await storage.ask(path, partial(images.look, path))
+    if not seen.holds or (seen.holds == "iso" and disk.read_only):
         return {}
     return {
         WARNING: f"used as raw, and looks like {seen.holds}: the guest sees the bytes of the image itself"
@@ -93,9 +97,9 @@ async def unheld(order: Order, found: tuple[Layer, ...]) -> None:
     if disk.shareable:
         return
     for left in range(MOMENTS, -1, -1):
-        if not await asyncio.to_thread(holders.locked, path, write=not disk.read_only):
+        if not await storage.ask(path, partial(holders.locked, path, write=not disk.read_only)):
             return
-        who = await asyncio.to_thread(holders.holders, path)
+        who = await storage.ask("/proc", partial(holders.holders, path))
         if left:
             await asyncio.sleep(MOMENT_S)
     named = (
@@ -137,12 +141,12 @@ class Grants:
         if order.request.uid and PATHS in order.notes:
             self._held[order.key] = (order.request.uid, _paths(order.notes))
 
-    def revoke(self, order: Order) -> None:
+    async def revoke(self, order: Order) -> None:
         """Take back what no other device of the same user needs."""
         uid, paths = self._held.pop(order.key, (order.request.uid, _paths(order.notes)))
         needed = {path for other, held in self._held.values() if other == uid for path in held}
         for path in set(paths) - needed:
-            access.revoke(path, uid)
+            await access.revoke(path, uid)
 
 
 def _paths(notes: Mapping[str, str]) -> tuple[str, ...]:

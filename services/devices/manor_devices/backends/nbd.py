@@ -14,9 +14,9 @@ import hashlib
 import json
 import os
 import shutil
-import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -25,6 +25,7 @@ from manor_bus import VERSION
 from manor_bus.wire.errors import ManorError, Problem, bad_request, unavailable
 from manor_bus.wire.messages.devices import DeviceKey
 from manor_bus.wire.messages.documents import Disk
+from manor_devices import storage
 from manor_devices.backends import (
     Arguments,
     BackendSettings,
@@ -39,6 +40,7 @@ from manor_devices.backends import (
 )
 from manor_devices.backends.daemons import Daemon
 from manor_devices.backends.image import Grants, claims, disk_of, layers, unheld, warning
+from manor_devices.backends.watch import Watch
 from manor_devices.images import Layer
 
 PROGRAM: Final = "qemu-storage-daemon"
@@ -132,6 +134,7 @@ class NbdBackend:
         self._probe_s = _seconds(settings.values.get("probe_s", "10"))
         self._exports: dict[DeviceKey, Export] = {}
         self._grants = Grants()
+        self._files = Watch(settings.notify)
 
     def describe(self) -> Description:
         """Say what it is."""
@@ -141,7 +144,7 @@ class NbdBackend:
         """Find our daemons by their command line; a server elsewhere counts as there until a look says no."""
         self._directory.mkdir(mode=0o711, parents=True, exist_ok=True)
         ours = _listen(self._directory / "x").partition('/x"')[0] + "/"
-        found = await asyncio.to_thread(daemons.find, PROGRAM, ours)
+        found = await storage.ask("/proc", partial(daemons.find, PROGRAM, ours))
         present: list[DeviceKey] = []
         folders = {entry.name for entry in os.scandir(self._directory)}
         for order in known:
@@ -153,6 +156,8 @@ class NbdBackend:
             daemon = daemons.hold(found.pop(mark), mark) if mark in found else None
             if remote or daemon is not None:
                 self._watch(Export(order, address, daemon))
+                if not remote:
+                    self._files.follow(order, (order.target.path,))
                 present.append(order.key)
         used = _connected_sockets()
         left = [
@@ -184,6 +189,7 @@ class NbdBackend:
             await unheld(order, found)
             notes = await self._grants.grant(order, found) | await warning(order)
             self._watch(Export(order, address, await self._start(order, found[0], address)))
+            self._files.follow(order, [layer.path for layer in found])
         reconnect = RECONNECT_S[disk.on_provider_loss]
         return Prepared(
             "nbd", {**address.args(), "reconnect_s": reconnect, "readonly": disk.read_only}, notes
@@ -194,7 +200,7 @@ class NbdBackend:
         await self._forget(order.key)
         if not disk_of(order).nbd:
             await self._clear(self._folder(order))
-            self._grants.revoke(order)
+            await self._grants.revoke(order)
 
     async def discard(self, leftover: Leftover) -> None:
         """End a daemon that no disk explains."""
@@ -202,6 +208,7 @@ class NbdBackend:
 
     async def close(self) -> None:
         """Stop watching; daemons and guests go on."""
+        await self._files.close()
         for export in self._exports.values():
             if export.watch is not None:
                 export.watch.cancel()
@@ -236,13 +243,14 @@ class NbdBackend:
     async def _clear(self, folder: Path) -> None:
         """End whatever listens in a folder of ours, and remove it."""
         mark = _listen(folder / "socket")
-        pid = (await asyncio.to_thread(daemons.find, PROGRAM, mark)).get(mark)
+        pid = (await storage.ask("/proc", partial(daemons.find, PROGRAM, mark))).get(mark)
         daemon = daemons.hold(pid, mark) if pid is not None else None
         if daemon is not None:
             await daemon.stop()
-        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        await storage.ask(str(folder), partial(shutil.rmtree, folder, ignore_errors=True))
 
     async def _forget(self, key: DeviceKey) -> None:
+        self._files.forget(key)
         export = self._exports.pop(key, None)
         if export is None:
             return
@@ -286,9 +294,8 @@ class NbdBackend:
 def command(order: Order, image: Layer, listen: str) -> list[str]:
     """Return the daemon's command line. Options travel as JSON: no character of a path means anything."""
     disk = disk_of(order)
-    block = stat.S_ISBLK(os.stat(image.path).st_mode)
     storage = {
-        "driver": "host_device" if block else "file",
+        "driver": "host_device" if image.block else "file",
         "node-name": "storage",
         "filename": image.path,
         "read-only": disk.read_only,
