@@ -163,7 +163,8 @@ class Pools:
         again: float | None = None
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(kick.wait(), again)
+                async with asyncio.timeout(again):  # unlike wait_for it never swallows a cancellation
+                    await kick.wait()
             kick.clear()
             try:
                 again = await self._next(uuid)

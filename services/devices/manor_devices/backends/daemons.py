@@ -53,7 +53,8 @@ class Daemon:
                 return
             signal.pidfd_send_signal(self._pidfd, number)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._ended.wait(), seconds)
+                async with asyncio.timeout(seconds):
+                    await self._ended.wait()
         if not self._ended.is_set():
             raise ManorError(
                 Kind.TIMEOUT,
