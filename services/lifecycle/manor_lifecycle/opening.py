@@ -95,7 +95,9 @@ async def _means(peer: Peer, settings: Settings, wall: Callable[[], float]) -> M
     for name in settings.hypervisors:
         directory = settings.directory / name
         directory.mkdir(mode=0o700, exist_ok=True)
-        own = AdapterSettings(directory, peer.node, settings.options.get(name, {}), settings.durable)
+        own = AdapterSettings(
+            directory, peer.node, settings.options.get(name, {}), settings.durable, settings.state_id
+        )
         adapters[name] = await hypervisors.load(name)(own)
         descriptions[name] = await adapters[name].describe()
     ledger = Ledger()

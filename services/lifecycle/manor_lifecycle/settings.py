@@ -6,10 +6,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+import msgspec
 
 from manor_bus.settings import BusSettings, state_directory
 from manor_bus.wire.errors import Problem, bad_request
+from manor_host import durable
 
 NAME: Final = "lifecycle"
 OPTION: Final = "MANOR_LIFECYCLE_"
@@ -21,7 +24,8 @@ UIDS_DEFAULT: Final = "200000-265535"
 class Settings:
     """`hypervisors`: adapters by name, the first is the default. `uids`: unprivileged users for domains.
 
-    `options`: adapter -> its options. `durable` False: nothing needs to survive a power failure (tests).
+    `options`: adapter -> its options. `state_id`: of the state directory, if any. `durable` False:
+    nothing needs to survive a power failure (tests).
     """
 
     bus: BusSettings
@@ -30,6 +34,7 @@ class Settings:
     options: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     uids: tuple[int, int] | None = None
     durable: bool = True
+    state_id: str = ""
 
     @staticmethod
     def from_environment(environment: Mapping[str, str] = os.environ) -> Settings:
@@ -43,7 +48,14 @@ class Settings:
             hypervisors=hypervisors,
             options={name: _options(name, environment) for name in hypervisors},
             uids=_uids(environment.get(UIDS, UIDS_DEFAULT)) if os.geteuid() == 0 else None,
+            state_id=_state_id(state_directory(environment)),
         )
+
+
+def _state_id(directory: Path) -> str:
+    """Return the id that `manor init` gave to the state directory; empty where there is none."""
+    content = durable.read(directory / "node.json")
+    return str(msgspec.json.decode(content, type=dict[str, Any]).get("id", "")) if content else ""
 
 
 def _options(adapter: str, environment: Mapping[str, str]) -> dict[str, str]:

@@ -23,7 +23,7 @@ An adapter is an entry point of the group `manor.hypervisors`: an async factory
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -44,6 +44,7 @@ from manor_lifecycle.hypervisors.seen import (
     IoStatus,
     LastEnd,
     Leftover,
+    LeftoverKind,
     Run,
     SavedImage,
     Seen,
@@ -62,6 +63,7 @@ __all__ = [  # what others take from here although it stands in `seen`
     "IoStatus",
     "LastEnd",
     "Leftover",
+    "LeftoverKind",
     "Run",
     "SavedImage",
     "Seen",
@@ -70,6 +72,7 @@ __all__ = [  # what others take from here although it stands in `seen`
 ]
 
 ENTRY_POINTS: Final = "manor.hypervisors"
+LEFTOVERS: Final[tuple[LeftoverKind, ...]] = ("variables", "console", "log", "record", "note")
 
 
 class GuestState(StrEnum):
@@ -325,8 +328,8 @@ class Hypervisor(Protocol):
     async def leftovers(self, uuid: str) -> tuple[Leftover, ...]:
         """Return all that this adapter keeps of a domain on this node beyond its run."""
 
-    async def remove(self, uuid: str) -> None:
-        """Remove these; `denied_state` while there is a run. Its numbers may be made again afterwards."""
+    async def remove(self, uuid: str, kinds: Collection[LeftoverKind] = LEFTOVERS) -> None:
+        """Remove these; `denied_state` while there is a run. Without its note, numbers may be made again."""
 
     async def coredump(self, run: Run, path: Path) -> None:
         """Write the guest's memory to `path` for a debugger; also for a kept ENDED run."""
@@ -361,13 +364,14 @@ class AdapterSettings:
     """What the service gives to a factory. `directory` belongs to the adapter alone, and exists.
 
     `options` are strings from the environment `MANOR_LIFECYCLE_<ADAPTER>_<OPTION>`, names in lower case.
-    `durable` False: nothing needs to survive this process (tests).
+    `durable` False: nothing needs to survive this process (tests). `state_id` names the state directory.
     """
 
     directory: Path
     node: str
     options: Mapping[str, str] = field(default_factory=dict)
     durable: bool = True
+    state_id: str = ""
 
 
 OpenHypervisor = Callable[[AdapterSettings], Awaitable[Hypervisor]]

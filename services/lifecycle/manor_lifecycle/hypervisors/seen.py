@@ -13,6 +13,7 @@ from manor_bus.wire.messages.documents import Channel, Disk, DomainSpec, Nic
 
 Device = Disk | Nic | Channel
 IoStatus = Literal["ok", "failed", "nospace"]
+LeftoverKind = Literal["variables", "console", "log", "record", "note"]
 
 
 class Feature(StrEnum):
@@ -160,7 +161,7 @@ class SavedImage:
 class Leftover:
     """Something of a domain that stays on the node when its run is gone."""
 
-    kind: Literal["variables", "console", "log", "record", "note"]
+    kind: LeftoverKind
     path: str
     size: int
 

@@ -87,6 +87,7 @@ class Place:
     folder: Path
     kernel: Path
     initrd: Path
+    state_id: str = ""
     settings: dict[str, str] = field(default_factory=lambda: dict(OPTIONS))
 
     def file(self, name: str, content: bytes = b"", mib: int = DISK_MIB) -> Path:
@@ -133,8 +134,8 @@ class Place:
     async def hypervisor(self) -> AsyncIterator[QemuHypervisor]:
         """Open the adapter; guests stay."""
         directory = self.folder / "qemu"
-        directory.mkdir(mode=0o700, exist_ok=True)
-        settings = AdapterSettings(directory, "n1", self.settings, durable=False)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        settings = AdapterSettings(directory, "n1", self.settings, durable=False, state_id=self.state_id)
         chosen = options.read(settings.options)
         found = await program.inspect(chosen.binary, chosen.accelerator, directory)
         adapter = QemuHypervisor(settings, chosen, found)
@@ -171,7 +172,7 @@ def process_facts(pid: int) -> dict[str, str]:
 def pid_of(hypervisor: QemuHypervisor) -> int:
     """Return the process of the one guest."""
     (guest,) = hypervisor._guests.values()
-    return guest.process.pid
+    return guest.process.identity.pid
 
 
 def open_files(pid: int) -> set[str]:

@@ -4,14 +4,17 @@ import asyncio
 import errno
 import json
 import os
+import shutil
 import signal
 import sys
+from dataclasses import replace
 
 import pytest
 
 from manor_bus.wire.errors import Kind, ManorError
+from manor_host import processes
 from manor_lifecycle.hypervisors import Activity, Ended, EndReason, GuestState, Hung, LastEnd, Run, Seen, load
-from manor_lifecycle.hypervisors.qemu import folder, open_hypervisor, process
+from manor_lifecycle.hypervisors.qemu import folder, open_hypervisor
 from manor_lifecycle.hypervisors.qemu.folder import RECORD
 from tests.lifecycle.hypervisors.qemu.guests import ROOT, UUID, Screen, Story, pid_of
 
@@ -108,9 +111,9 @@ async def test_a_guest_with_an_unreadable_record_is_neither_dead_nor_started_aga
         with pytest.raises(ManorError, match="runs") as refused:
             await hypervisor.create(place.creation(place.bare(), incarnation=3))
         assert refused.value.kind is Kind.DENIED_STATE
-        assert process.started_ticks(pid)
+        assert processes.started_ticks(pid)
         await hypervisor.destroy(Run(UUID, 2))
-        assert process.started_ticks(pid) == 0
+        assert processes.started_ticks(pid) == 0
         assert (await hypervisor.look())[UUID] == Seen(UUID, 2)
 
 
@@ -137,7 +140,7 @@ async def test_the_end_of_a_guest_is_noticed_when_its_record_cannot_be_written(p
             assert refused.value.kind is Kind.NO_CAPACITY
         assert [one.id for one in (await hypervisor.look(UUID))[UUID].run.devices] == []
         os.kill(pid_of(hypervisor), signal.SIGKILL)
-        assert (await story.until(Ended)).reason is EndReason.DEVICE_MODEL
+        assert (await story.until(Ended)).reason is EndReason.KILLED
         assert (await hypervisor.look(UUID))[UUID].run.activity is Activity.ENDED
         await hypervisor.destroy(Run(UUID, 1))
         with pytest.raises(ManorError) as refused:
@@ -152,7 +155,7 @@ async def test_a_guest_whose_service_died_while_making_it_is_cleared_away(place,
     file.write_text(json.dumps(json.loads(file.read_text()) | {"pid": 0, "started_ticks": 0}))
     async with place.hypervisor() as hypervisor:
         assert await ours(hypervisor) == []
-        assert process.started_ticks(pid) == 0
+        assert processes.started_ticks(pid) == 0
 
 
 async def test_a_stopped_process_does_not_keep_the_service_from_starting(place, saved):
@@ -198,7 +201,7 @@ async def test_the_same_run_is_made_once_and_other_runs_are_refused(place):
         assert refused.value.kind is Kind.STALE
         await hypervisor.destroy(Run(UUID, 5))
         await hypervisor.destroy(Run(UUID, 5))
-        assert process.started_ticks(pid) == 0
+        assert processes.started_ticks(pid) == 0
 
 
 async def test_the_remains_of_an_ended_run_make_place_for_the_next(place):
@@ -250,6 +253,23 @@ async def test_a_guest_of_somebody_else_is_seen_and_left_alone(place):
     finally:
         foreign.kill()
         await foreign.wait()
+
+
+async def test_a_copy_of_a_state_directory_leaves_the_guests_of_the_original_alone(place):
+    place.state_id = "original"
+    async with place.hypervisor() as hypervisor:
+        await hypervisor.create(place.creation(place.bare()))
+        pid = pid_of(hypervisor)
+        assert processes.environment(pid).keys() == {"PATH", "LANG", "MANOR_STATE_ID"}
+    copy = replace(place, folder=place.folder / "copy", state_id="copy")
+    shutil.copytree(
+        place.folder / "qemu", copy.folder / "qemu", ignore=shutil.ignore_patterns("monitor", "console")
+    )
+    async with copy.hypervisor() as hypervisor:
+        seen = (await hypervisor.look())[UUID]
+        assert (seen.last, seen.run, seen.ended.reason) == (1, None, EndReason.UNKNOWN)
+        await hypervisor.destroy(Run(UUID, 1))
+    assert processes.started_ticks(pid)
 
 
 def test_the_adapter_is_found_by_its_name():

@@ -7,6 +7,7 @@ import pytest
 
 from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages.documents import Boot, Cpu, Graphics, Memory, Usb
+from manor_host.processes import command_line
 from manor_lifecycle.hypervisors import Run
 from manor_lifecycle.hypervisors.qemu import process, sockets
 from manor_lifecycle.hypervisors.qemu.screen import SCREEN
@@ -132,7 +133,7 @@ async def test_what_qemu_refuses_is_said_in_its_words_and_nothing_is_left(place)
         (place.folder / "root.raw").unlink()
         with pytest.raises(ManorError, match="No such file") as refused:
             await hypervisor.create(place.creation(place.bare(), missing))
-        assert refused.value.kind is Kind.BAD_REQUEST
+        assert refused.value.kind is Kind.DENIED_STATE
         assert [one for one in await hypervisor.domains() if one.ours] == []
 
 
@@ -155,7 +156,7 @@ async def test_all_that_cannot_be_is_said_at_once(place):
 def processes(place):
     """Return the processes that use a disk of this test."""
     there = [int(name) for name in os.listdir("/proc") if name.isdigit()]
-    return [pid for pid in there if str(place.folder) in " ".join(process.command_line(pid))]
+    return [pid for pid in there if str(place.folder) in " ".join(command_line(pid))]
 
 
 @pytest.mark.parametrize("steps", range(0, 40, 4))

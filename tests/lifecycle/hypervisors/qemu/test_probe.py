@@ -6,7 +6,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from manor_lifecycle.hypervisors.qemu import probe, process
+from manor_host import clock
+from manor_lifecycle.hypervisors.qemu import probe
 from manor_lifecycle.hypervisors.qemu.probe import Findings
 
 QEMU = shutil.which("qemu-system-x86_64") or ""
@@ -14,7 +15,7 @@ needs_qemu = pytest.mark.skipif(not QEMU, reason="QEMU is not installed")
 
 
 def known(directory: Path, **changed: str) -> None:
-    findings = Findings(boot_id=process.boot_id(), binary="/qemu", version="7.2", works=("kvm",))
+    findings = Findings(boot_id=clock.boot_id(), binary="/qemu", version="7.2", works=("kvm",))
     findings = msgspec.structs.replace(findings, **changed)
     (directory / probe.FILE).write_bytes(msgspec.json.encode(findings))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +13,7 @@ import msgspec
 
 from manor_bus.wire.errors import Kind, ManorError, conflict, denied_state, not_found
 from manor_lifecycle.hypervisors import (
+    LEFTOVERS,
     AdapterSettings,
     Attachment,
     CauseWord,
@@ -26,6 +27,7 @@ from manor_lifecycle.hypervisors import (
     GuestState,
     HypervisorEvent,
     Leftover,
+    LeftoverKind,
     Progress,
     Resized,
     Run,
@@ -294,19 +296,18 @@ class FakeHypervisor:
         """Return what a guest would have printed."""
         return self._store.said(uuid)
 
-    async def log_of_last_run(self, uuid: str) -> bytes:
-        """Return how it ended."""
-        return self._store.said(uuid)
+    log_of_last_run = console_of_last_run
 
     async def leftovers(self, uuid: str) -> tuple[Leftover, ...]:
         """List the file of a domain."""
         return self._store.leftovers(uuid)
 
-    async def remove(self, uuid: str) -> None:
+    async def remove(self, uuid: str, kinds: Collection[LeftoverKind] = LEFTOVERS) -> None:
         """Remove it."""
         if uuid in self._store.there:
             raise denied_state(f"{uuid} has a run", hint="Destroy it first.")
-        self._store.forget(uuid)
+        if "note" in kinds:
+            self._store.forget(uuid)
 
     async def console(self, run: Run) -> ConsoleStream:
         """Open a console that greets and echoes."""
@@ -365,8 +366,8 @@ class FakeHypervisor:
         if not isinstance(told, dict):
             return
         left = float(told.get("after_s", 0)) - (self._wall() - guest.started)
-        reason = EndReason(told.get("reason", EndReason.POWEROFF))
-        run, kept = Run(guest.uuid, guest.incarnation), bool(told.get("kept"))
+        reason, kept = EndReason(told.get("reason", EndReason.POWEROFF)), bool(told.get("kept"))
+        run = Run(guest.uuid, guest.incarnation)
         self._timers[guest.uuid] = self._loop.call_later(
             max(left, 0), self._end, run, reason, "as told", kept
         )
@@ -385,8 +386,7 @@ class FakeHypervisor:
 
     def _resize(self, guest: Guest, memory_mib: int, cpus: int) -> None:
         guest.resize(memory_mib, cpus)
-        event = Resized(Run(guest.uuid, guest.incarnation), guest.memory_mib, guest.cpus)
-        self.say(event, Changed(guest.uuid))
+        self.say(Resized(Run(guest.uuid, guest.incarnation), memory_mib, cpus), Changed(guest.uuid))
 
     def _remove(self, guest: Guest) -> None:
         if (timer := self._timers.pop(guest.uuid, None)) is not None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from pathlib import Path
 
 from manor_bus.wire.errors import ManorError, bad_request, conflict, denied_state, not_found
 from manor_lifecycle.hypervisors import (
+    LEFTOVERS,
     AdapterSettings,
     Attachment,
     ConsoleStream,
@@ -19,6 +19,7 @@ from manor_lifecycle.hypervisors import (
     GuestState,
     HypervisorEvent,
     Leftover,
+    LeftoverKind,
     Progress,
     Run,
     RunningDomain,
@@ -28,10 +29,11 @@ from manor_lifecycle.hypervisors import (
 from manor_lifecycle.hypervisors.lanes import DESTROY_S, LOOK_S, Lanes
 from manor_lifecycle.hypervisors.qemu import birth, folder, hotplug, keeping, power, serial, views
 from manor_lifecycle.hypervisors.qemu.census import Census
-from manor_lifecycle.hypervisors.qemu.guest import Guest, Site
+from manor_lifecycle.hypervisors.qemu.guest import Guest
 from manor_lifecycle.hypervisors.qemu.options import Options
 from manor_lifecycle.hypervisors.qemu.program import Program
 from manor_lifecycle.hypervisors.qemu.record import Record
+from manor_lifecycle.hypervisors.qemu.site import Site
 
 
 class QemuHypervisor:
@@ -45,9 +47,8 @@ class QemuHypervisor:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._happened: asyncio.Queue[HypervisorEvent | None] = asyncio.Queue()
-        self._site = Site(
-            program, settings.directory, options, settings.durable, self._happened.put_nowait, wall
-        )
+        say, durable = self._happened.put_nowait, settings.durable
+        self._site = Site(program, settings.directory, options, durable, say, wall, settings.state_id)
         self._census = Census(self._site)
         self._guests, self._notes = self._census.guests, self._census.notes
         self._lanes = Lanes()
@@ -104,7 +105,7 @@ class QemuHypervisor:
         """Make a paused guest."""
         async with self._lanes.turn(creation.run.uuid):
             if not await self._is_there(creation):
-                record = birth.draft(self._site, creation)
+                record = await birth.draft(self._site, creation)
                 self._notes.begin(record.uuid, record.incarnation)
                 await self._make(record)
 
@@ -117,7 +118,7 @@ class QemuHypervisor:
             try:
                 header = await asyncio.to_thread(keeping.read_header, descriptor, path)
                 record = birth.redraft(self._site, header.record, creation)
-                await asyncio.to_thread(keeping.demand_same, header, image, record.plugged)
+                await keeping.demand_same(self._site, header, image, record.plugged)
                 self._notes.begin(record.uuid, record.incarnation)
                 await self._make(record, descriptor)
             finally:
@@ -305,11 +306,11 @@ class QemuHypervisor:
         """List the files of a domain."""
         return await asyncio.to_thread(folder.leftovers, self._site.directory / uuid)
 
-    async def remove(self, uuid: str) -> None:
+    async def remove(self, uuid: str, kinds: Collection[LeftoverKind] = LEFTOVERS) -> None:
         """Remove them."""
         async with self._lanes.turn(uuid):
             if uuid in self._guests or uuid in self._census.gone or uuid in self._census.unreadable:
                 raise denied_state(f"{uuid} has a run", hint="Destroy it first.")
-            self._notes.known.pop(uuid, None)
-            path = self._site.directory / uuid
-            await asyncio.to_thread(shutil.rmtree, path, ignore_errors=not path.exists())
+            await asyncio.to_thread(folder.remove, self._site.directory / uuid, kinds)
+            if "note" in kinds:
+                self._notes.known.pop(uuid, None)

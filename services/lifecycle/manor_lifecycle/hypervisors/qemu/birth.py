@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from manor_bus.wire.errors import Kind, ManorError, Problem, bad_request
+from manor_bus.wire.errors import Kind, ManorError, bad_request
+from manor_host import clock
+from manor_host.processes import Watched
 from manor_lifecycle.hypervisors import Creation, EndReason, GuestState, Run, RunningDomain
-from manor_lifecycle.hypervisors.qemu import folder, monitor, process
+from manor_lifecycle.hypervisors.qemu import complaints, folder, monitor, process
 from manor_lifecycle.hypervisors.qemu.arguments import command_line
-from manor_lifecycle.hypervisors.qemu.guest import Guest, Site
+from manor_lifecycle.hypervisors.qemu.guest import Guest
+from manor_lifecycle.hypervisors.qemu.lending import backing_name
 from manor_lifecycle.hypervisors.qemu.record import PCI_SLOTS, Record, added, needs_slot
 from manor_lifecycle.hypervisors.qemu.refusals import affinity, refusals
-from manor_lifecycle.hypervisors.qemu.wiring import opened, wire
+from manor_lifecycle.hypervisors.qemu.site import Site
+from manor_lifecycle.hypervisors.qemu.wiring import opened, unreadable, wire
 
 ROOT_PORTS: Final = 120  # what fits into slots 0x10 to 0x1e of the root bus
 RECONNECT_MS_SINCE: Final = (9, 2)
@@ -26,14 +29,11 @@ QUIT_S: Final = 3.0
 LAST_WORDS_S: Final = 2.0
 
 
-def draft(site: Site, creation: Creation) -> Record:
+async def draft(site: Site, creation: Creation) -> Record:
     """Decide the shape of a new machine. Raises `bad_request` with everything that cannot be."""
     spec = creation.spec
-    problems = refusals(spec, os.cpu_count() or 1)
-    for field in ("kernel", "initrd"):
-        path = getattr(spec.boot, field)
-        if path and not Path(path).is_file():
-            problems += (Problem(path=f"spec.boot.{field}", value=path, reason="there is no such file"),)
+    files = [await unreadable(site, field, getattr(spec.boot, field)) for field in ("kernel", "initrd")]
+    problems = (*refusals(spec, os.cpu_count() or 1), *(problem for problem in files if problem))
     if problems:
         raise bad_request(f"qemu cannot run {creation.name} as it is described", *problems)
     machine = site.program.machine(spec)
@@ -125,16 +125,16 @@ async def launch(site: Site, record: Record, *, incoming: bool = False) -> Guest
     guest: Guest | None = None
     try:
         with contextlib.ExitStack() as open_files:
-            wiring, descriptors = wire(site.program.binary, record, path, open_files, incoming=incoming)
+            wiring, descriptors = await wire(site, record, path, open_files, incoming=incoming)
             record = msgspec.structs.replace(
-                record, argv=tuple(command_line(record, wiring)), pid=0, boot_id=process.boot_id()
+                record, argv=tuple(command_line(record, wiring)), pid=0, boot_id=clock.boot_id()
             )
             folder.write_record(path, record, durable=site.durable)  # so that the process can be found
             log_flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC
             output = opened(open_files, path / folder.QEMU_LOG, log_flags)
-            started = process.launch(record.argv, descriptors, output, record.uid)
+            started = process.launch(record.argv, descriptors, output, record.uid, site.state_id)
             guest = Guest(site, record, started)
-        guest.remember(pid=started.pid, started_ticks=started.ticks)
+        guest.remember(pid=started.identity.pid, started_ticks=started.identity.ticks)
         await _greet(guest)
         await pin(guest)
         if not incoming:
@@ -165,10 +165,12 @@ async def _greet(guest: Guest) -> None:
         greeting.cancel()
         await asyncio.gather(greeting, ended, return_exceptions=True)
     words = folder.last_words(guest.path) or f"it ended with status {guest.process.status}"
-    if "annot allocate memory" in words or "cannot set up guest memory" in words:
-        hint = "Free memory on this node, or give the domain less."
-        raise ManorError(Kind.NO_CAPACITY, f"no memory for {guest.record.name}: {words}", hint=hint)
-    raise bad_request(f"QEMU refuses to start {guest.record.name}: {words}", hint="Change the document.")
+    raise await explained(guest.record, words)
+
+
+async def explained(record: Record, words: str) -> ManorError:
+    """Return what QEMU's refusal means; who holds a file is looked for outside of the loop."""
+    return await asyncio.to_thread(complaints.explain, record, words, process.holder, backing_name)
 
 
 async def end(guest: Guest) -> None:
@@ -185,13 +187,13 @@ async def end(guest: Guest) -> None:
     await guest.leave()
 
 
-async def gone(killed: process.Process, name: str) -> None:
+async def gone(killed: Watched, name: str) -> None:
     """Wait for the end of a killed process. Raises `timeout` (zombie)."""
     try:
         async with asyncio.timeout(GONE_S):
             await killed.ended.wait()
     except TimeoutError:
-        message = f"process {killed.pid} of {name} does not end although it was killed"
+        message = f"process {killed.identity.pid} of {name} does not end although it was killed"
         raise ManorError(Kind.TIMEOUT, message, hint="It hangs in the kernel; look at its disks.") from None
 
 

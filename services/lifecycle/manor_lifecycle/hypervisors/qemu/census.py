@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Final
 
 from manor_bus.wire.errors import ManorError
+from manor_host import clock, processes
+from manor_host.processes import Identity, Watched
 from manor_lifecycle.hypervisors import Ended, EndReason, ForeignChanged, LastEnd, Run, RunningDomain, Seen
 from manor_lifecycle.hypervisors.qemu import birth, folder, foreign, process, views
-from manor_lifecycle.hypervisors.qemu.guest import Guest, Site
+from manor_lifecycle.hypervisors.qemu.guest import Guest
 from manor_lifecycle.hypervisors.qemu.record import Record
+from manor_lifecycle.hypervisors.qemu.site import Site
 
 FOREIGN_LOOK_S: Final = 15.0
 ADOPTION_S: Final = 5.0  # for a QEMU that was found to greet; a slower one is reached later
@@ -30,7 +33,7 @@ class Census:
         self.notes = folder.Notes(site.directory, durable=site.durable)
         self.guests: dict[str, Guest] = {}
         self.gone: dict[str, Record] = {}
-        self.unreadable: dict[str, tuple[process.Process, str]] = {}
+        self.unreadable: dict[str, tuple[Watched, str]] = {}
         self.foreign: dict[str, RunningDomain] = {}
         self._watching: list[asyncio.Task[None]] = []
 
@@ -56,6 +59,8 @@ class Census:
         if record.incarnation > self.notes.last(record.uuid):
             self.notes.end(record.uuid, record.incarnation, None)
         found = self._process_of(record)
+        if found is not None and not process.belongs(found.identity.pid, self._site.state_id):
+            return self._leave_alone(path, record, found)
         if found is None:
             self._bury(path, record)
             return
@@ -82,7 +87,7 @@ class Census:
         self.unreadable[path.name] = found, damage
         self._watching.append(asyncio.get_running_loop().create_task(self._until_over(path, found, damage)))
 
-    async def _until_over(self, path: Path, found: process.Process, damage: str) -> None:
+    async def _until_over(self, path: Path, found: Watched, damage: str) -> None:
         await found.ended.wait()
         uuid, last = path.name, self.notes.last(path.name)
         if self.unreadable.pop(uuid, None) is not None:
@@ -90,20 +95,28 @@ class Census:
             folder.empty(path)
             self._site.say(Ended(Run(uuid, last), EndReason.UNKNOWN, damage))
 
-    def _process_of(self, record: Record) -> process.Process | None:
-        if record.boot_id != process.boot_id():
+    def _leave_alone(self, path: Path, record: Record, found: Watched) -> None:
+        """The record was copied here with the state directory of whoever's guest this is."""
+        found.release()
+        detail = f"process {found.identity.pid} belongs to another state directory"
+        _log.error("%s: %s", record.name, detail)
+        self.notes.end(record.uuid, record.incarnation, EndReason.UNKNOWN, detail)
+        folder.empty(path)
+
+    def _process_of(self, record: Record) -> Watched | None:
+        if record.boot_id != clock.boot_id():
             return None
         if record.pid:
-            return process.adopt(record.pid, record.started_ticks)
-        pid = process.find(record.argv)
-        return process.adopt(pid, process.started_ticks(pid)) if pid else None
+            return processes.adopt(Identity(record.pid, record.started_ticks, record.boot_id))
+        identity = Identity.of(processes.find(record.argv))
+        return processes.adopt(identity) if identity else None
 
     def _bury(self, path: Path, record: Record) -> None:
         """Its process is gone: `domains` says so until `destroy`, unless the whole machine started anew."""
-        if record.pid and record.boot_id == process.boot_id():
+        if record.pid and record.boot_id == clock.boot_id():
             self.gone[record.uuid] = record
             return
-        if record.boot_id != process.boot_id():
+        if record.boot_id != clock.boot_id():
             self.notes.end(record.uuid, record.incarnation, EndReason.UNKNOWN, "the machine started anew")
         folder.empty(path)
 

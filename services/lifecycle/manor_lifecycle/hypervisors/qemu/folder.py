@@ -8,14 +8,15 @@ import errno
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 
-from manor_bus.wire.errors import Kind, ManorError
-from manor_lifecycle.hypervisors import EndReason, Leftover
+from manor_bus.wire.errors import Kind, ManorError, denied_state
+from manor_host import durable as durable_files
+from manor_lifecycle.hypervisors import EndReason, Leftover, LeftoverKind
 from manor_lifecycle.hypervisors.qemu.record import Record
 
 RECORD: Final = "record.json"
@@ -24,7 +25,7 @@ CONSOLE_LOG: Final = "console.log"
 QEMU_LOG: Final = "qemu.log"
 LAST: Final = "last-"  # of the run before
 VARIABLES: Final = "variables.fd"  # stays: it belongs to the domain
-KINDS: Final[Mapping[str, Literal["variables", "console", "log", "record", "note"]]] = {
+KINDS: Final[Mapping[str, LeftoverKind]] = {
     VARIABLES: "variables",
     LAST + CONSOLE_LOG: "console",
     LAST + QEMU_LOG: "log",
@@ -64,26 +65,9 @@ def unwritable(path: Path, error: OSError) -> ManorError:
     return ManorError(kind, f"{path} cannot be written: {error.strerror or error}", hint=hint)
 
 
-def write(path: Path, content: bytes, *, durable: bool) -> None:
-    """Replace a file; whole or not at all. Raises OSError."""
-    scratch = path.with_name(f"{path.name}.new")
-    with scratch.open("wb") as file:
-        file.write(content)
-        file.flush()
-        if durable:
-            os.fsync(file.fileno())
-    scratch.rename(path)
-    if durable:
-        descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 def write_record(folder: Path, record: Record, *, durable: bool) -> None:
     """Replace the record; raises OSError."""
-    write(folder / RECORD, msgspec.json.encode(record), durable=durable)
+    durable_files.replace(folder / RECORD, msgspec.json.encode(record), durable=durable)
 
 
 def read_record(folder: Path) -> Record | None:
@@ -124,7 +108,7 @@ class Notes:
         path = self._directory / uuid
         try:
             path.mkdir(mode=0o711, exist_ok=True)
-            write(path / NOTE, msgspec.json.encode(Note(incarnation)), durable=self._durable)
+            durable_files.replace(path / NOTE, msgspec.json.encode(Note(incarnation)), durable=self._durable)
         except OSError as error:
             raise unwritable(path, error) from None
         self.known[uuid] = Note(incarnation)
@@ -134,7 +118,7 @@ class Notes:
         note = self.known[uuid] = Note(max(incarnation, self.last(uuid)), reason, detail)
         try:
             (self._directory / uuid).mkdir(mode=0o711, exist_ok=True)
-            write(self._directory / uuid / NOTE, msgspec.json.encode(note), durable=False)
+            durable_files.replace(self._directory / uuid / NOTE, msgspec.json.encode(note), durable=False)
         except OSError as error:
             _log.warning("%s", unwritable(self._directory / uuid, error))
 
@@ -177,14 +161,31 @@ def leftovers(folder: Path) -> tuple[Leftover, ...]:
 
 
 def variables(folder: Path, template: str) -> int:
-    """Return a descriptor of the firmware's variables, made from the template at the first start."""
-    path = folder / VARIABLES
-    if not path.exists():
+    """Return a descriptor of the firmware's variables, made from the template at the first start.
+
+    Raises `denied_state` when what is there is of another firmware; an empty file is what a power cut left.
+    """
+    path, wanted = folder / VARIABLES, Path(template).stat().st_size
+    there = path.stat().st_size if path.exists() else 0
+    if there not in (0, wanted):
+        message = f"the firmware's variables {path} have {there} bytes, and the firmware needs {wanted}"
+        hint = "Remove them from what the domain left on the node; its boot entries are then found anew."
+        raise denied_state(message, hint=hint)
+    if not there:
         scratch = folder / f"{VARIABLES}.new"
         shutil.copyfile(template, scratch)
         scratch.chmod(0o600)
         scratch.rename(path)
     return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+
+
+def remove(folder: Path, kinds: Collection[str]) -> None:
+    """Remove what a domain left of these kinds; of all kinds: the folder too."""
+    for one in leftovers(folder):
+        if one.kind in kinds:
+            Path(one.path).unlink(missing_ok=True)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def trim_logs(folder: Path) -> None:

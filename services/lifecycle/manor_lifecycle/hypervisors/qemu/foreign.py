@@ -6,11 +6,10 @@ import re
 import uuid
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Final
 
+from manor_host import clock, processes
 from manor_lifecycle.hypervisors import GuestState, RunningDomain
-from manor_lifecycle.hypervisors.qemu import process
 from manor_lifecycle.hypervisors.qemu.arguments import MONITOR
 
 PROGRAM: Final = re.compile(r"(.*/)?(qemu-system-\w+|qemu-kvm)$")
@@ -19,10 +18,10 @@ NAMES: Final = uuid.UUID("6d1f5c1e-6a0c-4f1b-9a53-6f0f7f6d2f11")  # of guests wh
 
 def guests() -> dict[str, RunningDomain]:
     """Return what runs, by uuid."""
-    boot, found = process.boot_id(), {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and (argv := process.command_line(int(entry.name))):
-            guest = read(argv, f"{boot}/{entry.name}")
+    boot, found = clock.boot_id(), {}
+    for pid in processes.pids():
+        if argv := processes.command_line(pid):
+            guest = read(argv, f"{boot}/{pid}")
             if guest is not None:
                 found[guest.uuid] = guest
     return found

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
 
 from manor_bus.wire.errors import Kind, ManorError, denied_state, unavailable
+from manor_host.processes import Watched
 from manor_lifecycle.hypervisors import (
     Activity,
     Answering,
@@ -24,7 +23,6 @@ from manor_lifecycle.hypervisors import (
     GuestAnswered,
     GuestState,
     Hung,
-    HypervisorEvent,
     IoStatus,
     Resized,
     Run,
@@ -35,9 +33,7 @@ from manor_lifecycle.hypervisors import (
 from manor_lifecycle.hypervisors.qemu import events, folder, frontends, screen
 from manor_lifecycle.hypervisors.qemu.arguments import POWEROFF_TRACE
 from manor_lifecycle.hypervisors.qemu.monitor import Monitor, Refusal
-from manor_lifecycle.hypervisors.qemu.options import Options
-from manor_lifecycle.hypervisors.qemu.process import Process, starvations
-from manor_lifecycle.hypervisors.qemu.program import Program
+from manor_lifecycle.hypervisors.qemu.process import starvations
 from manor_lifecycle.hypervisors.qemu.record import (
     Plugged,
     Record,
@@ -48,6 +44,7 @@ from manor_lifecycle.hypervisors.qemu.record import (
     removed,
     troubled,
 )
+from manor_lifecycle.hypervisors.qemu.site import Site
 
 AGAIN_S: Final = 1.0  # between attempts to reach a living QEMU
 RELEASE_TRIES: Final = 20  # QEMU closes a back end shortly after it says that the front end is gone
@@ -56,25 +53,13 @@ RELEASE_WAIT_S: Final = 0.05
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Site:
-    """What all guests share. `say` takes what happens; `wall` gives seconds since 1970."""
-
-    program: Program
-    directory: Path
-    options: Options
-    durable: bool
-    say: Callable[[HypervisorEvent], None]
-    wall: Callable[[], float]
-
-
 class Guest:
     """See the module. `quiet`: nothing is told. `doomed`: it is being destroyed, its end is no news at all.
 
     `stopped`: QEMU stopped the virtual CPUs by itself.
     """
 
-    def __init__(self, site: Site, record: Record, process: Process) -> None:
+    def __init__(self, site: Site, record: Record, process: Watched) -> None:
         self.site = site
         self.record = record
         self.process = process

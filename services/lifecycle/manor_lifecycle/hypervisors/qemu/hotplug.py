@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from typing import Any, Final
 
 import msgspec
@@ -13,7 +14,7 @@ from manor_bus.wire.messages.devices import Descriptor
 from manor_bus.wire.messages.documents import Disk
 from manor_lifecycle.hypervisors import Attachment, Feature, Resized
 from manor_lifecycle.hypervisors.qemu import frontends, wiring
-from manor_lifecycle.hypervisors.qemu.birth import pin
+from manor_lifecycle.hypervisors.qemu.birth import explained, pin
 from manor_lifecycle.hypervisors.qemu.frontends import Command, Reach
 from manor_lifecycle.hypervisors.qemu.guest import Guest
 from manor_lifecycle.hypervisors.qemu.monitor import Refusal
@@ -118,7 +119,7 @@ async def _reconnect(guest: Guest, plugged: Plugged, descriptor: Descriptor | No
         commands = frontends.dead_end(changed, await _size(guest, plugged))
     else:
         with contextlib.ExitStack() as files:
-            looked_at, _ = wiring.reach(changed, files)
+            looked_at, _ = await wiring.reach(guest.site, changed, files)
         commands = frontends.disk_nodes(changed, plugged.disk, looked_at)
     try:
         await _do(guest, [*commands, frontends.redirect(changed)])
@@ -143,7 +144,7 @@ async def _size(guest: Guest, plugged: Plugged) -> int:
 
 async def _lend(guest: Guest, plugged: Plugged, files: contextlib.ExitStack) -> Reach:
     """Look at a back end and hand over the descriptors it takes, under names."""
-    looked_at, descriptors = wiring.reach(plugged, files)
+    looked_at, descriptors = await wiring.reach(guest.site, plugged, files)
     for descriptor in descriptors:
         await guest.lend(descriptor, "getfd", {"fdname": f"fd{plugged.number}-{descriptor}"})
     named = {str(descriptor): f"fd{plugged.number}-{descriptor}" for descriptor in descriptors}
@@ -156,7 +157,10 @@ async def _lend(guest: Guest, plugged: Plugged, files: contextlib.ExitStack) -> 
 
 async def _do(guest: Guest, commands: list[Command]) -> None:
     for command, arguments in commands:
-        await guest.ask(command, arguments)
+        try:
+            await guest.monitor.ask(command, arguments)
+        except Refusal as refusal:
+            raise await explained(guest.record, f"{json.dumps(arguments)}: {refusal}") from None
 
 
 async def _take_back(guest: Guest, plugged: Plugged) -> None:

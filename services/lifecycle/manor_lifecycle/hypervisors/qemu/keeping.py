@@ -12,15 +12,18 @@ import os
 import secrets
 import stat
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from manor_bus.wire.errors import Kind, ManorError, bad_request, denied_state, not_found
+from manor_host import durable
 from manor_lifecycle.hypervisors import DiskIdentity, Progress, SavedImage
 from manor_lifecycle.hypervisors.qemu import saved
 from manor_lifecycle.hypervisors.qemu.folder import last_words, unwritable
 from manor_lifecycle.hypervisors.qemu.guest import Guest
 from manor_lifecycle.hypervisors.qemu.record import Plugged, Record
+from manor_lifecycle.hypervisors.qemu.site import Site
 from manor_lifecycle.hypervisors.seen import differences
 
 LOOK_S: Final = 0.05
@@ -47,7 +50,7 @@ async def save(guest: Guest, path: Path, progress: Progress, image: str) -> Save
         length = os.fstat(descriptor).st_size - saved.HEADER_BYTES
         digest = await asyncio.to_thread(_digest, descriptor)
         version = guest.site.program.version_text
-        disks = await asyncio.to_thread(identities, guest.record.plugged)
+        disks = await identities(guest.site, guest.record.plugged)
         header = saved.Header(
             id=image or secrets.token_hex(8),
             record=guest.record,
@@ -59,7 +62,7 @@ async def save(guest: Guest, path: Path, progress: Progress, image: str) -> Save
         os.pwrite(descriptor, saved.encode(header), 0)
         await asyncio.to_thread(os.fsync, descriptor)
         scratch.rename(path)
-        await asyncio.to_thread(_sync_folder, path.parent)
+        await asyncio.to_thread(durable.sync_folder, path.parent)
     except BaseException as error:
         await asyncio.shield(_go_on(guest, was_running))
         _remove(scratch, path)
@@ -72,32 +75,35 @@ async def save(guest: Guest, path: Path, progress: Progress, image: str) -> Save
     return header.image
 
 
-def identities(devices: Iterable[Plugged]) -> tuple[DiskIdentity, ...]:
+async def identities(site: Site, devices: Iterable[Plugged]) -> tuple[DiskIdentity, ...]:
     """Look at the files and devices behind disks. Raises OSError."""
     found = []
     for one in devices:
-        path = str(one.descriptor.args.get("path", ""))
         if one.disk is not None and one.descriptor.type == "file" and not one.gone:
-            there = os.stat(path)
-            size, modified = there.st_size, there.st_mtime_ns
-            if stat.S_ISBLK(there.st_mode):
-                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-                try:
-                    size, modified = os.lseek(descriptor, 0, os.SEEK_END), 0
-                finally:
-                    os.close(descriptor)
-            identity = DiskIdentity(one.device.id, path, there.st_dev, there.st_ino, size, modified)
-            found.append(identity)
+            path = str(one.descriptor.args.get("path", ""))
+            found.append(await site.look_at(path, partial(_identity, one.device.id, path)))
     return tuple(found)
 
 
-def demand_same(header: saved.Header, image: str, devices: Iterable[Plugged]) -> None:
+def _identity(name: str, path: str) -> DiskIdentity:
+    there = os.stat(path)
+    size, modified = there.st_size, there.st_mtime_ns
+    if stat.S_ISBLK(there.st_mode):
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            size, modified = os.lseek(descriptor, 0, os.SEEK_END), 0
+        finally:
+            os.close(descriptor)
+    return DiskIdentity(name, path, there.st_dev, there.st_ino, size, modified)
+
+
+async def demand_same(site: Site, header: saved.Header, image: str, devices: Iterable[Plugged]) -> None:
     """Raise when it is another image than asked for, or its disks are not what they were."""
     name = header.record.name
     if image and header.id != image:
         raise ManorError(Kind.STALE, f"the saved state of {name} is {header.id}, not {image}")
     try:
-        changed = differences(header.disks, identities(devices))
+        changed = differences(header.disks, await identities(site, devices))
     except OSError as error:
         changed = (f"{error.filename}: {error.strerror}",)
     if changed:
@@ -205,14 +211,6 @@ def _digest(descriptor: int) -> str:
         digest.update(block)
         offset += len(block)
     return digest.hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _remove(*paths: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from qemu.qmp import ExecuteError, Message, QMPClient, QMPError
+from qemu.qmp import ExecuteError, Message, QMPClient, QMPError, Runstate
 
 from manor_bus.wire.errors import Kind, ManorError
 from manor_lifecycle.hypervisors.qemu import sockets
@@ -46,7 +46,14 @@ class Monitor:
         """Greet. Raises `unavailable` when nobody is there, `timeout` when it is silent."""
         try:
             async with asyncio.timeout(GREETING_S):
-                await self._client.connect(await sockets.connect(folder, SOCKET))
+                made = await sockets.connect(folder, SOCKET)
+                try:
+                    await self._client.connect(made)
+                finally:
+                    if (
+                        self._client.runstate is Runstate.IDLE
+                    ):  # it has not taken the socket, or given it back
+                        made.close()
         except TimeoutError:
             await self.close()
             raise self._silent("the greeting", GREETING_S) from None

@@ -15,6 +15,7 @@ from typing import Final
 
 import msgspec
 
+from manor_host import clock
 from manor_lifecycle.hypervisors.qemu import process
 from manor_lifecycle.hypervisors.qemu.lending import in_memory
 
@@ -48,7 +49,7 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True):
 
 async def accelerators(binary: str, version: str, directory: Path) -> tuple[str, ...]:
     """Return what works, best first; found out once for each boot and version."""
-    file, boot = directory / FILE, process.boot_id()
+    file, boot = directory / FILE, clock.boot_id()
     try:
         known = msgspec.json.decode(file.read_bytes(), type=Findings)
         if (known.boot_id, known.binary, known.version) == (boot, binary, version):
@@ -70,7 +71,7 @@ async def runs(binary: str, accelerator: str, bound_s: float) -> bool:
     argv += ["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]
     silence = os.open(os.devnull, os.O_WRONLY)
     try:
-        child = process.launch(argv, [program], silence, NOBODY if os.geteuid() == 0 else 0)
+        child = process.launch(argv, [program], silence, NOBODY if os.geteuid() == 0 else 0, "")
     finally:
         os.close(program)
         os.close(silence)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
+from manor_host.processes import up_for
 from manor_lifecycle.hypervisors import Activity, Cause, EndReason, Run, RunningDomain, SeenDevice, SeenRun
 from manor_lifecycle.hypervisors.qemu import events
 from manor_lifecycle.hypervisors.qemu.guest import Guest
-from manor_lifecycle.hypervisors.qemu.process import up_for
 from manor_lifecycle.hypervisors.qemu.record import Record, ids, spec_now
 
 

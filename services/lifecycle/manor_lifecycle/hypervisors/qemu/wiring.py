@@ -21,6 +21,7 @@ from manor_lifecycle.hypervisors.qemu.arguments import Wiring
 from manor_lifecycle.hypervisors.qemu.frontends import Reach
 from manor_lifecycle.hypervisors.qemu.lending import lend
 from manor_lifecycle.hypervisors.qemu.record import Plugged, Record
+from manor_lifecycle.hypervisors.qemu.site import Site
 
 TUN: Final = Path("/dev/net/tun")
 NETWORK_DEVICES: Final = Path("/sys/class/net")
@@ -36,13 +37,13 @@ def opened(files: contextlib.ExitStack, path: Path, flags: int) -> int:
     return descriptor
 
 
-def wire(
-    binary: str, record: Record, path: Path, files: contextlib.ExitStack, *, incoming: bool
+async def wire(
+    site: Site, record: Record, path: Path, files: contextlib.ExitStack, *, incoming: bool
 ) -> tuple[Wiring, list[int]]:
     """Open everything; returns it and the descriptors that the process inherits."""
     spec = record.spec
     ear = files.enter_context(sockets.listen(path, monitor.SOCKET)).fileno()
-    wiring, given = Wiring(binary=binary, monitor_fd=ear, incoming=incoming), [ear]
+    wiring, given = Wiring(binary=site.program.binary, monitor_fd=ear, incoming=incoming), [ear]
     if spec.console.type != "none":
         ear = files.enter_context(sockets.listen(path, serial.SOCKET)).fileno()
         given.append(ear)
@@ -59,34 +60,46 @@ def wire(
         files.callback(os.close, kept)
         given.append(kept)
         wiring = dataclasses.replace(wiring, firmware=found, variables_fd=kept)
-    kernel, lent = _readable("kernel", spec.boot.kernel, record.uid, files)
-    initrd, more = _readable("initrd", spec.boot.initrd, record.uid, files)
+    kernel, lent = await _readable(site, "kernel", spec.boot.kernel, record.uid, files)
+    initrd, more = await _readable(site, "initrd", spec.boot.initrd, record.uid, files)
     given += lent + more
     wiring = dataclasses.replace(wiring, kernel=kernel, initrd=initrd)
     looked_at = {}
     for plugged in record.plugged:
-        looked_at[plugged.number], descriptors = reach(plugged, files)
+        looked_at[plugged.number], descriptors = await reach(site, plugged, files)
         given += descriptors
     return dataclasses.replace(wiring, reach=looked_at), given
 
 
-def _readable(field: str, image: str, uid: int, files: contextlib.ExitStack) -> tuple[str, list[int]]:
-    """Return how a process of that user names a file, and the descriptor it needs for that."""
-    if not image or uid in (0, os.geteuid()):
-        return image, []
+async def unreadable(site: Site, field: str, image: str) -> Problem | None:
+    """Say why a file of `spec.boot` cannot be read; None when it can, or none is named."""
     try:
-        descriptor = lend(Path(image))
+        if image:
+            os.close(await site.look_at(image, lambda: lend(Path(image), copy=False)))
     except OSError as error:
-        problem = Problem(path=f"spec.boot.{field}", value=image, reason=error.strerror or str(error))
-        raise bad_request(f"{image} cannot be read", problem) from None
+        return Problem(path=f"spec.boot.{field}", value=image, reason=error.strerror or str(error))
+    return None
+
+
+async def _readable(
+    site: Site, field: str, image: str, uid: int, files: contextlib.ExitStack
+) -> tuple[str, list[int]]:
+    """Return how the process names a file, and the descriptor it needs for that."""
+    if not image:
+        return "", []
+    if problem := await unreadable(site, field, image):
+        raise bad_request(f"the {field} {image} cannot be read", problem)
+    copy = uid not in (0, os.geteuid())
+    descriptor = await site.look_at(image, lambda: lend(Path(image), copy=copy))
     files.callback(os.close, descriptor)
     return f"/dev/fd/{descriptor}", [descriptor]
 
 
-def reach(plugged: Plugged, files: contextlib.ExitStack) -> tuple[Reach, list[int]]:
+async def reach(site: Site, plugged: Plugged, files: contextlib.ExitStack) -> tuple[Reach, list[int]]:
     """Look at a back end; returns what was found out, and the descriptors in it, which QEMU must get."""
     if plugged.disk is not None and plugged.descriptor.type == "file":
-        return Reach(direct=_takes_direct_io(Path(str(plugged.descriptor.args.get("path", ""))))), []
+        path = str(plugged.descriptor.args.get("path", ""))
+        return Reach(direct=await site.look_at(path, lambda: _takes_direct_io(path))), []
     if plugged.nic is not None and plugged.descriptor.type == "tap" and os.geteuid() == 0:
         taps = [_tap(plugged, plugged.nic, files) for _ in range(plugged.nic.queues)]
         vhosts: list[int] = []
@@ -96,7 +109,7 @@ def reach(plugged: Plugged, files: contextlib.ExitStack) -> tuple[Reach, list[in
     return Reach(), []
 
 
-def _takes_direct_io(path: Path) -> bool:
+def _takes_direct_io(path: str) -> bool:
     """Say whether a file can be read past the page cache; not all file systems can do that."""
     try:
         os.close(os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC))
