@@ -86,7 +86,7 @@ async def manor_service(folder: Path, endpoint: str) -> None:
     """Answers through `Peer.serve`."""
     mine = await peer("service/lifecycle", folder, endpoint)
 
-    async def show(request: DomainShow, context: Context) -> DomainStatus:
+    def show(request: DomainShow, context: Context) -> DomainStatus:
         return bodies.STATUS
 
     mine.serve({DomainShow: show})

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from manor_bus.wire import codec
 from manor_bus.wire.errors import Kind, ManorError
-from manor_bus.wire.messages.bus import Hello
+from manor_bus.wire.messages.bus import Hello, Peers
 from tests.testkit.chance import SEARCH
 
 SUITE = (
@@ -233,3 +233,19 @@ def test_what_cannot_be_encoded_is_refused_with_the_reason(value, why):
         codec.encode({"a": [value]})
     assert caught.value.kind is Kind.BAD_REQUEST
     assert why in caught.value.problems[0].reason
+
+
+def test_the_body_of_a_call_is_read_and_checked_by_who_answers_it():
+    assert codec.read_body(codec.NIL, Peers) == Peers()
+    whole = {"protocol": [1, 1], "instance": "a"}
+    assert codec.read_body(msgspec.Raw(msgpack.packb({**whole, "new": [1]})), Hello).instance == "a"
+    head = b"\x83" + entry("protocol", b"\x92\x01\x01") + entry("instance", b"\xa1a")
+    for more, said in (
+        (entry("instance", b"\xa1b"), "twice"),
+        (entry("new", nested(codec.DEPTH_MAX)), "deep"),
+        (entry("new", b"\xd4\x05\x00"), "extension"),
+    ):
+        with pytest.raises(ManorError) as caught:
+            codec.read_body(msgspec.Raw(head + more), Hello)
+        assert caught.value.kind is Kind.BAD_REQUEST
+        assert said in str(caught.value)

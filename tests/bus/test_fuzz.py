@@ -1,5 +1,6 @@
 """Anything at all from a peer, before and after its greeting: the switch refuses or obeys, and goes on."""
 
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -88,12 +89,15 @@ def test_one_session_may_say_anything_for_as_long_as_it_likes(frames):
     assert bench.switch.counters["frames"] >= len(frames)
 
 
-def test_a_frame_that_is_too_large_is_not_even_looked_at_by_the_socket_and_refused_by_count_otherwise():
+def test_the_broker_passes_a_body_on_whatever_is_in_it_and_its_own_answers_check_theirs():
     bench = Bench()
-    hostile = bench.join()
-    hostile.say_bytes(codec.encode({"k": 7, "subject": "x", "data": [[]] * (codec.ELEMENTS_MAX + 1)}))
-    assert hostile.cut
-    assert "elements" in hostile.error().message
+    caller, service = bench.join(), bench.join("service/config", ("config.>",))
+    twice = b"\x82\xa1a\x01\xa1a\x02"
+    caller.ask("config.get", data=msgspec.Raw(twice))
+    assert bytes(service.downs[-1].items[0].envelope.data) == twice
+    caller.ask("bus.stats", "r2", data=msgspec.Raw(twice))
+    assert "twice" in caller.error().message
+    assert not caller.cut
 
 
 def test_a_poisoned_envelope_reaches_nobody():

@@ -26,8 +26,13 @@ class Line:
         )
 
     def sent(self):
-        out, self.session.out[:] = list(self.session.out), []
-        return [codec.decode(frame, Envelope) for frame in out]
+        frames = self.session.take()
+        messages = [
+            one
+            for frame in frames
+            for one in (envelope.unbatch(frame) if envelope.is_batch(frame) else [frame])
+        ]
+        return [codec.decode(message, Envelope) for message in messages]
 
     def hear(self, wire, sender=BROKER, n=0):
         self.session.receive(envelope.single(envelope.pack_text(sender), codec.encode(wire), n), self.now)

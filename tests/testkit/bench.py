@@ -24,6 +24,13 @@ def body(message: Message | dict[str, Any]) -> msgspec.Raw:
     return msgspec.Raw(codec.encode(message))
 
 
+def downs(frame: bytes) -> list[Down]:
+    """What one frame of the broker holds, alone or as a batch."""
+    if frame[0] == 0x92:
+        return codec.decode(frame, tuple[int, list[Down]])[1]
+    return [codec.decode(frame, Down)]
+
+
 @dataclass
 class Hand:
     """One connection whose frames a test writes by hand."""
@@ -160,10 +167,9 @@ class Bench:
 
     def collect(self) -> None:
         """Hand out what the switch has sent."""
-        out, self.switch.out = self.switch.out, []
-        for conn, frame in out:
+        for conn, frame in self.switch.take():
             self.hands[conn].frames.append(frame)
-            self.hands[conn].downs.append(codec.decode(frame, Down))
+            self.hands[conn].downs += downs(frame)
         cut, self.switch.cut = self.switch.cut, []
         for conn in cut:
             self.hands[conn].cut = True

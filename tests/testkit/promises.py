@@ -20,7 +20,7 @@ from manor_bus.broker import policy
 from manor_bus.broker.policy import Decision
 from manor_bus.peer.aio import Change, Context, Peer
 from manor_bus.wire import codec
-from manor_bus.wire.envelope import Envelope
+from manor_bus.wire.envelope import Envelope, is_batch, unbatch
 from manor_bus.wire.envelope import Kind as Frame
 from manor_bus.wire.errors import Kind, ManorError, conflict
 from manor_bus.wire.messages import bus as words
@@ -59,6 +59,13 @@ class RawDown(msgspec.Struct, frozen=True, array_like=True):
     n: int
     items: tuple[RawItem, ...]
     superseded: int = 0
+
+
+def downs(frame: bytes) -> list[RawDown]:
+    """What one frame of the broker holds, alone or as a batch."""
+    if frame[0] == 0x92:
+        return codec.decode(frame, tuple[int, list[RawDown]])[1]
+    return [codec.decode(frame, RawDown)]
 
 
 @dataclass
@@ -510,9 +517,15 @@ class Wire:
     def hear(self, way: str, conn: bytes, label: str, frame: bytes) -> None:
         """See one frame."""
         if way == "up":
-            self._up(conn, frame)
+            try:
+                messages = unbatch(frame) if is_batch(frame) else [frame]
+            except (ManorError, codec.Malformed):
+                return  # garbage
+            for message in messages:
+                self._up(conn, message)
         else:
-            self._down(conn, label, frame)
+            for down in downs(frame):
+                self._down(conn, label, down)
 
     def _up(self, conn: bytes, frame: bytes) -> None:
         switch = self.world.network.switch
@@ -533,8 +546,7 @@ class Wire:
                     if may and matches(sub.stream.pattern, wire.subject):
                         self.matched[other.conn, sub.sid] += 1
 
-    def _down(self, conn: bytes, label: str, frame: bytes) -> None:
-        down = codec.decode(frame, RawDown)
+    def _down(self, conn: bytes, label: str, down: RawDown) -> None:
         self.delivered[conn, down.sid] += len(down.items)
         for item in down.items:
             sent = bytes(item.envelope)

@@ -257,8 +257,7 @@ class Network:
         now = self.loop.time()
         switch.advance(now)
         switch.flush(now)
-        while switch.out or switch.cut:
-            out, switch.out = switch.out, []
+        while (out := switch.take()) or switch.cut:
             for conn, frame in out:
                 for hear in self.heard:
                     hear("down", conn, self.labels[conn], frame)

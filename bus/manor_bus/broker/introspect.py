@@ -65,8 +65,7 @@ def answers(
 
 def _decoding(wanted: type[M], answer: Callable[[M, float], Message]) -> Answer:
     def decoded(untrusted: msgspec.Raw, now: float) -> Message:
-        body = untrusted if untrusted != codec.NIL else msgspec.Raw(b"\x80")
-        return answer(codec.decode(body, wanted), now)
+        return answer(codec.read_body(untrusted, wanted), now)
 
     return decoded
 

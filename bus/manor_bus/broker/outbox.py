@@ -28,6 +28,23 @@ class Post:
         self.out: list[Send] = []
         self.cut: list[bytes] = []
         self.counters: Counter[str] = Counter()
+        self.batching: set[bytes] = set()  # connections that take several messages in one frame
+
+    def take(self) -> list[Send]:
+        """Take out what is to be sent, in as few frames as may be; the order of each connection is kept."""
+        out, self.out = self.out, []
+        if len(out) < 2:
+            return out
+        by_conn: dict[bytes, list[bytes]] = {}
+        for conn, frame in out:
+            by_conn.setdefault(conn, []).append(frame)
+        sends: list[Send] = []
+        for conn, frames in by_conn.items():
+            if len(frames) > 1 and conn in self.batching:
+                sends += [(conn, frame) for frame in envelope.batches(frames)]
+            else:
+                sends += [(conn, frame) for frame in frames]
+        return sends
 
     def send(self, conn: bytes, wire: Envelope) -> None:
         """Send one message of the broker's own."""

@@ -12,6 +12,7 @@ import os
 import resource
 import stat
 import struct
+import sys
 import threading
 import time
 from collections import deque
@@ -35,6 +36,7 @@ DRAIN_FRAMES: Final = 64  # taken before anything is sent: what follows waits fo
 SEND_FRAMES_MAX: Final = 24_000  # more than the windows and pending calls of one peer together
 MEMORY_BYTES_MAX: Final = 2_147_483_648
 MEMORY_KIB_HIGH: Final = 786_432  # from here on, who makes it grow is ended
+RECURSION_MAX: Final = 200
 AUDIT_S: Final = 1.0
 GRACE_S: Final = 0.05  # for the RESET that says why, before the connection is shut
 GATHER_S: Final = 0.001  # events of a flood wait that long for each other
@@ -53,7 +55,9 @@ def harden() -> None:
 
     libzmq draws automatic routing ids from libc's rand(), which nobody seeds: every process starts at the
     same value. Memory is limited because one peer's endless multipart message is bounded by no socket option.
+    What is nested deeper than the recursion limit is refused while it is skipped over; readers allow more.
     """
+    sys.setrecursionlimit(RECURSION_MAX)
     ctypes.CDLL(None).srand(int.from_bytes(os.urandom(4)))
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     if hard == resource.RLIM_INFINITY or hard > MEMORY_BYTES_MAX:
@@ -195,8 +199,7 @@ class Broker:
             if now >= switch.next_timer():
                 switch.advance(now)
             self._flush(now)
-            if switch.out or switch.cut:
-                self._send()
+            self._send()
             while self._ending and self._ending[0][0] <= now:
                 self._ending.popleft()[1].shut()
             if now >= self._audit_at:
@@ -291,8 +294,7 @@ class Broker:
 
     def _send(self) -> None:
         switch, send = self.switch, self._send_frame
-        while switch.out or switch.cut:
-            out, switch.out = switch.out, []
+        while (out := switch.take()) or switch.cut:
             for conn, frame in out:
                 try:
                     send(conn, _NAME)

@@ -82,14 +82,9 @@ class Switch:
 
     # --- what the shell takes and sets ------------------------------------------------------------------
 
-    @property
-    def out(self) -> list[Send]:
-        """Frames to send; the shell puts a new list."""
-        return self._post.out
-
-    @out.setter
-    def out(self, new: list[Send]) -> None:
-        self._post.out = new
+    def take(self) -> list[Send]:
+        """Take out the frames to send."""
+        return self._post.take()
 
     @property
     def cut(self) -> list[bytes]:
@@ -123,6 +118,20 @@ class Switch:
 
     def frame(self, conn: bytes, label: str, where: str, untrusted: bytes, now: float) -> None:
         """Take one frame from a connection whose key belongs to `label`."""
+        if not envelope.is_batch(untrusted):
+            self._message(conn, label, where, untrusted, now)
+            return
+        try:
+            messages = envelope.unbatch(untrusted)
+        except (codec.Malformed, ManorError) as error:
+            self._protocol_error(conn, str(error), now)
+            return
+        for message in messages:
+            if conn in self._post.cut:
+                return  # what came before has ended it
+            self._message(conn, label, where, message, now)
+
+    def _message(self, conn: bytes, label: str, where: str, untrusted: bytes, now: float) -> None:
         self._post.counters["frames"] += 1
         try:
             wire = envelope.read(untrusted)
@@ -223,9 +232,11 @@ class Switch:
         welcome = words.Welcome(
             protocol=PROTOCOL, broker_epoch=self.epoch, address=address, boot_id=self.boot_id,
             heartbeat_ms=int(HEARTBEAT_S * 1000), limits=self.limits, serves=serves,
-            denied=no_serves + no_owns,
+            denied=no_serves + no_owns, batches=True,
         )  # fmt: skip
         self._post.answer(peer, Envelope(k=Frame.WELCOME, re=wire.id, data=raw(welcome)))
+        if hello.batches:
+            self._post.batching.add(conn)
         self._tell_woken(peer, woken)
         if new:
             self._events.peer_changed(peer, present=True, reason="", now=now)
@@ -265,6 +276,7 @@ class Switch:
         self._events.service_changed(peer, present=True, now=now)
 
     def _leave(self, peer: Peer, reason: str, now: float) -> None:
+        self._post.batching.discard(peer.conn)
         lost, made = self.roster.remove(peer)
         self._calls.abandon(peer.address, reason, lost, made, now)
         self._events.leave(peer, reason, now)

@@ -282,8 +282,7 @@ class Peer:
         finally:
             self._turning = False
         if session.out:
-            out, session.out = session.out, []
-            for frame in out:
+            for frame in session.take():
                 self._link.send(frame)
         due = session.next_timer()
         if due < self._due:  # a timer that rings too early does no harm, setting one for every frame costs

@@ -72,6 +72,7 @@ class Client:
             instance=instance, version=VERSION, pid=os.getpid(), boot_id=clock.boot_id(),
             new_id=lambda: f"{instance[:8]}{next(count):x}",
         )  # fmt: skip
+        self._out: list[bytes] = []
         self._ended: dict[int, Replied] = {}
         self._listeners: dict[int, _Listener] = {}
         self._told: deque[Arrived | Watched | Barred] = deque()
@@ -216,12 +217,12 @@ class Client:
                 raise unreachable()
 
     def _flush(self) -> None:
-        out = self._session.out
-        while out:
+        self._out += self._session.take()
+        while self._out:
             wait = max(0.0, min(SEND_S, self._session.next_timer() - time.monotonic()))
-            if not self._link.send(out[0], wait):
+            if not self._link.send(self._out[0], wait):
                 return  # it is kept for the next turn, unless the connection turns out to be gone
-            del out[0]
+            del self._out[0]
 
     def _turn(self, end: float = FOREVER) -> None:
         """Send what is to be sent, wait for one frame, signal or timer, take what happened."""
@@ -244,6 +245,7 @@ class Client:
 
     def _down(self, now: float) -> None:
         self._session.lost()
+        self._out.clear()
 
     def _refused(self, now: float) -> None:
         self._turned = unwelcome()

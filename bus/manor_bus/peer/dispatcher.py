@@ -7,6 +7,7 @@ travels as a typed reply.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -139,25 +140,31 @@ class Dispatcher:
         count.calls += 1
         began = time.perf_counter()
         try:
-            body = wire.data if wire.data != codec.NIL else msgspec.Raw(b"\x80")
-            outcome = answer(codec.decode(body, call.request), context)
-            if isinstance(outcome, Message):
-                done = Answered(msgspec.Raw(codec.encode(outcome)), None)
-            else:
-                waiting = self._wait(run, call, outcome, context, count, began)
-                self._tasks[run] = (self._loop.create_task(waiting), call)
+            if inspect.iscoroutinefunction(answer):
+                self._let_run(run, call, answer, wire.data, context, count, began)
                 return
+            reply = answer(codec.read_body(wire.data, call.request), context)
+            if not isinstance(reply, Message):  # it has made something to wait for
+                self._let_run(run, call, lambda *_: reply, wire.data, context, count, began)
+                return
+            done = Answered(msgspec.Raw(codec.encode(reply)), None)
         except Exception as error:
             done = self._failed(error, call, context)
         count.over(began)
         self._end(run, call, done, count)
 
+    def _let_run(self, run: Run, call: Call, *more: Any) -> None:
+        self._tasks[run] = (self._loop.create_task(self._wait(run, call, *more)), call)
+
     async def _wait(
-        self, run: Run, call: Call, outcome: Awaitable[Message], context: Context, count: _Count, began: float
-    ) -> None:
+        self, run: Run, call: Call, answer: Answer, data: msgspec.Raw, context: Context, count: _Count,
+        began: float,
+    ) -> None:  # fmt: skip
         count.in_flight += 1
         try:
-            done = Answered(msgspec.Raw(codec.encode(await outcome)), None)
+            outcome = answer(codec.read_body(data, call.request), context)
+            reply = outcome if isinstance(outcome, Message) else await outcome
+            done = Answered(msgspec.Raw(codec.encode(reply)), None)
         except asyncio.CancelledError:
             gone = unavailable("the call was cancelled", delivered=True)
             gone.origin = Origin.LIBRARY  # the caller's library tries it again while there is time

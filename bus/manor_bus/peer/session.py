@@ -21,6 +21,7 @@ from manor_bus.peer.events import (
     Drained,
     Event,
     Greeted,
+    Noted,
     Parted,
     Replied,
     Subscribing,
@@ -29,7 +30,7 @@ from manor_bus.peer.events import (
 )
 from manor_bus.peer.subscriptions import ClientSubscriptions
 from manor_bus.wire import codec
-from manor_bus.wire.envelope import Down, Envelope
+from manor_bus.wire.envelope import Down, Envelope, batches
 from manor_bus.wire.envelope import Kind as Frame
 from manor_bus.wire.errors import ErrorBody, ManorError, bad_request
 from manor_bus.wire.messages import bus as words
@@ -43,6 +44,7 @@ SILENCE_BEATS: Final = 4  # heartbeats without any frame after which the link is
 GREET_AGAIN_S: Final = 0.5
 SNAPSHOT_S: Final = 10.0
 WINDOW: Final = 1_024
+_BATCH: Final = b"\x92"  # a frame on the way down has three or four elements, a batch of them two
 WINDOW_BYTES: Final = 4_194_304
 
 
@@ -68,7 +70,7 @@ class Session:
         self._calls = ClientCalls(self.new_id, self._send, self._called)
         self._subscriptions = ClientSubscriptions(self.new_id, self._send, self._subscribed)
         self._watches: ClientWatches | None = None
-        self._up = self._draining = self._same_clock = False
+        self._up = self._draining = self._same_clock = self._batches = False
         self._hello_id = ""
         self._greet_at = float("inf")
         self._now = self._heard = self._asked_at = 0.0  # `_now`: as we were told last
@@ -94,7 +96,7 @@ class Session:
         self._greet_at = now + GREET_AGAIN_S
         hello = words.Hello(
             protocol=(PROTOCOL, PROTOCOL), instance=self.instance, version=self.version, pid=self.pid,
-            serves=() if self._draining else self.serves, owns=self.owns,
+            serves=() if self._draining else self.serves, owns=self.owns, batches=True,
         )  # fmt: skip
         self._send(Envelope(k=Frame.HELLO, id=self._hello_id, data=_raw(hello)))
 
@@ -110,7 +112,7 @@ class Session:
         self._send(Envelope(k=Frame.DRAIN))
 
     def _forget_broker(self) -> None:
-        self.greeted = False
+        self.greeted = self._batches = False
         self.out.clear()
         self._calls.lost()
         self._subscriptions.lost()
@@ -229,6 +231,11 @@ class Session:
             self._asked_at = now
             self._send(Envelope(k=Frame.PING, id=self.new_id()))
 
+    def take(self) -> list[bytes]:
+        """Take out the frames to send: several messages that wait go as one, when the broker takes that."""
+        out, self.out = self.out, []
+        return list(batches(out)) if self._batches and len(out) > 1 else out
+
     def _send(self, wire: Envelope) -> bool:
         frame = codec.encode(wire)
         fits = len(frame) <= codec.FRAME_BYTES_MAX
@@ -241,9 +248,19 @@ class Session:
     def receive(self, frame: bytes, now: float) -> None:
         """Take one frame from the broker."""
         self._heard = self._now = now
-        down = codec.decode(frame, Down)
+        try:
+            if frame[:1] != _BATCH:
+                self._down(codec.decode(frame, Down), len(frame), now)
+                return
+            _, messages = codec.decode(frame, tuple[int, list[msgspec.Raw]])
+            for message in messages:
+                self._down(codec.decode(message, Down), len(memoryview(message)), now)
+        except ManorError as error:
+            self.events.append(Noted(f"a frame of the broker cannot be read: {error}"))
+
+    def _down(self, down: Down, size: int, now: float) -> None:
         if down.sid:
-            self._subscriptions.items(down, len(frame))
+            self._subscriptions.items(down, size)
             return
         for item in down.items:
             self._take(item.sender, item.envelope, down.n, now)
@@ -281,6 +298,7 @@ class Session:
         again = self.greeted and welcome.broker_epoch == self.broker_epoch
         self.greeted, self.address, self.broker_epoch = True, welcome.address, welcome.broker_epoch
         self.heartbeat_s = welcome.heartbeat_ms / 1000
+        self._batches = welcome.batches
         self._same_clock = bool(self.boot_id) and welcome.boot_id == self.boot_id
         self.events.append(Greeted(welcome))
         if not again:

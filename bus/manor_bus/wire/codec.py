@@ -37,6 +37,7 @@ _TWICE: Final = "a key stands twice in one map"
 _DEEP: Final = f"nested deeper than {DEPTH_MAX}"
 _MANY: Final = f"more than {ELEMENTS_MAX} elements"
 NIL: Final = msgspec.Raw(b"\xc0")
+_EMPTY: Final = msgspec.Raw(b"\x80")
 
 
 class Malformed(Exception):
@@ -70,6 +71,20 @@ def decode(untrusted: bytes | msgspec.Raw, wanted: type[T]) -> T:
     except (msgspec.MsgspecError, ValueError, RecursionError, OverflowError) as error:
         problem = Problem(path="", reason=f"not MessagePack: {type(error).__name__}")
         raise bad_request("the body cannot be decoded", problem) from None
+    return value
+
+
+def read_body(untrusted: msgspec.Raw, wanted: type[T]) -> T:
+    """Decode the body of a call, nothing at all being an empty one; refuse also what `check` refuses."""
+    body = _EMPTY if untrusted == NIL else untrusted
+    value = decode(body, wanted)
+    if encode(value) != memoryview(
+        body
+    ):  # else it is as our encoder writes it: no key twice, nothing unknown
+        try:
+            check(body, DEPTH_MAX - 1)
+        except Malformed as error:
+            raise bad_request(f"the body is not well-formed: {error}") from None
     return value
 
 

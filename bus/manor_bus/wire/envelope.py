@@ -4,12 +4,14 @@ Up: one MessagePack map (`Envelope`). Down: one array `[sid, n, [[from, envelope
 each envelope is, byte for byte, what its sender wrote and `from` is the identity the broker verified.
 sid 0 carries calls and replies; for a call n is its deadline in milliseconds of the node's monotonic clock.
 For a subscription n is the number of the first item; `superseded` counts events that newer ones replaced.
+Several messages that wait may go as one frame `[0, [message, …]]`, both up and down, to who said that it can.
 The byte-level description for other languages is docs/wire.md.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from typing import Final
 
@@ -63,19 +65,15 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     data: msgspec.Raw = codec.NIL
 
 
-_FLAT: Final = frozenset(Envelope.__struct_fields__) - {"data", "err"}  # scalars: their types were checked
-
-
 def read(untrusted: bytes) -> Envelope:
-    """Decode a peer's frame and check its structure; raises ManorError or codec.Malformed with the reason."""
+    """Decode a peer's frame, its body untouched: who reads that checks it.
+
+    Raises ManorError or codec.Malformed with the reason.
+    """
     wire = codec.decode(untrusted, Envelope)
     if codec.encode(wire) == untrusted:  # as our library writes it: no key stands twice, none is unknown
-        codec.check(wire.data, codec.DEPTH_MAX - 1)
         return wire
-    values = codec.fields(untrusted)
-    left = codec.ELEMENTS_MAX
-    for key in values.keys() - _FLAT:
-        left = codec.check(values[key], codec.DEPTH_MAX - 1, left)
+    codec.fields(untrusted)
     return wire
 
 
@@ -93,6 +91,42 @@ class Down(msgspec.Struct, frozen=True, array_like=True):
     n: int
     items: tuple[Item, ...]
     superseded: int = 0
+
+
+BATCH_BYTES_MAX: Final = 262_144  # what is larger alone goes alone
+BATCH_MAX: Final = 64
+_ARRAYS: Final = frozenset((*range(0x90, 0xA0), 0xDC, 0xDD))
+
+
+def is_batch(frame: bytes) -> bool:
+    """Whether a frame on the way up is a batch of messages (a message is a map)."""
+    return frame[:1] != b"" and frame[0] in _ARRAYS
+
+
+def unbatch(untrusted: bytes) -> list[bytes]:
+    """Return the messages of a batch on the way up; raises ManorError or codec.Malformed with the reason."""
+    zero, messages = codec.decode(untrusted, tuple[int, list[msgspec.Raw]])
+    if zero != 0 or len(messages) > BATCH_MAX:
+        raise codec.Malformed(f"a batch is [0, at most {BATCH_MAX} messages]")
+    return [bytes(message) for message in messages]
+
+
+def batches(frames: Sequence[bytes]) -> Iterator[bytes]:
+    """Put messages into as few frames as may be, in their order."""
+    together: list[bytes] = []
+    size = 0
+    for frame in frames:
+        if together and (len(together) == BATCH_MAX or size + len(frame) > BATCH_BYTES_MAX):
+            yield _together(together)
+            together, size = [], 0
+        together.append(frame)
+        size += len(frame)
+    if together:
+        yield _together(together)
+
+
+def _together(frames: list[bytes]) -> bytes:
+    return frames[0] if len(frames) == 1 else b"\x92\x00" + array_header(len(frames)) + b"".join(frames)
 
 
 def pack_text(text: str) -> bytes:

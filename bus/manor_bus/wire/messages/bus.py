@@ -17,7 +17,8 @@ class Hello(Message, frozen=True, kw_only=True):
     serves: tuple[str, ...] = ()  # subject patterns of calls
     owns: tuple[str, ...] = ()  # subject patterns of published state
     group: str = ""  # instances of one group share the calls; default: the principal's name
-    types: dict[str, str] = {}  # served type -> schema hash
+    types: dict[str, str] = {}  # served type -> what its shape is known by; for people
+    batches: bool = False  # takes several messages in one frame
 
 
 class Limits(Message, frozen=True, kw_only=True):
@@ -42,6 +43,7 @@ class Welcome(Message, frozen=True, kw_only=True):
     limits: Limits
     serves: tuple[str, ...] = ()  # granted
     denied: tuple[str, ...] = ()  # refused by policy, with the rule where the peer may see it
+    batches: bool = False  # the broker takes several messages in one frame
 
 
 class Subscribe(Message, frozen=True, kw_only=True):
