@@ -203,6 +203,7 @@ def test_services_are_known_from_the_broker_while_they_are_attached() -> None:
 
         assert await services() == {"discovery": True}
         begin(home, 1, opens_s=2.0)
+        await asyncio.sleep(0.1)  # until it has greeted
         assert await services() == {"discovery": True, "lifecycle": False}
         await asyncio.sleep(3.0)
         assert await services() == {"discovery": True, "lifecycle": True}
