@@ -22,11 +22,22 @@ import msgspec
 
 from manor_bus import VERSION
 from manor_bus.wire import errors, messages
-from manor_bus.wire.messages import Call, Event, bus, config, devices, discovery, documents, lifecycle, node
+from manor_bus.wire.messages import (
+    Call,
+    Event,
+    bus,
+    config,
+    consoles,
+    devices,
+    discovery,
+    documents,
+    lifecycle,
+    node,
+)
 from manor_bus.wire.messages.catalogue import CALLS, EVENTS
 from manor_bus.wire.schema import components, parts_of
 
-_ROOMS: Final = (bus, node, config, discovery, lifecycle, devices)
+_ROOMS: Final = (bus, node, config, discovery, lifecycle, consoles, devices)
 _NOT_ON_THE_WIRE: Final = frozenset({"ManorError", "Message", "Call", "Event"})
 _INTRODUCTION: Final = """\
 # Messages

@@ -12,6 +12,7 @@ from manor_bus.wire.messages import Message
 from manor_bus.wire.messages.bus import ServiceStatus
 from manor_bus.wire.messages.catalogue import CALL_BY_TYPE, EVENT_BY_BODY, EVENT_BY_TYPE
 from manor_bus.wire.messages.config import DocumentChanged
+from manor_bus.wire.messages.consoles import ConsoleOutput
 from manor_bus.wire.messages.devices import (
     BackendStatus,
     DeviceStatus,
@@ -19,7 +20,7 @@ from manor_bus.wire.messages.devices import (
     ResourceStatus,
     VolumeStatus,
 )
-from manor_bus.wire.messages.lifecycle import ConsoleOutput, DomainStatus, NodeStatus, Operation
+from manor_bus.wire.messages.lifecycle import DomainStatus, NodeStatus, Operation
 from manor_cli.render import as_json, clean, percent, whole
 from manor_cli.views import problem
 

@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 
 from manor_bus.peer.view import Synced
 from manor_bus.wire.errors import Kind, ManorError
-from manor_bus.wire.messages import Done, Message, lifecycle
+from manor_bus.wire.messages import Done, Message, consoles, lifecycle
 from manor_cli.views import LIVE
 
 ESCAPE: Final = b"\x1d"  # Ctrl-]
@@ -95,7 +95,7 @@ class Console:
         finally:
             if self.token:
                 with suppress(ManorError):
-                    detach = lifecycle.ConsoleDetach(name=self.wish.name, token=self.token)
+                    detach = consoles.ConsoleDetach(name=self.wish.name, token=self.token)
                     await self.peer.call(detach, Done, timeout=1.0)
 
     async def _run(self, typed: AsyncIterator[bytes]) -> None:
@@ -124,18 +124,18 @@ class Console:
                     if not ready.is_set():
                         await self._attach(first=True)
                         ready.set()
-                elif ready.is_set() and isinstance(change.value, lifecycle.ConsoleOutput):
+                elif ready.is_set() and isinstance(change.value, consoles.ConsoleOutput):
                     await self._from(change.sender)
                     await self._output(change.value)
                 if self.found:
                     return
 
-    async def _attach(self, *, first: bool) -> lifecycle.ConsoleAttached:
-        request = lifecycle.ConsoleAttach(
+    async def _attach(self, *, first: bool) -> consoles.ConsoleAttached:
+        request = consoles.ConsoleAttach(
             name=self.wish.name, write=self.wish.write, steal=self.wish.steal or not first
         )
-        attached: lifecycle.ConsoleAttached = await self.peer.call(
-            request, lifecycle.ConsoleAttached, timeout=CALL_S
+        attached: consoles.ConsoleAttached = await self.peer.call(
+            request, consoles.ConsoleAttached, timeout=CALL_S
         )
         self.token = attached.token
         if first:
@@ -147,13 +147,13 @@ class Console:
     async def _from(self, sender: str) -> None:
         """Notice another instance of the service; one that lost count begins to count anew."""
         if self.sender and sender != self.sender:
-            request = lifecycle.ConsoleAttach(name=self.wish.name, write=False)
-            now = await self.peer.call(request, lifecycle.ConsoleAttached, timeout=CALL_S)
+            request = consoles.ConsoleAttach(name=self.wish.name, write=False)
+            now = await self.peer.call(request, consoles.ConsoleAttached, timeout=CALL_S)
             if now.incarnation == self.place.incarnation and now.offset < self.place.offset:
                 self.place = Place(now.incarnation, now.offset - len(now.scrollback))
         self.sender = sender
 
-    async def _output(self, output: lifecycle.ConsoleOutput) -> None:
+    async def _output(self, output: consoles.ConsoleOutput) -> None:
         before = self.place.offset if output.incarnation == self.place.incarnation else 0
         missing, fresh = self.place.take(output.incarnation, output.offset, output.content)
         if missing:
@@ -162,8 +162,8 @@ class Console:
 
     async def _missed(self, incarnation: int, start: int, count: int) -> bytes:
         """Return the bytes of a hole from the scroll-back; tell what is no longer there."""
-        request = lifecycle.ConsoleAttach(name=self.wish.name, write=False)
-        old = await self.peer.call(request, lifecycle.ConsoleAttached, timeout=CALL_S)
+        request = consoles.ConsoleAttach(name=self.wish.name, write=False)
+        old = await self.peer.call(request, consoles.ConsoleAttached, timeout=CALL_S)
         first = old.offset - len(old.scrollback)
         found: bytes = old.scrollback[max(0, start - first) : max(0, start + count - first)]
         if old.incarnation != incarnation:
@@ -222,7 +222,7 @@ class Console:
                 await self._write(piece)
 
     async def _write(self, content: bytes) -> None:
-        request = lifecycle.ConsoleWrite(name=self.wish.name, token=self.token, content=content)
+        request = consoles.ConsoleWrite(name=self.wish.name, token=self.token, content=content)
         await self.peer.call(request, Done, timeout=CALL_S)
 
 

@@ -9,8 +9,9 @@ from manor_bus.wire.errors import Kind as ErrorKind
 from manor_bus.wire.messages import documents
 from manor_bus.wire.messages.bus import ServiceStatus
 from manor_bus.wire.messages.config import DocumentChanged
+from manor_bus.wire.messages.consoles import ConsoleOutput
 from manor_bus.wire.messages.devices import ConnectionState, DeviceKey, DeviceStatus, VolumeStatus
-from manor_bus.wire.messages.lifecycle import ConsoleOutput, DomainStart, NodeStatus, OperationState
+from manor_bus.wire.messages.lifecycle import DomainStart, NodeStatus, OperationState
 from manor_cli import events
 from tests.cli.fake import NOW, domain, operation
 

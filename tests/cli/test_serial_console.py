@@ -7,12 +7,14 @@ from hypothesis import strategies as st
 from manor_bus.peer.view import Change, Synced
 from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages import Done
-from manor_bus.wire.messages.lifecycle import (
+from manor_bus.wire.messages.consoles import (
     ConsoleAttach,
     ConsoleAttached,
     ConsoleDetach,
     ConsoleOutput,
     ConsoleWrite,
+)
+from manor_bus.wire.messages.lifecycle import (
     DomainShow,
     State,
 )

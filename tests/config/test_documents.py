@@ -90,7 +90,7 @@ def test_many_problems_are_reported_at_once_each_with_its_place() -> None:
     assert "did you mean format?" in found["spec.disks[1].formt"].reason
     assert found["spec.nics[0].queues"].allowed == "1 to 256"
     assert "did you mean always?" in found["spec.run"].reason
-    assert found["spec.run"].allowed == "always, on-request, halted"
+    assert found["spec.run"].allowed == "always, on-boot, on-request, halted"
     assert "put it in quotes" in found["spec.title"].reason
 
 

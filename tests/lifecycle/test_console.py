@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from manor_bus.wire.errors import Kind, ManorError, denied_state
-from manor_bus.wire.messages.lifecycle import ConsoleAttach, ConsoleOutput, ConsoleWrite
+from manor_bus.wire.messages.consoles import ConsoleAttach, ConsoleOutput, ConsoleWrite
 from manor_lifecycle.console import BATCH_BYTES, Consoles
 
 UUID = "0b1c3b52-6d4c-4f3e-9c51-1d1f8f0c0001"

@@ -7,8 +7,7 @@ import pytest
 
 from manor_bus.peer.aio import Change
 from manor_bus.wire.errors import Kind, ManorError
-from manor_bus.wire.messages import Done
-from manor_bus.wire.messages import lifecycle as m
+from manor_bus.wire.messages import Done, consoles
 from manor_bus.wire.messages.lifecycle import State
 from manor_lifecycle import listening
 from tests.lifecycle.scene import Scene, on_stage
@@ -16,9 +15,9 @@ from tests.lifecycle.scene import Scene, on_stage
 
 async def attach(
     scene: Scene, name: str = "web", *, write: bool = True, steal: bool = False
-) -> m.ConsoleAttached:
-    request = m.ConsoleAttach(name=name, write=write, steal=steal)
-    return await scene.operator.call(request, m.ConsoleAttached, timeout=10)
+) -> consoles.ConsoleAttached:
+    request = consoles.ConsoleAttach(name=name, write=write, steal=steal)
+    return await scene.operator.call(request, consoles.ConsoleAttached, timeout=10)
 
 
 async def running(scene: Scene, name: str = "web") -> None:
@@ -39,7 +38,7 @@ def test_what_is_typed_is_answered_by_the_guest_and_seen_by_watchers(tmp_path: P
         watching = asyncio.get_running_loop().create_task(follow())
         attached = await attach(scene)
         assert b"run 1" in attached.scrollback
-        typed = m.ConsoleWrite(name="web", token=attached.token, content=b"hello")
+        typed = consoles.ConsoleWrite(name="web", token=attached.token, content=b"hello")
         await scene.operator.call(typed, Done, timeout=5)
         await asyncio.sleep(1)
         assert b"hello" in bytes(seen)
@@ -57,7 +56,7 @@ def test_there_is_one_writer_and_whoever_takes_its_place_says_so(tmp_path: Path)
         assert second.value.kind is Kind.CONFLICT
         assert (await attach(scene, write=False)).token == ""
         await attach(scene, steal=True)
-        typed = m.ConsoleWrite(name="web", token=first.token, content=b"x")
+        typed = consoles.ConsoleWrite(name="web", token=first.token, content=b"x")
         with pytest.raises(ManorError):
             await scene.operator.call(typed, Done, timeout=5)
 
@@ -91,7 +90,7 @@ def test_a_console_is_given_back(tmp_path: Path) -> None:
     async def scenario(scene: Scene) -> None:
         await running(scene)
         attached = await attach(scene)
-        await scene.operator.call(m.ConsoleDetach(name="web", token=attached.token), Done, timeout=5)
+        await scene.operator.call(consoles.ConsoleDetach(name="web", token=attached.token), Done, timeout=5)
         assert (await attach(scene)).token
 
     on_stage(tmp_path, scenario)

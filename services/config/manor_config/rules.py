@@ -143,6 +143,7 @@ FIELDS: Final[Mapping[type, Mapping[str, Rule]]] = {
     d.Graphics: {"listen": LOOPBACK, "port": between(1, 65_535), "password_ref": NAME, "keymap": WORD},
     d.Pci: {"id": NAME, "address": PCI},
     d.Usb: {"id": NAME, "host": USB},
+    d.OnSilence: {"after_s": between(10, 86_400)},
     d.HighAvailability: {"priority": between(0, 10_000), "max_restarts": between(0, 1_000)},
     d.Placement: {
         "node": NAME, "anti_affinity": NAME, "affinity": NAME,
@@ -151,7 +152,8 @@ FIELDS: Final[Mapping[type, Mapping[str, Rule]]] = {
     d.DomainSpec: {
         "hypervisor": WORD, "machine": WORD, "title": text(256), "description": LONG,
         "clock_offset_s": between(-(2**31), 2**31), "smbios": SETTINGS,
-        "shutdown_timeout_s": between(0, 86_400), "depends_on": NAME,
+        "shutdown_timeout_s": between(0, 86_400), "shutdown_repeat_s": between(0, 3_600),
+        "start_order": between(-10_000, 10_000), "start_delay_s": between(0, 3_600), "depends_on": NAME,
         "label": form("[A-Za-z0-9_.:,-]{1,255}", "a label like alice:vm_r:web_t"),
     },
     d.NetworkSpec: {

@@ -17,7 +17,7 @@ from typing import Final
 
 from manor_bus.wire.errors import Kind, ManorError, Problem, bad_request, denied_state
 from manor_bus.wire.messages import Message
-from manor_bus.wire.messages.lifecycle import ConsoleAttach, ConsoleAttached, ConsoleOutput, ConsoleWrite
+from manor_bus.wire.messages.consoles import ConsoleAttach, ConsoleAttached, ConsoleOutput, ConsoleWrite
 from manor_lifecycle import seat
 from manor_lifecycle.hypervisors import ConsoleStream
 from manor_lifecycle.ring import Ring

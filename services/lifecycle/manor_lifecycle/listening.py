@@ -10,7 +10,7 @@ from typing import Final
 
 from manor_bus.peer.aio import Context
 from manor_bus.wire.messages import Done
-from manor_bus.wire.messages.lifecycle import ConsoleAttach, ConsoleAttached, ConsoleDetach, ConsoleWrite
+from manor_bus.wire.messages.consoles import ConsoleAttach, ConsoleAttached, ConsoleDetach, ConsoleWrite
 from manor_lifecycle.console import Consoles
 from manor_lifecycle.domains import Domains
 from manor_lifecycle.hypervisors import ConsoleStream, Feature, GuestState

@@ -14,7 +14,7 @@ import msgspec
 from manor_bus.peer.aio import Answer, Context, Peer
 from manor_bus.peer.serving import Room
 from manor_bus.wire.errors import Kind, ManorError, Problem, bad_request, conflict, denied_state, not_found
-from manor_bus.wire.messages import Done, Message
+from manor_bus.wire.messages import Done, Message, consoles
 from manor_bus.wire.messages import lifecycle as m
 from manor_bus.wire.messages.lifecycle import DomainStatus, Operation, OperationState
 from manor_lifecycle import machine, operations, plan
@@ -300,9 +300,9 @@ def _answers(service: Lifecycle, listening: Listening) -> dict[type[Message], An
         m.DomainShow: service.show,
         m.DomainsList: service.listed,
         m.DomainScreenshot: service.screenshot,
-        m.ConsoleAttach: listening.attach,
-        m.ConsoleWrite: listening.write,
-        m.ConsoleDetach: listening.detach,
+        consoles.ConsoleAttach: listening.attach,
+        consoles.ConsoleWrite: listening.write,
+        consoles.ConsoleDetach: listening.detach,
         m.OperationList: service.operation_list,
         m.OperationShow: service.operation_show,
         m.OperationFollow: service.operation_follow,

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from manor_bus.wire.errors import Kind, ManorError
-from manor_bus.wire.messages.lifecycle import ConsoleAttach
+from manor_bus.wire.messages.consoles import ConsoleAttach
 from manor_cli import reach
 from manor_cli.app import App
 from manor_cli.main import main

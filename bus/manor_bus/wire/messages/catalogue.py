@@ -11,13 +11,14 @@ from manor_bus.wire.messages import (
     Message,
     bus,
     config,
+    consoles,
     devices,
     discovery,
     lifecycle,
     node,
 )
 
-_ROOMS: Final = (bus, node, config, discovery, lifecycle, devices)
+_ROOMS: Final = (bus, node, config, discovery, lifecycle, consoles, devices)
 
 CALLS: Final[tuple[Call, ...]] = tuple(call for room in _ROOMS for call in room.CALLS)
 EVENTS: Final[tuple[Event, ...]] = tuple(event for room in _ROOMS for event in room.EVENTS)

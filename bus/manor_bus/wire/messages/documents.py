@@ -30,9 +30,11 @@ class Metadata(Message, frozen=True, kw_only=True):
 
 
 class RunPolicy(StrEnum):
-    """Whether a domain shall run: always (kept running), on-request (by a verb), halted (kept stopped)."""
+    """Whether a domain shall run: always (kept running), on-boot (started with the node and after a crash,
+    left off after a clean power off), on-request (by a verb), halted (kept stopped)."""
 
     ALWAYS = "always"
+    ON_BOOT = "on-boot"
     ON_REQUEST = "on-request"
     HALTED = "halted"
 
@@ -46,6 +48,13 @@ class OnEnd(StrEnum):
     RENAME_RESTART = "rename-restart"
     COREDUMP_DESTROY = "coredump-destroy"
     COREDUMP_RESTART = "coredump-restart"
+
+
+class OnSilence(Message, frozen=True, kw_only=True):
+    """What to do when the device model of a domain has not answered for so long; silence is no proof."""
+
+    after_s: float = 300.0
+    action: Literal["never", "destroy", "restart"] = "never"
 
 
 class Cpu(Message, frozen=True, kw_only=True):
@@ -224,12 +233,16 @@ class DomainSpec(Message, frozen=True, kw_only=True):
     on_crash: OnEnd = OnEnd.DESTROY
     on_watchdog: OnEnd = OnEnd.DESTROY
     on_device_model_crash: OnEnd = OnEnd.DESTROY
+    on_silence: OnSilence = OnSilence()
     shutdown_timeout_s: float = 60.0
+    shutdown_repeat_s: float = 5.0  # the request is repeated so often within that; 0: asked once
     label: str = ""
     run: RunPolicy = RunPolicy.ON_REQUEST
     ha: HighAvailability = HighAvailability()
     placement: Placement = Placement()
     depends_on: tuple[str, ...] = ()
+    start_order: int = 0  # lower ones start first, with the node and by `run`
+    start_delay_s: float = 0.0  # after the one before it began to start
     extra: dict[str, Any] = {}
 
 

@@ -44,12 +44,16 @@ ENDED: Final = frozenset({OperationState.DONE, OperationState.FAILED, OperationS
 
 
 class PendingChange(Message, frozen=True, kw_only=True):
-    """A change of the document that the running domain does not have yet, and what brings it."""
+    """A change of the document that the running domain does not have yet, and what brings it.
+
+    `asked` is repeated by itself; `refused` is tried again only when the document or the run changes.
+    """
 
     path: str
     old: str
     new: str
-    applies: Literal["next-start", "in-progress"] = "next-start"
+    applies: Literal["next-start", "in-progress", "asked", "refused"] = "next-start"
+    reason: str = ""  # the last answer, when it was asked for or refused
 
 
 class DeviceView(Message, frozen=True, kw_only=True):
@@ -61,11 +65,33 @@ class DeviceView(Message, frozen=True, kw_only=True):
     provider: str = ""
     generation: int = 0
     reason: str = ""
+    io: Literal["", "ok", "failed", "nospace"] = ""  # of its last requests, where the hypervisor can tell
+
+
+class LastFailure(Message, frozen=True, kw_only=True):
+    """The last operation of a domain that failed; a later one of the same kind that went well clears it."""
+
+    operation: str  # its id
+    kind: str
+    at: float  # seconds since 1970
+    what: str
+
+
+class StoryEntry(Message, frozen=True, kw_only=True):
+    """Something that happened to a domain, and the state that it was in afterwards."""
+
+    at: float  # seconds since 1970
+    event: str
+    state: str
 
 
 class DomainStatus(Message, frozen=True, kw_only=True, tag_field="kind", tag="domain"):
     """What is observed of one domain, under `domain.<uuid>`. `generation` grows with every published change
     of it.
+
+    `reason` is for people: what it waits for, else the cause, else the last failure. `cause`: why it stands
+    or ended. `conditions` hold beside the state: NO DOCUMENT, ASLEEP, ZOMBIE, IMAGE MISSING, DELETING, NOT
+    KNOWN.
     """
 
     name: str
@@ -87,6 +113,11 @@ class DomainStatus(Message, frozen=True, kw_only=True, tag_field="kind", tag="do
     run: str = ""
     restarts: int = 0
     labels: dict[str, str] = {}  # of its document
+    cause: str = ""
+    last_failure: LastFailure | None = None
+    not_answering_since: float = 0.0  # seconds since 1970; 0: it answers
+    conditions: tuple[str, ...] = ()
+    uptime_s: float = 0.0  # of this run, on a clock that nobody sets
 
 
 class NodeStatus(Message, frozen=True, kw_only=True, tag_field="kind", tag="node"):
@@ -262,51 +293,6 @@ class DomainClear(Message, frozen=True, kw_only=True):
     reason: str = ""
 
 
-class ConsoleAttach(Message, frozen=True, kw_only=True):
-    """Attach to the serial console. The output goes on as events under `console.<name>`.
-
-    One writer at a time: a second one is refused with `conflict`, naming the first, unless `steal`.
-    """
-
-    name: str
-    write: bool = True
-    steal: bool = False
-
-
-class ConsoleAttached(Message, frozen=True, kw_only=True):
-    """`scrollback` ends at byte `offset` of the console's output; events continue there."""
-
-    token: str  # proves the right to write; empty for watchers
-    scrollback: bytes
-    offset: int
-    incarnation: int
-    subject: str
-
-
-class ConsoleWrite(Message, frozen=True, kw_only=True):
-    """Bytes typed at the console, at most 4 KiB; kept in order."""
-
-    name: str
-    token: str
-    content: bytes
-
-
-class ConsoleDetach(Message, frozen=True, kw_only=True):
-    """Give the console back."""
-
-    name: str
-    token: str
-
-
-class ConsoleOutput(Message, frozen=True, kw_only=True):
-    """Bytes the guest printed, from byte `offset` of this incarnation's output."""
-
-    name: str
-    incarnation: int
-    offset: int
-    content: bytes
-
-
 class OperationList(Message, frozen=True, kw_only=True):
     """Ask for operations, newest first; `target` and `state` narrow it."""
 
@@ -371,9 +357,6 @@ CALLS: Final = (
     Call("lifecycle.domain.screenshot", DomainScreenshot, Screenshot),
     Call("lifecycle.domain.show", DomainShow, DomainStatus),
     Call("lifecycle.domain.list", DomainsList, Done, part=DomainsPart),
-    Call("lifecycle.console.attach", ConsoleAttach, ConsoleAttached, changes=True),
-    Call("lifecycle.console.write", ConsoleWrite, Done, changes=True),
-    Call("lifecycle.console.detach", ConsoleDetach, Done, changes=True),
     Call("lifecycle.operation.list", OperationList, OperationsListed),
     Call("lifecycle.operation.show", OperationShow, Operation),
     Call("lifecycle.operation.follow", OperationFollow, Operation, part=Operation),
@@ -383,5 +366,4 @@ EVENTS: Final = (
     Event(("domain.*",), DomainStatus, "lifecycle", "lifecycle.domain"),
     Event(("node.*",), NodeStatus, "lifecycle", "lifecycle.node"),
     Event(("operation.*",), Operation, "lifecycle", "lifecycle.operation"),
-    Event(("console.*",), ConsoleOutput, "lifecycle", "lifecycle.console", state=False),
 )
