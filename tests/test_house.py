@@ -8,7 +8,9 @@ import subprocess
 import sys
 import tokenize
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from graphlib import CycleError, TopologicalSorter
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import TypeVar
 
@@ -303,3 +305,77 @@ def test_what_the_rooms_depend_on_is_what_is_pinned():
     }
     asked = (ROOT / "requirements" / "run.in").read_text(encoding="ascii").lower().splitlines()
     assert wanted | {"hatchling", "editables"} == {line for line in asked if line and line[0] != "#"}
+
+
+# ---- Packages ----------------------------------------------------------------------------------------------
+
+
+def imported(file: Path) -> Iterator[str]:
+    """Names of the packages a module imports, wherever in it."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (name.name.partition(".")[0] for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module.partition(".")[0]
+
+
+def declared(room: Path) -> set[str]:
+    """Import names of what a room's distribution says it needs."""
+    project = tomllib.loads((room.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = {re.split(r"[<>=!~;\[ ]", one)[0].lower().replace("_", "-") for one in project["dependencies"]}
+    return {
+        package
+        for package, names in packages_distributions().items()
+        if not package.startswith("_") and wanted & {name.lower().replace("_", "-") for name in names}
+    } | {one.replace("-", "_") for one in wanted if one.startswith("manor-")}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_declares_every_package_that_it_imports_and_no_other(room):
+    used = {name for file in ROOMS[room].rglob("*.py") for name in imported(file)}
+    used -= {*sys.stdlib_module_names, ROOMS[room].name}
+    assert used - declared(ROOMS[room]) == set()
+    assert declared(ROOMS[room]) - used <= {"manor_host"}  # the room under all rooms
+
+
+def loaded_with(tree: ast.Module) -> Iterator[ast.stmt]:
+    """Statements that run when a module is loaded: not those of functions, nor those for types alone."""
+    waiting: list[ast.AST] = [*tree.body]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            waiting += node.orelse
+        elif isinstance(node, ast.stmt) and not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+            waiting += ast.iter_child_nodes(node)
+
+
+def loads(tree: ast.Module, modules: Collection[str]) -> Iterator[str]:
+    """Which of these modules a module loads when it is loaded."""
+    for node in loaded_with(tree):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names if name.name in modules)
+        elif isinstance(node, ast.ImportFrom) and node.module in modules:
+            inner = {f"{node.module}.{name.name}" for name in node.names}
+            yield from inner & set(modules) or {node.module}
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """A circle in a graph of imports; empty when there is none."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_no_modules_load_each_other_in_a_circle():
+    modules = {module_name(file): ast.parse(file.read_text(encoding="utf-8")) for file in sources()}
+    assert circle({name: set(loads(tree, modules)) for name, tree in modules.items()}) == []
+
+
+def test_a_circle_of_imports_is_seen():
+    texts = {"a": "import b", "b": "from c import x", "c": "class C:\n    import a"}
+    assert circle({name: set(loads(ast.parse(text), texts)) for name, text in texts.items()})
+    texts["c"] = "def f():\n    import a\nif TYPE_CHECKING:\n    import a"
+    assert not circle({name: set(loads(ast.parse(text), texts)) for name, text in texts.items()})

@@ -7,26 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
 
 from manor_bus.wire import codec
 from manor_bus.wire.envelope import Envelope, Kind
-from manor_bus.wire.errors import ManorError, Problem, bad_request
+from manor_bus.wire.errors import ManorError
 from manor_bus.wire.messages import bus as words
-from manor_cli import events, views
+from manor_cli import events, recording, views
 from manor_cli.app import App
 from manor_cli.output import console, output_option, rich_table, show
+from manor_cli.recording import Recorded
 from manor_cli.render import View, as_json, clean, whole
 
 RECORDED_MAX = 1_000_000
-
-
-class Recorded(msgspec.Struct, frozen=True):
-    """One line of a recording: seconds since its begin, the verified sender, the envelope as MessagePack."""
-
-    at: float
-    sender: str
-    envelope: bytes
 
 
 @click.group()
@@ -126,14 +118,14 @@ def record(app: App, file: Path, pattern: str, events_only: bool, count: int) ->
 
     \b
     Example:
-      manor --timeout 60 bus record incident.jsonl
+      manor --timeout 60 bus record incident.record
     """
     number, began = 0, time.monotonic()
     with file.open("wb") as written:
         try:
             for sender, wire in app.client.items(pattern, tap=not events_only, timeout=app.timeout):
                 at = round(time.monotonic() - began, 6)
-                written.write(msgspec.json.encode(Recorded(at, sender, codec.encode(wire))) + b"\n")
+                recording.write(written, Recorded(at, sender, codec.encode(wire)))
                 number += 1
                 if number >= count:
                     break
@@ -155,29 +147,19 @@ def replay(app: App, file: Path, speed: float, send: bool, output: str) -> None:
 
     \b
     Example:
-      manor bus replay incident.jsonl --speed 10
-      manor bus replay incident.jsonl --send
+      manor bus replay incident.record --speed 10
+      manor bus replay incident.record --send
     """
     began = time.monotonic()
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            recorded = _recorded(file, number, line)
-            if speed:
-                time.sleep(max(0.0, recorded.at / speed - (time.monotonic() - began)))
-            wire = codec.decode(recorded.envelope, Envelope)
-            if send and wire.k == Kind.REQ:
-                _again(app, wire)
-            elif not send:
-                told = as_json(events.cloud_of(recorded.sender, wire, recorded.at), indent=0)
-                app.out(told if output == "json" else events.line_of(recorded.sender, wire))
-
-
-def _recorded(file: Path, number: int, line: bytes) -> Recorded:
-    try:
-        return msgspec.json.decode(line, type=Recorded)
-    except msgspec.MsgspecError as error:
-        problem = Problem(path=f"{file}:{number}", reason=str(error))
-        raise bad_request(f"{file} is not a recording", problem) from None
+    for recorded in recording.read(file):
+        if speed:
+            time.sleep(max(0.0, recorded.at / speed - (time.monotonic() - began)))
+        wire = codec.decode(recorded.envelope, Envelope)
+        if send and wire.k == Kind.REQ:
+            _again(app, wire)
+        elif not send:
+            told = as_json(events.cloud_of(recorded.sender, wire, recorded.at), indent=0)
+            app.out(told if output == "json" else events.line_of(recorded.sender, wire))
 
 
 def _again(app: App, wire: Envelope) -> None:

@@ -1,6 +1,7 @@
-import base64
+import io
 import json
 
+import msgpack
 import msgspec
 
 from manor_bus.wire import codec
@@ -80,7 +81,7 @@ def test_the_policy_is_asked_without_doing_it():
 
 
 def test_a_recording_can_be_printed_as_it_passed(tmp_path):
-    file = str(tmp_path / "passed.jsonl")
+    file = str(tmp_path / "passed.record")
     assert run("bus", "record", file, client=FakeClient(messages=PASSED)).out == f"{file}: 2 messages\n"
     told = run("bus", "replay", file, client=FakeClient()).out.splitlines()
     assert told == run("bus", "tap", client=FakeClient(messages=PASSED)).out.splitlines()
@@ -88,9 +89,15 @@ def test_a_recording_can_be_printed_as_it_passed(tmp_path):
 
 def test_a_recording_keeps_what_the_sender_wrote(tmp_path):
     run("bus", "record", str(tmp_path / "r"), "--events-only", client=FakeClient(messages=PASSED))
-    first = json.loads((tmp_path / "r").read_text().splitlines()[0])
-    assert first["sender"] == "operator/a@n1/1"
-    assert codec.decode(base64.b64decode(first["envelope"]), Envelope) == CALL
+    _, sender, envelope = next(msgpack.Unpacker(io.BytesIO((tmp_path / "r").read_bytes())))
+    assert (sender, codec.decode(envelope, Envelope)) == ("operator/a@n1/1", CALL)
+
+
+def test_of_a_recording_that_breaks_off_the_whole_messages_are_printed(tmp_path):
+    run("bus", "record", str(tmp_path / "r"), client=FakeClient(messages=PASSED))
+    (tmp_path / "r").write_bytes((tmp_path / "r").read_bytes()[:-3])
+    ran = run("bus", "replay", str(tmp_path / "r"), client=FakeClient())
+    assert (ran.code, len(ran.out.splitlines())) == (0, 1)
 
 
 def test_the_calls_of_a_recording_can_be_made_again_with_new_ids(tmp_path):
@@ -109,7 +116,7 @@ def test_a_refused_repetition_does_not_end_the_replay(tmp_path):
     assert run("bus", "replay", file, "--send", client=client).out.count("forbidden: no") == 2
 
 
-def test_a_file_that_is_no_recording_is_refused_with_its_line(tmp_path):
+def test_a_file_that_is_no_recording_is_refused_with_its_piece(tmp_path):
     (tmp_path / "r").write_text("nonsense\n")
     ran = run("bus", "replay", str(tmp_path / "r"), client=FakeClient())
     assert ran.code == 2
