@@ -49,4 +49,5 @@ def _checked(piece: object) -> Recorded:
     match piece:
         case [float() | int() as at, str() as sender, bytes() as envelope]:
             return Recorded(at, sender, envelope)
-    raise ValueError("not [seconds, sender, envelope]")
+        case _:
+            raise ValueError("not [seconds, sender, envelope]")
