@@ -62,7 +62,7 @@ TABLE: Final[tuple[tuple[str, Kind, str, str], ...]] = (
         r"[Ff]ailed to connect|Connection refused|server closed|[Ff]ailed to negotiate",
         Kind.UNAVAILABLE,
         "the provider of {disk} does not answer",
-        "Look at its provider: manor provider list.",
+        "Look at its provider: manor list providers.",
     ),
     (
         r"Address already in use",
