@@ -106,7 +106,7 @@ def _figures(ways: list[Way], subscribers: int) -> list[Figure]:
         Figure(f"events per second {to}, broker / XSUB-XPUB zmq.proxy", ratios(manor.rate, pubsub.rate), "x"),
         Figure(f"CPU per event {to}, broker / XSUB-XPUB zmq.proxy", ratios(manor.cpu, pubsub.cpu), "x"),
     ]
-    target = 2.5 if subscribers == 10 else None
+    target = 1.2 if subscribers == 10 else None
     for name, other in (("nats-py", NATS), ("nats-py with TLS", SECURE)):
         if other in by_name:
             value = ratios(library.rate, by_name[other].rate)

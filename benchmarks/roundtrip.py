@@ -129,8 +129,8 @@ def _section(ways: list[Way]) -> Section:
             other = by_name[way]
             rates = ratios(library.rate, other.rate)
             figures += [
-                Figure(f"calls per second, library / {name}", rates, "x", 1.5, "at least"),
+                Figure(f"calls per second, library / {name}", rates, "x", 0.8, "at least"),
                 Figure(f"calls per second, plain sockets / {name}", ratios(manor.rate, other.rate), "x"),
-                Figure(f"p50 of a call, library / {name}", ratios(library.p50, other.p50), "x"),
+                Figure(f"p50 of a call, library / {name}", ratios(library.p50, other.p50), "x", 1.2),
             ]
     return Section("Requests and replies", HEAD, [way.row() for way in ways], figures, list(NOTES))

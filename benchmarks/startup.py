@@ -56,7 +56,7 @@ def run(plan: Plan) -> Section:
                     taken[name].append(seconds * 1000)
     figures = [
         Figure(f"start-up, {VERSION} / {CLICK}", ratios(taken[VERSION], taken[CLICK]), "x", 1.15),
-        Figure(f"start-up, {LIST} / {IMPORTS}", ratios(taken[LIST], taken[IMPORTS]), "x", 1.5),
+        Figure(f"start-up, {LIST} / {IMPORTS}", ratios(taken[LIST], taken[IMPORTS]), "x", 1.2),
     ]
     rows: list[tuple[str, ...]] = [(name, cell(spread(each))) for name, each in taken.items()]
     return Section("Start of the command line", HEAD, rows, figures, list(NOTES))

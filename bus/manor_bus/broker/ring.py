@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from manor_bus.wire.messages.bus import RingEvent, RingListed
 from manor_bus.wire.subjects import matches
@@ -14,8 +15,7 @@ BYTES_MAX: Final = 16_777_216
 ANSWER_BYTES_MAX: Final = 786_432  # leaves room for the envelope within one frame
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+class Kept(msgspec.Struct, frozen=True, gc=False):
     """One event as it passed: `at` in seconds since 1970."""
 
     n: int

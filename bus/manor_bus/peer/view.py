@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -24,6 +24,8 @@ from manor_bus.wire.messages.bus import Owner, OwnerChanged
 from manor_bus.wire.messages.catalogue import EVENT_BY_TYPE
 from manor_bus.wire.messages.node import SnapshotItem
 from manor_bus.wire.subjects import matches
+
+OWNER_NEWS: Final = "bus.owner"
 
 
 class Fetch(msgspec.Struct, frozen=True):
@@ -235,16 +237,25 @@ def _news(sender: str, wire: Envelope) -> News:
     return News(wire.subject, sender, wire.epoch, wire.rev, wire.type, data)
 
 
-def reading(view: View | None, sender: str, wire: Envelope) -> list[Action]:
-    """Take one item of a subscription with a view, or without one."""
-    if wire.subject == "bus.owner" and sender.startswith("bus@"):
-        return view.owner_changed(codec.decode(wire.data, OwnerChanged)) if view is not None else []
-    return view.item(sender, wire) if view is not None else [_news(sender, wire)]
+def reading(view: View, sender: str, wire: Envelope) -> list[Action]:
+    """Take one item of a subscription."""
+    if wire.subject == OWNER_NEWS and sender.startswith("bus@"):
+        return view.owner_changed(codec.decode(wire.data, OwnerChanged))
+    return view.item(sender, wire)
 
 
 def change_of(news: News) -> Change:
     """Decode what the application gets; raises ManorError when it is not what its type says."""
-    event = EVENT_BY_TYPE.get(news.type)
-    wanted: type[Any] = event.body if event is not None else object
-    value = None if news.data is None else news.data.read(wanted)
+    value = None if news.data is None else news.data.read(_body_of(news.type))
     return Change(news.subject, value, news.sender, news.epoch, news.rev, news.type)
+
+
+def change(sender: str, wire: Envelope) -> Change:
+    """Decode an event as it passes, without a view."""
+    value = None if wire.data == codec.NIL else codec.decode(wire.data, _body_of(wire.type))
+    return Change(wire.subject, value, sender, wire.epoch, wire.rev, wire.type)
+
+
+def _body_of(type_name: str) -> type[Any]:
+    event = EVENT_BY_TYPE.get(type_name)
+    return object if event is None else event.body

@@ -26,7 +26,7 @@ from manor_bus.peer.events import (
     Told,
     Watched,
 )
-from manor_bus.peer.view import Action, AllKnown, Fetch, News, View, change_of, reading
+from manor_bus.peer.view import OWNER_NEWS, Action, AllKnown, Fetch, News, View, change, change_of, reading
 from manor_bus.wire import codec
 from manor_bus.wire.errors import ManorError
 from manor_bus.wire.messages.node import SnapshotDone, SnapshotItem, SnapshotPart
@@ -86,8 +86,14 @@ class ClientWatches:
             case Arrived(_, _, items):
                 changes: list[Told | OwnerSeen] = []
                 for item in items:
-                    read = reading(watch.view, item.sender, item.envelope)
-                    self._carry_out(watch, read, changes, now)
+                    try:
+                        if watch.view is not None:
+                            read = reading(watch.view, item.sender, item.envelope)
+                            self._carry_out(watch, read, changes, now)
+                        elif item.envelope.subject != OWNER_NEWS:
+                            changes.append(change(item.sender, item.envelope))
+                    except ManorError as error:
+                        self._tell(Noted(f"left out {item.envelope.subject} of {item.sender}: {error}"))
                 self._tell(Watched(watch.sid, changes, event))
             case Live(_, owners):
                 self._act(watch, watch.view.live(owners) if watch.view is not None else [AllKnown()], now)
