@@ -212,6 +212,7 @@ HISTORY: Final = View(
         Column("REVISION", "revision"),
         Column("AT", "at", moment),
         Column("ACTION", "action"),
+        Column("NAME", "name"),
         Column("BY", "by"),
         Column("REASON", "reason"),
         Column("CHANGES", "diff", lambda diff: ", ".join(line["path"] for line in diff or ()) or "-"),

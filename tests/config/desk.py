@@ -55,6 +55,7 @@ class Desk:
         *,
         key: str = "",
         label: str = "operator/me",
+        on_behalf_of: str = "",
         within: float = 30.0,
     ) -> R:
         context = Context(
@@ -64,6 +65,7 @@ class Desk:
             deadline=asyncio.get_running_loop().time() + within,
             correlationid="",
             send_part=self.parts.append,
+            on_behalf_of=on_behalf_of,
         )
         answer = await self.room.answers[type(request)](request, context)
         assert isinstance(answer, reply)

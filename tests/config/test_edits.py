@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from manor_bus.wire.errors import Kind, ManorError
-from manor_bus.wire.messages.config import Change
+from manor_bus.wire.messages.config import Change, Reference
 from manor_bus.wire.messages.documents import AnyDocument
 from manor_config import edits
 from manor_config.catalog import Catalog
@@ -219,29 +219,43 @@ def test_differences_that_do_not_fit_a_reply_are_counted(world: World) -> None:
 
 def test_a_document_in_use_is_not_deleted_and_its_users_are_named(world: World) -> None:
     world.apply(volume("v"), *(domain(f"d{n}", disks=[{"id": "d", "volume": "v"}]) for n in range(10)))
-    error = refused(lambda: edits.delete(world.catalog, [Ref("Volume", "v")], None))
+    error = refused(lambda: edits.delete(world.catalog, [Reference(kind="Volume", name="v")]))
     assert error.kind is Kind.DENIED_STATE
     assert "Volume/v is used by Domain/d0, Domain/d1" in error.message
     assert error.message.endswith("and 2 more")
-    users = [Ref("Domain", f"d{n}") for n in range(10)]
-    edit = world.take(edits.delete(world.catalog, [Ref("Volume", "v"), *users], None))
+    users = [Reference(kind="Domain", name=f"d{n}") for n in range(10)]
+    edit = world.take(edits.delete(world.catalog, [Reference(kind="Volume", name="v"), *users]))
     assert {change.action for change in edit.changes} == {"deleted"}
     assert len(world.catalog) == 0
 
 
 def test_a_delete_may_expect_a_revision(world: World) -> None:
     world.apply(domain())
-    assert refused(lambda: edits.delete(world.catalog, [Ref("Domain", "web")], 2)).kind is Kind.CONFLICT
-    assert edits.delete(world.catalog, [Ref("Domain", "web")], 1).writes[0].value is None
+    web = Reference(kind="Domain", name="web")
+    assert refused(lambda: edits.delete(world.catalog, [replace(web, revision=2)])).kind is Kind.CONFLICT
+    assert edits.delete(world.catalog, [replace(web, revision=1)]).writes[0].value is None
+
+
+def test_a_delete_by_uuid_finds_the_document_under_its_present_name_and_no_other(world: World) -> None:
+    world.apply(domain())
+    uuid = world.get("Domain", "web").metadata.uuid
+    by_uuid = Reference(kind="Domain", uuid=uuid.upper())
+    world.take(edits.rename(world.catalog, Ref("Domain", "web"), "new", None, LATER))
+    world.apply(domain())  # another one under the old name
+    assert [change.name for change in edits.delete(world.catalog, [by_uuid]).changes] == ["new"]
+    error = refused(lambda: edits.delete(world.catalog, [replace(by_uuid, name="web")]))
+    assert (error.kind, "is 'new', not 'web'" in error.message) == (Kind.CONFLICT, True)
+    for gone in (replace(by_uuid, kind="Volume"), replace(by_uuid, uuid="x"), Reference(kind="Domain")):
+        assert refused(lambda gone=gone: edits.delete(world.catalog, [gone])).kind is Kind.NOT_FOUND  # type: ignore[misc]
 
 
 def test_what_a_delete_cannot_mean_is_refused(world: World) -> None:
     world.apply(domain(), volume())
-    web, root = Ref("Domain", "web"), Ref("Volume", "root")
-    assert refused(lambda: edits.delete(world.catalog, [], None)).kind is Kind.BAD_REQUEST
-    assert refused(lambda: edits.delete(world.catalog, [web, web], None)).kind is Kind.BAD_REQUEST
-    assert refused(lambda: edits.delete(world.catalog, [web, root], 1)).kind is Kind.BAD_REQUEST
-    assert refused(lambda: edits.delete(world.catalog, [Ref("Domain", "x")], None)).kind is Kind.NOT_FOUND
+    web = Reference(kind="Domain", name="web")
+    assert refused(lambda: edits.delete(world.catalog, [])).kind is Kind.BAD_REQUEST
+    assert refused(lambda: edits.delete(world.catalog, [web, web])).kind is Kind.BAD_REQUEST
+    unknown = Reference(kind="Domain", name="x")
+    assert refused(lambda: edits.delete(world.catalog, [unknown])).kind is Kind.NOT_FOUND
 
 
 # --- rename

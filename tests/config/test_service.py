@@ -231,6 +231,136 @@ async def test_a_renamed_document_is_one_event_each_and_followed_by_its_users(de
     ]
 
 
+# --- domains that run
+
+
+def owned(desk: Desk, uuid: str, **fields: Any) -> Awaitable[m.TxnDone]:
+    record = msgspec.json.encode(m.OwnerRecord(node="n1", **fields))
+    return desk.ask(m.Txn(puts=(m.Put(key=m.OWNED + uuid, value=record),)), m.TxnDone)
+
+
+def delete(desk: Desk, name: str = "web", **more: Any) -> Awaitable[m.Applied]:
+    return desk.ask(m.Delete(references=(m.Reference(kind="Domain", name=name),), **more), m.Applied)
+
+
+@pytest.mark.parametrize(("fields", "why"), [({"run": True}, "runs"), ({"saved": "/s"}, "has a saved state")])
+async def test_the_document_of_a_living_run_is_deleted_by_force_or_by_its_owner(
+    desk: Desk, fields: dict[str, Any], why: str
+) -> None:
+    await apply(desk, domain())
+    uuid = (await get(desk)).metadata.uuid
+    await owned(desk, uuid, **fields)
+    for more in ({}, {"dry_run": True}, {"operation": "op"}):
+        error = await refused(delete(desk, **more))
+        assert (error.kind, error.message) == (Kind.DENIED_STATE, f"domain web {why}")
+    await desk.ask(m.Rename(kind="Domain", name="web", new_name="shop"), m.Applied)  # it is the same document
+    assert (await delete(desk, "shop", force=True)).changes[0].uuid == uuid
+    await desk.ask(m.Rollback(kind="Domain", name="web", revision=1), m.Applied)
+    await owned(desk, uuid, deleting="op", **fields)
+    assert (await delete(desk, operation="op")).changes[0].uuid == uuid
+
+
+async def test_a_record_that_cannot_be_read_may_stand_for_a_run(desk: Desk) -> None:
+    await apply(desk, domain())
+    uuid = (await get(desk)).metadata.uuid
+    await desk.ask(m.Txn(puts=(m.Put(key=m.OWNED + uuid, value=b"?"),)), m.TxnDone)
+    assert "runs" in (await refused(delete(desk))).message
+    await desk.ask(m.Txn(removes=(m.Remove(key=m.OWNED + uuid),)), m.TxnDone)
+    await delete(desk)
+
+
+async def test_what_is_being_deleted_is_changed_by_nobody_and_says_so(desk: Desk) -> None:
+    await apply(desk, domain(), domain("other"))
+    uuid = (await get(desk)).metadata.uuid
+    await owned(desk, uuid, deleting="op-7")
+    got = await desk.ask(m.Get(kind="Domain", name="web"), m.Got)
+    assert got.deleting == "op-7"
+    again = {"kind": "Domain", "metadata": {"name": "web"}}
+    for call in (
+        apply(desk, again),  # not even what is there already
+        apply(desk, domain("other"), domain(title="new")),
+        apply(desk, domain(title="new"), dry_run=True),
+        desk.ask(m.Rename(kind="Domain", name="web", new_name="shop"), m.Applied),
+        desk.ask(m.Rollback(kind="Domain", name="web", revision=1), m.Applied),
+        delete(desk, operation="another"),
+    ):
+        error = await refused(call)
+        assert (error.kind, "operation op-7" in error.message) == (Kind.DENIED_STATE, True)
+    await owned(desk, uuid)
+    assert (await apply(desk, domain(title="new"))).changes[0].action == "changed"
+
+
+async def test_a_mark_set_at_the_same_moment_is_heeded_and_another_write_of_the_owner_is_no_conflict(
+    desk: Desk,
+) -> None:
+    await apply(desk, domain())
+    uuid = (await get(desk)).metadata.uuid
+    applied, _ = await asyncio.gather(apply(desk, domain(title="1")), owned(desk, uuid, incarnation=1))
+    assert applied.changes[0].action == "changed"
+    marked, late = await asyncio.gather(
+        owned(desk, uuid, deleting="op"), apply(desk, domain(title="2")), return_exceptions=True
+    )
+    assert isinstance(marked, m.TxnDone)
+    assert isinstance(late, ManorError)
+    assert "operation op" in late.message
+
+
+async def test_who_a_service_acts_for_is_in_the_history(desk: Desk) -> None:
+    alice = m.Apply(documents=(domain(),))
+    await desk.ask(alice, m.Applied, label="service/x", on_behalf_of="operator/alice@n1/x")
+    await desk.ask(
+        m.Delete(references=(m.Reference(kind="Domain", name="web"),), reason="moved"),
+        m.Applied,
+        label="service/lifecycle",
+        on_behalf_of="operator/bob@n1/y",
+    )
+    listed = await desk.ask(m.History(kind="Domain", name="web"), m.HistoryListed)
+    assert [(e.by, e.reason) for e in listed.entries] == [("operator/bob", "moved"), ("operator/alice", "")]
+
+
+# --- the past over renames
+
+
+async def test_history_and_rollback_follow_a_document_over_its_names(desk: Desk) -> None:
+    await apply(desk, domain("a", title="one"))
+    for new in ("b", "a", "c"):
+        [old] = (await desk.ask(m.List(kind="Domain"), m.Listed)).documents
+        await desk.ask(m.Rename(kind="Domain", name=old.metadata.name, new_name=new), m.Applied)
+    await apply(desk, domain("c", title="two"))
+    told = [
+        (1, "created", "a"),
+        (2, "renamed", "b"),
+        (3, "renamed", "a"),
+        (4, "renamed", "c"),
+        (5, "changed", "c"),
+    ]
+    for name in ("a", "b", "c"):  # whichever of its names is said
+        listed = await desk.ask(m.History(kind="Domain", name=name), m.HistoryListed)
+        assert [(e.revision, e.action, e.name) for e in reversed(listed.entries)] == told
+    await desk.ask(m.Rollback(kind="Domain", name="c", revision=2), m.Applied)
+    document = await get(desk, "c")
+    assert isinstance(document, d.Domain)
+    assert document.spec.title == "one"
+
+
+async def test_two_documents_that_had_one_name_are_told_apart(desk: Desk) -> None:
+    await apply(desk, domain(title="first"))
+    first = (await get(desk)).metadata.uuid
+    await delete(desk)
+    await apply(desk, domain(title="second"))
+    second = (await get(desk)).metadata.uuid
+    listed = await desk.ask(m.History(kind="Domain", name="web"), m.HistoryListed)
+    assert [(e.action, e.uuid) for e in listed.entries] == [
+        ("created", second),
+        ("deleted", first),
+        ("created", first),
+    ]
+    one = await desk.ask(m.History(kind="Domain", name="web", uuid=first.upper()), m.HistoryListed)
+    assert one.entries == listed.entries[1:]
+    error = await refused(desk.ask(m.Rollback(kind="Domain", name="web", revision=1), m.Applied))
+    assert (error.kind, f"another Domain, {first}" in error.message) == (Kind.DENIED_STATE, True)
+
+
 # --- keys
 
 
@@ -360,20 +490,57 @@ async def backup(desk: Desk) -> bytes:
     return content
 
 
-async def restore(desk: Desk, content: bytes, upload: str = "u1", sha256: str = "") -> m.Restored:
+async def restore(
+    desk: Desk, content: bytes, upload: str = "u1", sha256: str = "", *, force: bool = False
+) -> m.Restored:
     digest = sha256 or hashlib.sha256(content).hexdigest()
     offset = 0
     while True:
         piece = content[offset : offset + PIECE]
         last = offset + PIECE >= len(content)
         request = m.Restore(
-            upload=upload, offset=offset, content=piece, last=last, sha256=digest if last else ""
+            upload=upload, offset=offset, content=piece, last=last, sha256=digest if last else "", force=force
         )
         restored = await desk.ask(request, m.Restored)
         offset += len(piece)
         assert restored.size == offset
         if last:
             return restored
+
+
+async def test_who_owns_what_is_no_part_of_a_backup_and_stays_as_it_is_in_a_restore(desk: Desk) -> None:
+    await apply(desk, domain())
+    uuid = (await get(desk)).metadata.uuid
+    await owned(desk, "old", incarnation=1)
+    content = await backup(desk)
+    assert b"incarnation" not in content
+    await desk.ask(m.Txn(removes=(m.Remove(key=m.OWNED + "old"),)), m.TxnDone)
+    await owned(desk, uuid, run=True, incarnation=3)
+    before = await desk.ask(m.Range(prefix="owner/"), m.Ranged)
+    for upload in ("u1", "u2"):  # once more over what the first left
+        await restore(desk, content, upload)
+        assert (await desk.ask(m.Range(prefix="owner/"), m.Ranged)).entries == before.entries
+    guard = m.Compare(key=m.OWNED + uuid, revision=before.entries[0].revision)
+    put = m.Put(key=m.OWNED + uuid, value=b"next")
+    done = await desk.ask(m.Txn(compares=(guard,), puts=(put,)), m.TxnDone)
+    assert done.succeeded
+
+
+async def test_a_restore_that_would_take_a_runs_document_names_it_and_needs_to_be_told(desk: Desk) -> None:
+    await apply(desk, domain("kept"))
+    content = await backup(desk)
+    await apply(desk, domain())
+    uuid = (await get(desk)).metadata.uuid
+    await owned(desk, uuid, run=True)
+    await owned(desk, (await get(desk, "kept")).metadata.uuid, run=True)
+    error = await refused(restore(desk, content))
+    assert (error.kind, error.message.endswith(": web")) == (Kind.DENIED_STATE, True)
+    assert (await get(desk)).metadata.uuid == uuid
+    forced = await restore(desk, content, "u2", force=True)
+    assert forced.left == (uuid,)
+    assert await restore(desk, content, "u2", force=True) == forced
+    await owned(desk, (await get(desk, "kept")).metadata.uuid, deleting="op")
+    assert "being deleted: kept" in (await refused(restore(desk, content, "u3", force=True))).message
 
 
 async def test_a_backup_brings_everything_back_and_watchers_see_it(desk: Desk) -> None:

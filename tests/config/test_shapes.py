@@ -81,7 +81,7 @@ def test_values_are_shown_short_and_printable() -> None:
 
 def test_choices_are_those_of_enumerations_only() -> None:
     fields = fields_of(d.DomainSpec)
-    assert choices_of(fields["run"].type) == ("always", "on-request", "halted")
+    assert choices_of(fields["run"].type) == ("always", "on-boot", "on-request", "halted")
     assert choices_of(fields["title"].type) is None
 
 

@@ -10,7 +10,7 @@ from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages import config as m
 from manor_config import edits
 from manor_config.edits import Edit, Stamp
-from manor_config.engines.memory import MemoryEngine
+from manor_config.engines.sqlite import in_memory
 from manor_config.references import Ref
 from manor_config.revision import Transaction, Write
 from manor_config.store import Store
@@ -26,7 +26,7 @@ class Shelf:
     """A store over a memory engine, with an Apply of one domain."""
 
     def __init__(self) -> None:
-        self.peer, self.engine = FakePeer(), MemoryEngine()
+        self.peer, self.engine = FakePeer(), in_memory()
         self.store = Store(self.engine, self.peer.state, lambda: 7.0)
 
     async def apply(self, key: str = "", **spec: Any) -> m.Applied:

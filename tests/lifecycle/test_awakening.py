@@ -10,12 +10,12 @@ import pytest
 
 from manor_bus.wire.messages import config as c
 from manor_bus.wire.messages import lifecycle as m
+from manor_bus.wire.messages.config import OwnerRecord
 from manor_bus.wire.messages.devices import DomainGone
 from manor_bus.wire.messages.lifecycle import OperationState, State
 from manor_lifecycle import ownership
 from manor_lifecycle.hypervisors import GuestState
 from manor_lifecycle.hypervisors.fake import Guest
-from manor_lifecycle.ownership import OwnerRecord
 from tests.lifecycle.scene import Scene, disk, on_stage
 
 GUEST = Guest("u9", "theirs", 4, GuestState.RUNNING, 0.0)

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages.config import OwnerRecord
 from manor_lifecycle import claims as module
 from manor_lifecycle.claims import BATCH_MAX, Claims
-from manor_lifecycle.ownership import Held, OwnerRecord
+from manor_lifecycle.ownership import Held
 from tests.lifecycle.scene import Scene, on_stage
 
 MINE, THEIRS = OwnerRecord(node="n1"), OwnerRecord(node="n2", token=2)

@@ -10,12 +10,12 @@ import pytest
 
 from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages import config as c
+from manor_bus.wire.messages.config import OwnerRecord
 from manor_bus.wire.messages.documents import Domain, Metadata
 from manor_lifecycle import ownership
 from manor_lifecycle.deeds import DEEDS
 from manor_lifecycle.hypervisors import Ended, EndReason, Feature, GuestState, Run
 from manor_lifecycle.life import Life, Work
-from manor_lifecycle.ownership import OwnerRecord
 from manor_lifecycle.plan import Act, Arguments, Step
 from tests.lifecycle.scene import Scene, on_stage, spec_of
 
@@ -59,7 +59,7 @@ def test_a_claim_counts_the_incarnation_and_clears_what_stood_against_it(tmp_pat
         await bench.means.claims.write(UUID, OwnerRecord(node="n1", incarnation=4, stopped=True, failed="x"))
         await bench.do(Act.CLAIM)
         assert bench.record == OwnerRecord(
-            node="n1", incarnation=5, crashes=2, reboots=1, hypervisor="fake", revision=5
+            node="n1", incarnation=5, run=True, crashes=2, reboots=1, hypervisor="fake", revision=5
         )
         assert (bench.life.incarnation, bench.life.born, bench.work.incarnation) == (5, 5, 5)
         assert (bench.life.cpus, bench.life.memory_mib) == (3, 64)
@@ -251,6 +251,8 @@ def test_a_document_is_renamed_and_deleted_once_however_often_it_is_tried(tmp_pa
     async def scenario(scene: Scene) -> None:
         await scene.apply("bench")
         bench = Bench(scene, Arguments(new_name="www"))
+        got = await scene.operator.call(c.Get(kind="Domain", name="bench"), c.Got, timeout=10)
+        bench.life.uuid = got.document.metadata.uuid
         await bench.do(Act.RENAME, Act.RENAME)
         assert bench.work.result == {"name": "www"}
         bench.life.name, bench.work = "www", Work("gone", "delete", Arguments())

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages import config as c
 from manor_bus.wire.messages import lifecycle as m
 from manor_bus.wire.messages.devices import ConnectionState, DeviceKey, DomainGone
@@ -376,7 +377,10 @@ def test_a_document_that_is_gone_leaves_the_guest_alone(tmp_path: Path) -> None:
     async def scenario(scene: Scene) -> None:
         await started(scene)
         reference = c.Reference(kind="Domain", name="web")
-        await scene.operator.call(c.Delete(references=(reference,)), c.Applied, timeout=10)
+        with pytest.raises(ManorError, match="domain web runs"):
+            await scene.operator.call(c.Delete(references=(reference,)), c.Applied, timeout=10)
+        forced = c.Delete(references=(reference,), force=True)
+        await scene.operator.call(forced, c.Applied, timeout=10)
         await asyncio.sleep(30)
         assert (await scene.status()).state is State.RUNNING
         await scene.kill()
@@ -385,6 +389,58 @@ def test_a_document_that_is_gone_leaves_the_guest_alone(tmp_path: Path) -> None:
         await scene.do(m.DomainShutdown(name="web"))
         await asyncio.sleep(1)
         assert await scene.facts() == {}
+
+    on_stage(tmp_path, scenario)
+
+
+def test_a_document_that_is_being_deleted_is_left_alone_and_only_that_one_goes(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        await started(scene, extra={"fake": {"destroy": {"wait_s": 20}}})
+        operation = await scene.call(m.DomainDelete(name="web", force=True, reason="moved out"))
+        await asyncio.sleep(1)
+        raw = {"kind": "Domain", "metadata": {"name": "web"}, "spec": {"title": "mine"}}
+        rename = c.Rename(kind="Domain", name="web", new_name="shop")
+        for request in (c.Apply(documents=(raw,)), rename):
+            with pytest.raises(ManorError, match=f"being deleted by operation {operation.id}") as refusal:
+                await scene.operator.call(request, c.Applied, timeout=10)
+            assert refusal.value.kind is Kind.DENIED_STATE
+        got = await scene.operator.call(c.Get(kind="Domain", name="web"), c.Got, timeout=10)
+        assert got.deleting == operation.id
+        assert (await scene.outcome(operation.id)).state is OperationState.DONE
+        history = await scene.operator.call(c.History(kind="Domain", name="web"), c.HistoryListed, timeout=10)
+        last = history.entries[0]
+        assert (last.action, last.by, last.reason) == (
+            "deleted",
+            scene.operator.address.partition("@")[0],
+            "moved out",
+        )
+        await scene.operator.call(c.Apply(documents=(raw,)), c.Applied, timeout=10)
+
+    on_stage(tmp_path, scenario)
+
+
+def test_what_keeps_a_document_from_being_deleted_is_found_before_its_run_ends(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        await started(scene)
+        await scene.apply("user", depends_on=["web"])
+        outcome = await scene.do(m.DomainDelete(name="web", force=True))
+        assert outcome.error is not None
+        assert "used by Domain/user" in outcome.error.message
+        assert (await scene.status()).state is State.RUNNING
+        got = await scene.operator.call(c.Get(kind="Domain", name="web"), c.Got, timeout=10)
+        assert got.deleting == ""
+
+    on_stage(tmp_path, scenario)
+
+
+def test_a_deletion_that_fails_late_takes_its_mark_off(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        await started(scene)
+        scene.fake.faults.next("destroy", "fail")
+        outcome = await scene.do(m.DomainDelete(name="web", force=True))
+        assert outcome.state is OperationState.FAILED
+        got = await scene.operator.call(c.Get(kind="Domain", name="web"), c.Got, timeout=10)
+        assert got.deleting == ""
 
     on_stage(tmp_path, scenario)
 

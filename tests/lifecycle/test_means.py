@@ -10,13 +10,14 @@ import pytest
 
 from manor_bus.peer.aio import Peer
 from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages.config import OwnerRecord
 from manor_lifecycle.claims import Claims
 from manor_lifecycle.hypervisors import Hypervisor
 from manor_lifecycle.journal import Journal
 from manor_lifecycle.ledger import Ledger, Lived
 from manor_lifecycle.life import Life
 from manor_lifecycle.means import Means, Turns
-from manor_lifecycle.ownership import Held, OwnerRecord
+from manor_lifecycle.ownership import Held
 from tests.testkit import virtual
 
 NOBODY = cast(Peer, None)

@@ -3,12 +3,11 @@ from __future__ import annotations
 import pytest
 
 from manor_bus.wire.errors import Kind, ManorError
-from manor_bus.wire.messages.config import KeyValue
+from manor_bus.wire.messages.config import KeyValue, OwnerRecord
 from manor_bus.wire.messages.documents import Domain, DomainSpec, Metadata, Placement
 from manor_lifecycle.ownership import (
     UNREADABLE,
     Held,
-    OwnerRecord,
     decode,
     encode,
     free_uid,

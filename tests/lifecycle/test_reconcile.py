@@ -3,6 +3,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from manor_bus.wire.messages.config import OwnerRecord
 from manor_bus.wire.messages.documents import (
     Boot,
     Cpu,
@@ -17,7 +18,6 @@ from manor_bus.wire.messages.documents import (
 from manor_bus.wire.messages.lifecycle import State
 from manor_lifecycle.hypervisors import Feature
 from manor_lifecycle.machine import Trigger
-from manor_lifecycle.ownership import OwnerRecord
 from manor_lifecycle.plan import LiveChange
 from manor_lifecycle.reconcile import VALUE_CHARACTERS_MAX, Situation, applied, compare, decide
 

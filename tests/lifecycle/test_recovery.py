@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from manor_bus.wire.errors import ErrorBody, Kind
+from manor_bus.wire.messages.config import OwnerRecord
 from manor_bus.wire.messages.lifecycle import State
 from manor_lifecycle.hypervisors import EndReason, GuestState, RunningDomain
 from manor_lifecycle.ledger import Begun, Ledger, Lived, Open, Stepped, Turned
-from manor_lifecycle.ownership import OwnerRecord
 from manor_lifecycle.plan import Act
 from manor_lifecycle.recovery import ATTEMPTS_MAX, Witnesses, recover
 

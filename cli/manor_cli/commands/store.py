@@ -62,9 +62,11 @@ def backup(app: App, file: Path) -> None:
 @config.command()
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--force", is_flag=True, help="Runs that lose their document go on without one.")
 @click.pass_obj
-def restore(app: App, file: Path, yes: bool) -> None:
-    """Replace all documents by those of a backup. Running domains are brought in line with them.
+def restore(app: App, file: Path, yes: bool, force: bool) -> None:
+    """Replace all documents by those of a backup. Running domains are brought in line with them; who owns
+    them stays as it is.
 
     \b
     Example:
@@ -80,7 +82,12 @@ def restore(app: App, file: Path, yes: bool) -> None:
             last = offset + len(content) >= size
             done = app.call(
                 Restore(
-                    upload=upload, offset=offset, content=content, last=last, sha256=digest if last else ""
+                    upload=upload,
+                    offset=offset,
+                    content=content,
+                    last=last,
+                    sha256=digest if last else "",
+                    force=force,
                 ),
                 Restored,
                 timeout=app.patience,
@@ -89,3 +96,5 @@ def restore(app: App, file: Path, yes: bool) -> None:
             if last:
                 break
     app.out(f"restored {done.size} bytes; the store is at revision {done.revision}")
+    for uuid in done.left:
+        app.out(f"domain {uuid} runs or is saved and has no document now: see `manor list`")

@@ -4,7 +4,8 @@ documents  shapes rules relations references   one document: from a raw mapping 
 catalog  selectors  diff                       the present documents and questions about them
 edits                                          what an Apply, Delete, Rollback or Rename writes
 revision                                       transactions, guards, history
-engines/                                       where it is kept: memory, sqlite
+owners                                         what the owners of runs allow
+engines/                                       where it is kept: SQLite, in a file or in memory
 service  settings  uploads                     the shell
 reference                                      generates docs/documents.md
 """

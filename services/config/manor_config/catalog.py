@@ -5,7 +5,8 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator
 
-from manor_bus.wire.errors import ManorError, Problem, bad_request, not_found
+from manor_bus.wire.errors import ManorError, Problem, bad_request, conflict, not_found
+from manor_bus.wire.messages.config import Reference
 from manor_bus.wire.messages.documents import AnyDocument
 from manor_config.documents import KINDS
 from manor_config.references import Ref, ref_of, uses
@@ -40,6 +41,19 @@ class Catalog:
     def owner_of(self, uuid: str) -> Ref | None:
         """Return which document has this uuid."""
         return self._by_uuid.get(uuid)
+
+    def resolve(self, reference: Reference) -> Ref:
+        """Return which document is meant; a uuid finds it whatever its name is by now."""
+        check_kind(reference.kind)
+        uuid, ref = reference.uuid.lower(), Ref(reference.kind, reference.name)
+        known = self._by_uuid.get(uuid) if uuid else ref
+        if known is None or known.kind != ref.kind or (not ref.name and not uuid):
+            raise not_found(f"there is no {ref.kind} {uuid or ref.name!r}", hint="It may be gone already.")
+        self.get(known)
+        if ref.name and known != ref:
+            hint = "Read it again, then decide."
+            raise conflict(f"{ref.kind} {uuid} is {known.name!r}, not {ref.name!r}", hint=hint)
+        return known
 
     def users_of(self, ref: Ref) -> list[Ref]:
         """Return which documents use this one, in order."""

@@ -41,6 +41,14 @@ class Parsed:
     expected: int | None
 
 
+class _Uuid(msgspec.Struct):
+    uuid: str = ""
+
+
+class _Identified(msgspec.Struct):
+    metadata: _Uuid
+
+
 def parse(raw: Any) -> Parsed | list[Problem]:
     """Return the document, or everything that is wrong with it; never raises."""
     if not isinstance(raw, Mapping):
@@ -106,6 +114,11 @@ def loaded(value: bytes, revision: int) -> d.AnyDocument:
     metadata = replace(document.metadata, revision=revision)
     document = replace(document, metadata=metadata)
     return document
+
+
+def uuid_of(value: bytes) -> str:
+    """Return the uuid in a stored document."""
+    return msgspec.json.decode(value, type=_Identified).metadata.uuid
 
 
 def same(old: d.AnyDocument, new: d.AnyDocument) -> bool:

@@ -14,8 +14,8 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from manor_bus.wire.errors import Kind, ManorError, Problem, bad_request, denied_state
-from manor_bus.wire.messages.config import Applied, Change, DiffLine
-from manor_bus.wire.messages.documents import AnyDocument
+from manor_bus.wire.messages.config import Applied, Change, DiffLine, Reference
+from manor_bus.wire.messages.documents import AnyDocument, Metadata
 from manor_config.catalog import Catalog
 from manor_config.diff import REPLY_BYTES_MAX, bounded, differences
 from manor_config.documents import Parsed, key_of, parse, same, stored
@@ -183,20 +183,25 @@ def _next(
     return ref, replace(document, metadata=metadata)
 
 
-def delete(catalog: Catalog, refs: Sequence[Ref], expected: int | None) -> Edit:
+def rollback(catalog: Catalog, ref: Ref, past: AnyDocument, revision: int, stamp: Stamp) -> Edit:
+    """Let a document be as it was; a deleted one comes back as the one it was."""
+    present, said = catalog.find(ref), past.metadata
+    if present is not None and said.uuid != present.metadata.uuid:
+        message = f"at revision {revision} {ref.name!r} was another {ref.kind}, {said.uuid}"
+        raise denied_state(message, hint="Rename the present one, then roll back under the free name.")
+    identity = "" if present else said.uuid
+    metadata = Metadata(name=ref.name, uuid=identity, labels=said.labels, annotations=said.annotations)
+    return apply(catalog, [Parsed(replace(past, metadata=metadata), None)], stamp, str)
+
+
+def delete(catalog: Catalog, references: Sequence[Reference]) -> Edit:
     """Delete documents, all or none; refused while a document that stays uses one of them."""
+    refs = [catalog.resolve(one) for one in references]
     gone = set(refs)
     if not 0 < len(refs) <= DOCUMENTS_MAX or len(gone) != len(refs):
         allowed = f"1 to {DOCUMENTS_MAX}, each once"
         problem = Problem(path="references", reason=f"{len(refs)} names", allowed=allowed)
         raise bad_request("a Delete takes some names", problem, hint="Name each document once.")
-    if expected is not None and len(refs) != 1:
-        problem = Problem(path="revision", reason="speaks of one document", allowed="one reference")
-        raise bad_request(
-            "an expected revision goes with one document", problem, hint="Delete them one by one."
-        )
-    for ref in refs:
-        catalog.get(ref)
     problems = []
     for number, ref in enumerate(refs):
         users = [user for user in catalog.users_of(ref) if user not in gone]
@@ -208,7 +213,7 @@ def delete(catalog: Catalog, refs: Sequence[Ref], expected: int | None) -> Edit:
         refusal = denied_state(problems[0].reason, hint="Change or delete its users first, or with it.")
         refusal.problems = tuple(problems[:PROBLEMS_MAX])
         raise refusal
-    _expect(catalog, {refs[0]: expected})
+    _expect(catalog, {ref: one.revision for ref, one in zip(refs, references, strict=True)})
     return _edit(catalog, [(ref, None) for ref in refs])
 
 

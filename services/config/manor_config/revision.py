@@ -16,7 +16,7 @@ from manor_bus.wire.errors import Kind, ManorError, Problem, bad_request
 
 KEY_BYTES_MAX: Final = 256
 VALUE_BYTES_MAX: Final = 256 * 1024  # of one key
-GUARDS_MAX: Final = 1_024
+GUARDS_MAX: Final = 2_048  # each document and its owner record
 WRITES_MAX: Final = 1_024
 PAGE_BYTES_MAX: Final = 960 * 1024  # fits a frame of 1 MiB
 TRANSACTION_BYTES_MAX: Final = PAGE_BYTES_MAX  # a page of changes holds whole revisions
@@ -58,10 +58,13 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """One entry of a key's history and the note of its transaction (empty once compacted)."""
+    """One entry of a document's history and the note of its transaction (empty once compacted). `renamed`: it
+    got the name of the entry's key in it."""
 
     entry: Entry
     note: bytes
+    uuid: str = ""
+    renamed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,14 +189,6 @@ def page_of(rows: Iterable[Row], revision: int, limit: int) -> Page:
 def size_of(key: str, value: bytes | None) -> int:
     """Return how many bytes a key takes in a page."""
     return ROW_BYTES + len(key) + len(value or b"")
-
-
-def kept(entries: Sequence[Entry]) -> tuple[Entry, ...]:
-    """Return what compaction keeps of one key's entries up to the compacted revision (oldest first).
-
-    The last one stays unless it deleted the key: every key can still be read at the compacted revision.
-    """
-    return tuple(entries[-1:]) if entries and entries[-1].value is not None else ()
 
 
 def compactable(

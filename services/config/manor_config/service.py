@@ -4,33 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import logging
-import tempfile
 import time
 import uuid
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
-
-from msgspec.structs import replace
 
 from manor_bus.peer.aio import Answer, Context, Peer
 from manor_bus.peer.serving import Room
 from manor_bus.wire.errors import ManorError, Problem, bad_request, denied_state
 from manor_bus.wire.messages import Message
 from manor_bus.wire.messages import config as m
-from manor_bus.wire.messages.documents import AnyDocument, Metadata
+from manor_bus.wire.messages.documents import AnyDocument
 from manor_config import edits, notes
 from manor_config.catalog import absent, check_kind, named, not_then
 from manor_config.credentials import pass_on
-from manor_config.documents import PREFIX, Parsed, key_of, loaded
-from manor_config.engines import Engine, tables
-from manor_config.engines.memory import MemoryEngine
+from manor_config.documents import PREFIX, key_of, loaded, uuid_of
+from manor_config.engines import tables
 from manor_config.engines.place import Place
-from manor_config.engines.sqlite import check_copy, create, open_engine
-from manor_config.history import entries_of
+from manor_config.engines.sqlite import Engine, in_memory, open_engine
+from manor_config.history import entries_of, state_at
 from manor_config.references import Ref
 from manor_config.revision import (
     PAGE_ROWS_MAX,
@@ -44,8 +38,8 @@ from manor_config.revision import (
 )
 from manor_config.selectors import parse
 from manor_config.settings import Settings
-from manor_config.store import Store
-from manor_config.uploads import Upload, pieces
+from manor_config.store import Store, actor
+from manor_config.uploads import Copies
 
 OWNS: Final = ("config.>",)
 WAIT_MS_MAX: Final = 60_000
@@ -66,7 +60,7 @@ class Config:
     ) -> None:
         self._peer, self._settings, self._now, self._new_uuid = peer, settings, now, new_uuid
         self._clock = asyncio.get_running_loop().time
-        self._upload = Upload(settings.directory / "restore.part")
+        self.copies = Copies(settings.directory, lambda: self._store, self.open)
         self._store: Store | None = None
         self._damage = ""
         self.opened = asyncio.Event()
@@ -88,7 +82,7 @@ class Config:
 
     def _engine(self) -> Engine:
         if self._settings.engine == "memory":
-            return MemoryEngine()
+            return in_memory()
         return open_engine(Place(self._settings.directory))
 
     @property
@@ -101,76 +95,61 @@ class Config:
 
     async def apply(self, request: m.Apply, context: Context) -> m.Applied:
         """Create or change documents."""
-        store = self.store
         parsed = edits.read(request.documents)
 
         def decide(stamp: edits.Stamp) -> edits.Edit:
-            return edits.apply(store.catalog, parsed, stamp, self._new_uuid)
+            return edits.apply(self.store.catalog, parsed, stamp, self._new_uuid)
 
-        return await self._edit(request, context, request.reason, decide, dry_run=request.dry_run)
+        return await self.store.edit(request, context, request.reason, decide)
 
     async def delete(self, request: m.Delete, context: Context) -> m.Applied:
         """Delete documents."""
-        store = self.store
-        refs = [named(one.kind, one.name) for one in request.references]
 
         def decide(stamp: edits.Stamp) -> edits.Edit:
-            return edits.delete(store.catalog, refs, request.revision)
+            return edits.delete(self.store.catalog, request.references)
 
-        return await self._edit(request, context, request.reason, decide, dry_run=request.dry_run)
+        return await self.store.edit(request, context, request.reason, decide)
 
     async def rename(self, request: m.Rename, context: Context) -> m.Applied:
         """Rename a document."""
-        store = self.store
         ref = named(request.kind, request.name)
 
         def decide(stamp: edits.Stamp) -> edits.Edit:
-            return edits.rename(store.catalog, ref, request.new_name, request.revision, stamp)
+            return edits.rename(self.store.catalog, ref, request.new_name, request.revision, stamp)
 
-        return await self._edit(request, context, request.reason, decide)
+        return await self.store.edit(request, context, request.reason, decide)
 
     async def rollback(self, request: m.Rollback, context: Context) -> m.Applied:
         """Write a past state of a document as a new revision."""
-        store = self.store
         ref = named(request.kind, request.name)
-        past = await self._as_of(store, ref, request.revision)
+        said = await self._as_of(self.store, ref, request.revision)
 
         def decide(stamp: edits.Stamp) -> edits.Edit:
-            said = past.metadata
-            identity = "" if store.catalog.find(ref) else said.uuid
-            metadata = Metadata(
-                name=ref.name, uuid=identity, labels=said.labels, annotations=said.annotations
-            )
-            wanted = Parsed(replace(past, metadata=metadata), None)
-            return edits.apply(store.catalog, [wanted], stamp, self._new_uuid)
+            return edits.rollback(self.store.catalog, ref, said, request.revision, stamp)
 
         reason = request.reason or f"rolled back to revision {request.revision}"
-        return await self._edit(request, context, reason, decide)
-
-    async def _edit(
-        self,
-        request: Message,
-        context: Context,
-        reason: str,
-        decide: Callable[[edits.Stamp], edits.Edit],
-        *,
-        dry_run: bool = False,
-    ) -> m.Applied:
-        if dry_run:
-            edit = decide(edits.Stamp(context.label, self._now(), reason))
-            return edits.told(edit.changes, self.store.engine.revision, done=False)
         return await self.store.edit(request, context, reason, decide)
 
     async def get(self, request: m.Get, context: Context) -> m.Got:
         """Answer with one document."""
         store, ref = self.store, named(request.kind, request.name)
         if request.revision is None:
-            return m.Got(document=store.catalog.get(ref), revision=store.engine.revision)
+            document = store.catalog.get(ref)
+            owned = store.owners.get(document.metadata.uuid) if ref.kind == "Domain" else None
+            deleting = owned.record.deleting if owned else ""
+            return m.Got(document=document, revision=store.engine.revision, deleting=deleting)
         document = await self._as_of(store, ref, request.revision)
         return m.Got(document=document, revision=store.engine.revision)
 
     async def _as_of(self, store: Store, ref: Ref, revision: int) -> AnyDocument:
+        """Return what had the name then, or what has it now and had another name then."""
         entry = await store.engine.at(key_of(ref), revision)
+        present = store.catalog.find(ref)
+        if present is not None and (entry is None or entry.value is None):
+            past = await store.engine.past(key_of(ref), PAGE_ROWS_MAX, uuid_of)
+            found = state_at(past, present.metadata.uuid, revision)
+            if found is not None:
+                return found
         if entry is None:
             raise (
                 absent(ref) if store.catalog.find(ref) is None else not_then(ref, revision, "created later")
@@ -192,7 +171,11 @@ class Config:
         """Answer with the past of a document."""
         engine, ref = self.store.engine, named(request.kind, request.name)
         limit = _limit(request.limit, HISTORY_MAX)
-        past = await engine.past(key_of(ref), limit + 1)
+        known = self.store.catalog.owner_of(request.uuid.lower())
+        ref = known if known is not None and known.kind == ref.kind else ref
+        past = await engine.past(key_of(ref), limit + 1, uuid_of)
+        if request.uuid:
+            past = tuple(one for one in past if one.uuid == request.uuid.lower())
         if not past:
             raise absent(ref)
         return m.HistoryListed(entries=entries_of(past, limit), compacted=await engine.compacted())
@@ -220,15 +203,15 @@ class Config:
     async def txn(self, request: m.Txn, context: Context) -> m.TxnDone:
         """Do a guarded transaction on keys that are no documents."""
         guards = tuple(Guard(one.key, one.revision, one.value) for one in request.compares)
-        writes = (*(Write(one.key, one.value) for one in request.puts),)
-        writes += tuple(Write(one.key, None) for one in request.removes)
+        puts = (Write(one.key, one.value) for one in request.puts)
+        writes = (*puts, *(Write(one.key, None) for one in request.removes))
         at, asked = self._now(), notes.digest(request)
-        note = notes.encode(notes.Note(by=context.label, at=at, digest=asked))
+        note = notes.encode(notes.Note(by=actor(context), at=at, digest=asked))
         op_id = notes.op_id(context.label, request, context.key)
         transaction = Transaction(guards, writes, op_id, note, at)
         check_transaction(transaction)
         _no_documents(writes)
-        outcome = await self.store.engine.txn(transaction)
+        outcome = await self.store.txn(transaction)
         if outcome.repeated:
             notes.repeated(outcome, request)
         return m.TxnDone(
@@ -241,49 +224,6 @@ class Config:
         limit = _limit(request.limit, PAGE_ROWS_MAX)
         page = await self.store.engine.range(request.prefix, after=request.after, limit=limit)
         return m.Ranged(entries=tuple(map(_wire, page.rows)), revision=page.revision, more=page.more)
-
-    async def backup(self, request: m.Backup, context: Context) -> m.BackupDone:
-        """Answer with a copy of the store, in parts."""
-        engine, digest, size = self.store.engine, hashlib.sha256(), 0
-        with tempfile.TemporaryDirectory(prefix="backup-", dir=self._settings.directory) as folder:
-            copy = Path(folder) / "config.db"
-            revision = await engine.backup(copy)
-            for piece in pieces(copy):
-                digest.update(piece)
-                size += len(piece)
-                await context.part(m.BackupChunk(content=piece))
-        return m.BackupDone(size=size, sha256=digest.hexdigest(), revision=revision)
-
-    async def restore(self, request: m.Restore, context: Context) -> m.Restored:
-        """Take a piece of a backup; the last one replaces the store."""
-        if self._store is not None:
-            last, made = await self._store.engine.restored()
-            if last and last == request.upload:
-                size = request.offset + len(request.content)
-                return m.Restored(size=size, revision=made if request.last else None)
-        self._upload.add(request)
-        size = self._upload.size
-        if not request.last:
-            return m.Restored(size=size)
-        try:
-            await asyncio.to_thread(self._upload.check, request.sha256)
-            await asyncio.to_thread(check_copy, self._upload.path)
-            revision = await self._replace(request.upload)
-        except tables.Damaged as error:
-            problem = Problem(path="content", reason=str(error)[:400])
-            raise bad_request("this is not a sound backup", problem, hint="Nothing was changed.") from error
-        finally:
-            self._upload.drop()
-        log.warning("the store was restored by %s; it is at revision %d", context.label, revision)
-        return m.Restored(size=size, revision=revision)
-
-    async def _replace(self, upload: str) -> int:
-        if self._store is not None:
-            return await self._store.restore(self._upload.path, upload)
-        place = Place(self._settings.directory)
-        revision = await asyncio.to_thread(create, place, self._upload.path, upload)
-        await self.open()
-        return revision
 
     async def compact(self) -> None:
         """Forget old history, for ever."""
@@ -320,7 +260,7 @@ class Config:
 
     async def close(self) -> None:
         """Close the store."""
-        self._upload.drop()
+        self.copies.close()
         if self._store is not None:
             await self._store.engine.close()
 
@@ -382,7 +322,7 @@ async def open_room(
         m.Changes: config.changes,
         m.Txn: config.txn,
         m.Range: config.range,
-        m.Backup: config.backup,
-        m.Restore: config.restore,
+        m.Backup: config.copies.backup,
+        m.Restore: config.copies.restore,
     }
     return Room(answers=answers, owns=OWNS, close=close)

@@ -6,12 +6,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from manor_bus.settings import BusSettings, state_directory
 from manor_bus.wire.errors import Problem, bad_request
 
 NAME: Final = "config"
+ENGINES: Final = ("sqlite", "memory")
 
 
 @dataclass(frozen=True)
@@ -20,20 +21,17 @@ class Settings:
 
     bus: BusSettings
     directory: Path
-    engine: Literal["sqlite", "memory"] = "sqlite"
+    engine: str = "sqlite"
 
     @staticmethod
     def from_environment(environment: Mapping[str, str] = os.environ) -> Settings:
         """Read MANOR_CONFIG_ENGINE beside the bus's own variables."""
         bus = BusSettings.from_environment(f"service/{NAME}", environment)
         directory = state_directory(environment) / NAME
-        match environment.get("MANOR_CONFIG_ENGINE", "sqlite"):
-            case "sqlite":
-                return Settings(bus, directory)
-            case "memory":
-                return Settings(bus, directory, "memory")
-            case other:
-                problem = Problem(
-                    path="MANOR_CONFIG_ENGINE", reason="unknown engine", value=other, allowed="sqlite, memory"
-                )
-                raise bad_request(f"there is no engine {other!r}", problem, hint="Unset it for sqlite.")
+        engine = environment.get("MANOR_CONFIG_ENGINE", "sqlite")
+        if engine not in ENGINES:
+            problem = Problem(
+                path="MANOR_CONFIG_ENGINE", reason="unknown", value=engine, allowed=", ".join(ENGINES)
+            )
+            raise bad_request(f"there is no engine {engine!r}", problem, hint="Unset it for sqlite.")
+        return Settings(bus, directory, engine)

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import logging
 import re
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from manor_bus.wire.errors import Kind, ManorError, Problem, bad_request
-from manor_bus.wire.messages.config import Restore
+from manor_bus.peer.aio import Context
+from manor_bus.wire.errors import Kind, ManorError, Problem, bad_request, denied_state
+from manor_bus.wire.messages import config as m
+from manor_config.documents import PREFIX, uuid_of
+from manor_config.engines import tables
+from manor_config.engines.place import Place
+from manor_config.engines.sqlite import check_copy, create, uuids_in
+from manor_config.store import Store, actor
 
 PIECE_BYTES: Final = 512 * 1024
 UPLOAD_BYTES_MAX: Final = 4 * 1024**3
+log = logging.getLogger(__name__)
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 
 
@@ -32,7 +42,7 @@ class Upload:
     name: str = ""
     size: int = 0
 
-    def add(self, request: Restore) -> None:
+    def add(self, request: m.Restore) -> None:
         """Take the next piece, or one that was taken before (a repetition)."""
         if not _NAME.fullmatch(request.upload):
             allowed = "1 to 128 letters, digits and _.-"
@@ -68,3 +78,68 @@ class Upload:
         """Forget the upload."""
         self.path.unlink(missing_ok=True)
         self.name, self.size = "", 0
+
+
+class Copies:
+    """Answers Backup and Restore. `store` is the open one, None while there is none; `opened` opens it."""
+
+    def __init__(
+        self, directory: Path, store: Callable[[], Store | None], opened: Callable[[], Awaitable[None]]
+    ) -> None:
+        self._directory, self._store, self._open = directory, store, opened
+        self._upload = Upload(directory / "restore.part")
+
+    async def backup(self, request: m.Backup, context: Context) -> m.BackupDone:
+        """Answer with a copy of the store, in parts."""
+        store, digest, size = self._store(), hashlib.sha256(), 0
+        if store is None:
+            raise denied_state("there is no sound store to copy", hint="Restore a backup first.")
+        with tempfile.TemporaryDirectory(prefix="backup-", dir=self._directory) as folder:
+            copy = Path(folder) / "config.db"
+            revision = await store.engine.backup(copy)
+            for piece in pieces(copy):
+                digest.update(piece)
+                size += len(piece)
+                await context.part(m.BackupChunk(content=piece))
+        return m.BackupDone(size=size, sha256=digest.hexdigest(), revision=revision)
+
+    async def restore(self, request: m.Restore, context: Context) -> m.Restored:
+        """Take a piece of a backup; the last one replaces the documents."""
+        store = self._store()
+        last, made = await store.engine.restored() if store else ("", 0)
+        if store is not None and last and last == request.upload:
+            size = request.offset + len(request.content)
+            return (
+                m.Restored(size=size, revision=made, left=store.left())
+                if request.last
+                else m.Restored(size=size)
+            )
+        self._upload.add(request)
+        size = self._upload.size
+        if not request.last:
+            return m.Restored(size=size)
+        try:
+            await asyncio.to_thread(self._upload.check, request.sha256)
+            await asyncio.to_thread(check_copy, self._upload.path)
+            revision = await self._replace(request)
+        except tables.Damaged as error:
+            problem = Problem(path="content", reason=str(error)[:400])
+            raise bad_request("this is not a sound backup", problem, hint="Nothing was changed.") from error
+        finally:
+            self._upload.drop()
+        log.warning("the store was restored by %s; it is at revision %d", actor(context), revision)
+        store = self._store()
+        return m.Restored(size=size, revision=revision, left=store.left() if store else ())
+
+    async def _replace(self, request: m.Restore) -> int:
+        path, store = self._upload.path, self._store()
+        if store is not None:
+            uuids = await asyncio.to_thread(uuids_in, path, f"{PREFIX}Domain/", uuid_of)
+            return await store.restore(path, request.upload, uuids, force=request.force)
+        revision = await asyncio.to_thread(create, Place(self._directory), path, request.upload)
+        await self._open()
+        return revision
+
+    def close(self) -> None:
+        """Forget what came in so far."""
+        self._upload.drop()

@@ -84,7 +84,7 @@ class Documents:
 
     async def was_deleted(self, record: Record) -> int:
         """Ask config in which revision a volume's document was deleted on purpose, after the one we know."""
-        request = History(kind="Volume", name=record.name, limit=HISTORY_MAX)
+        request = History(kind="Volume", name=record.name, uuid=record.uuid, limit=HISTORY_MAX)
         try:
             history = await self._peer.call(request, HistoryListed, timeout=ASK_S)
         except ManorError as error:

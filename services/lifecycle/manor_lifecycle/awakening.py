@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages.config import Get, Got
 from manor_bus.wire.messages.documents import Domain, DomainSpec
@@ -51,8 +53,25 @@ async def awaken(domains: Domains, means: Means, documents: Mapping[str, Domain]
             await _take_in(domains, means, uuid, documents.get(uuid), found.get(uuid), queues.get(uuid, ()))
     for uuid in means.ledger.generations.keys() - domains.by_uuid.keys():
         means.ledger.forget(uuid)
+    await _tidy(means, found)
     for life in list(domains.by_uuid.values()):
         domains.poke(life)
+
+
+async def _tidy(means: Means, found: Mapping[str, Found]) -> None:
+    """Let the records say what is: no run that is not there, no deletion that nobody carries out."""
+    writes = []
+    for uuid, held in means.claims.held.items():
+        record = held.record
+        run = record.run and uuid in found
+        deleting = record.deleting if record.deleting in means.ledger.active else ""
+        if record.node == means.node and (run, deleting) != (record.run, record.deleting):
+            writes.append(
+                means.claims.write(uuid, msgspec.structs.replace(record, run=run, deleting=deleting))
+            )
+    for outcome in await asyncio.gather(*writes, return_exceptions=True):
+        if isinstance(outcome, ManorError):
+            log.warning("an ownership record was not tidied: %s", outcome)
 
 
 async def _list(means: Means) -> dict[str, Found]:

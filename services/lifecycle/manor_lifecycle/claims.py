@@ -14,9 +14,9 @@ from typing import Final
 
 from manor_bus.peer.aio import Peer
 from manor_bus.wire.errors import Kind, ManorError
-from manor_bus.wire.messages.config import Range, Ranged, TxnDone
+from manor_bus.wire.messages.config import OWNED, OwnerRecord, Range, Ranged, TxnDone
 from manor_lifecycle import ownership
-from manor_lifecycle.ownership import Held, OwnerRecord
+from manor_lifecycle.ownership import Held
 
 BATCH_MAX: Final = 64
 TIMEOUT_S: Final = 20.0
@@ -45,7 +45,7 @@ class Claims:
         """Read all records from config."""
         after = ""
         while True:
-            request = Range(prefix=ownership.PREFIX, limit=PAGE, after=after)
+            request = Range(prefix=OWNED, limit=PAGE, after=after)
             page = await self._peer.call(request, Ranged, timeout=timeout)
             for uuid, held in map(ownership.decode, page.entries):
                 self.held[uuid] = held

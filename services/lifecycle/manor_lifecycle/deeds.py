@@ -7,6 +7,7 @@ deed. Deadlines, order, journal and undo are the driver's.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
 from typing import Final
@@ -14,17 +15,19 @@ from typing import Final
 import msgspec
 
 from manor_bus.wire.errors import Kind, ManorError
-from manor_bus.wire.messages.config import Applied, Delete, Reference
+from manor_bus.wire.messages.config import Applied, Delete, OwnerRecord, Reference
 from manor_bus.wire.messages.config import Rename as RenameDocument
 from manor_lifecycle import plugging
 from manor_lifecycle.hypervisors import Attachment, Creation, GuestState
 from manor_lifecycle.life import Life, Work, lived
 from manor_lifecycle.means import Means
-from manor_lifecycle.ownership import OwnerRecord
 from manor_lifecycle.plan import Act, LiveChange, Step
 from manor_lifecycle.reconcile import applied
 
 CALL_TIMEOUT_S: Final = 25.0
+
+NEXT_RUN: Final = frozenset({"restart", "reboot"})  # their ends are begins
+log = logging.getLogger(__name__)
 
 Deed = Callable[[Means, Life, Work, Step], Awaitable[None]]
 
@@ -59,6 +62,7 @@ async def _claim(means: Means, life: Life, work: Work, step: Step) -> None:
         return msgspec.structs.replace(
             record,
             incarnation=record.incarnation + 1,
+            run=True,
             stopped=False,
             failed="",
             crashes=work.arguments.crashes,
@@ -110,19 +114,50 @@ async def _delete_record(means: Means, life: Life, work: Work, step: Step) -> No
 # --- documents ----------------------------------------------------------------------------------------
 
 
+async def _mark_deleting(means: Means, life: Life, work: Work, step: Step) -> None:
+    """Nobody changes the document from now on; and what keeps it from being deleted is found before the run
+    ends."""
+    if means.record(life.uuid).deleting != work.id:
+        await _write(means, life, _set(deleting=work.id))
+    request = msgspec.structs.replace(_deletion(means, life, work), dry_run=True)
+    await _of_caller(means, work, request, "")
+
+
+async def _unmark_deleting(means: Means, life: Life, work: Work, step: Step) -> None:
+    if means.record(life.uuid).deleting:
+        await _write(means, life, _set(deleting=""))
+
+
 async def _delete_document(means: Means, life: Life, work: Work, step: Step) -> None:
-    request = Delete(references=(Reference(kind="Domain", name=life.name),), reason=work.kind)
     try:
-        await means.peer.call(request, Applied, timeout=CALL_TIMEOUT_S, key=f"{work.id}-document")
+        await _of_caller(means, work, _deletion(means, life, work), f"{work.id}-document")
     except ManorError as error:
         if error.kind is not Kind.NOT_FOUND:
             raise
 
 
+def _deletion(means: Means, life: Life, work: Work) -> Delete:
+    """By uuid: whatever has the name by now is another one."""
+    reference = Reference(kind="Domain", uuid=life.uuid)
+    return Delete(references=(reference,), reason=_asked(means, work)[1], operation=work.id)
+
+
+def _asked(means: Means, work: Work) -> tuple[str, str]:
+    """Return who asked for the operation and why."""
+    known = means.ledger.active.get(work.id)
+    return (known.begun.caller, known.begun.reason or work.kind) if known else ("", work.kind)
+
+
+async def _of_caller(means: Means, work: Work, request: Delete | RenameDocument, key: str) -> None:
+    """Change a document for who asked for the operation: the history names them."""
+    caller, _ = _asked(means, work)
+    await means.peer.call(request, Applied, timeout=CALL_TIMEOUT_S, key=key, on_behalf_of=caller)
+
+
 async def _rename(means: Means, life: Life, work: Work, step: Step) -> None:
     new = work.arguments.new_name
-    request = RenameDocument(kind="Domain", name=life.name, new_name=new, reason=work.kind)
-    await means.peer.call(request, Applied, timeout=CALL_TIMEOUT_S, key=f"{work.id}-document")
+    request = RenameDocument(kind="Domain", name=life.name, new_name=new, reason=_asked(means, work)[1])
+    await _of_caller(means, work, request, f"{work.id}-document")
     work.result["name"] = new
 
 
@@ -191,6 +226,11 @@ async def _destroy(means: Means, life: Life, work: Work, step: Step) -> None:
     if life.guest is not None or life.hypervisor in means.hypervisors:
         await means.hypervisor(life).destroy(life.run)
     forget_run(means, life)
+    if means.record(life.uuid).run and work.kind not in NEXT_RUN:
+        try:  # an end waits for nobody's disk: a mark that stays is taken off by the next end or start
+            await _write(means, life, _set(run=False))
+        except ManorError as error:
+            log.warning("config does not know yet that %s ended: %s", life.name, error)
 
 
 def forget_run(means: Means, life: Life) -> None:
@@ -304,6 +344,8 @@ DEEDS: Final[Mapping[Act, Deed]] = MappingProxyType(
         Act.SET_CPUS: _set_cpus,
         Act.RENAME: _rename,
         Act.RENAME_RUN: _rename_run,
+        Act.MARK_DELETING: _mark_deleting,
+        Act.UNMARK_DELETING: _unmark_deleting,
         Act.DELETE_DOCUMENT: _delete_document,
         Act.DELETE_RECORD: _delete_record,
         Act.RECORD_FAILURE: _record_failure,

@@ -62,15 +62,9 @@ class Driver:
     # --- begin ----------------------------------------------------------------------------------------
 
     def begin(
-        self,
-        life: Life,
-        work: Work,
-        *,
-        who: str = "",
-        reason: str = "",
-        deadline: float = 0.0,
-        first: bool = False,
-    ) -> None:
+        self, life: Life, work: Work, *, who: str = "", caller: str = "", reason: str = "",
+        deadline: float = 0.0, first: bool = False,
+    ) -> None:  # fmt: skip
         """Journal the intent and queue the work. Its first side effect waits for the journal."""
         self._means.note(
             Begun(
@@ -85,6 +79,7 @@ class Driver:
                 deadline=deadline,
                 before=life.state,
                 generation=life.generation,
+                caller=caller,
             )
         )
         self.adopt(life, work, first=first)
@@ -227,9 +222,10 @@ class Driver:
                 continue
             if step.act is Act.DESTROY:
                 work.stuck = True
-            if since <= index:
+            begun = [s for at, s in enumerate(work.steps[: index + 1]) if at >= since or s.always]
+            if begun:
                 self._means.note(Turned(id=work.id, error=error))
-                undo = [s for s in reversed(work.steps[since : index + 1]) if s.undo is not None]
+                undo = [s for s in reversed(begun) if s.undo is not None]
                 await self._undo(life, work, [s.undo for s in undo if s.undo], [s.device for s in undo])
             return error
         return None
@@ -302,6 +298,9 @@ class Driver:
 
     def _observe(self, life: Life, work: Work, error: ErrorBody | None) -> None:
         """Let the machine go to the state that is really there."""
+        known = self._means.ledger.active[work.id]
+        if error is not None and known.steps == 0 and work.steps[:1] and work.steps[0].always:
+            life.state = known.begun.before  # refused before anything was ended
         if work.stuck and machine.knows(life.state, Trigger.GIVE_UP) and life.state is not State.DYING:
             life.state, _ = machine.step(life.state, Trigger.GIVE_UP)
         elif life.ending is None and life.guest is not GuestState.ENDED:

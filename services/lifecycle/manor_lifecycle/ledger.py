@@ -33,6 +33,7 @@ class Begun(Message, frozen=True, kw_only=True, tag_field="r", tag="begun"):
     before: State = State.DEFINED  # the domain's state when it began
     attempt: int = 1
     generation: int = 0  # of the domain's status, at that time
+    caller: str = ""  # the address of who asked for it; empty when this service did
 
 
 class Stepped(Message, frozen=True, kw_only=True, tag_field="r", tag="stepped"):

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from manor_bus.peer.aio import Peer
 from manor_bus.wire.errors import Kind, ManorError, bad_request
+from manor_bus.wire.messages.config import OwnerRecord
 from manor_lifecycle import ownership
 from manor_lifecycle.claims import Claims
 from manor_lifecycle.hypervisors import Description, Hypervisor
 from manor_lifecycle.journal import Journal
 from manor_lifecycle.ledger import Ledger, Record
 from manor_lifecycle.life import Life
-from manor_lifecycle.ownership import OwnerRecord
 
 
 class Turns:

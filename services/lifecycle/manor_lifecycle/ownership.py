@@ -14,33 +14,10 @@ from typing import Final
 import msgspec
 
 from manor_bus.wire.errors import Kind, ManorError
-from manor_bus.wire.messages import Message
-from manor_bus.wire.messages.config import Compare, KeyValue, Put, Remove, Txn
+from manor_bus.wire.messages.config import OWNED, Compare, KeyValue, OwnerRecord, Put, Remove, Txn
 from manor_bus.wire.messages.documents import Domain
 
-PREFIX: Final = "owner/domain/"
 UNREADABLE: Final = "?"  # no node has this name
-
-
-class OwnerRecord(Message, frozen=True, kw_only=True):
-    """Who owns a domain. `token` grows with each change of the owner, `incarnation` with each run.
-
-    `stopped`: somebody ended it on purpose, so the run policy `always` waits for a start. `crashes` and
-    `reboots` count runs in succession that were short. `failed`: why an operator must look. `saved`: the path
-    of the saved state, if any. `revision` is that of the document the present run was started with.
-    """
-
-    node: str
-    token: int = 1
-    incarnation: int = 0
-    stopped: bool = False
-    crashes: int = 0
-    reboots: int = 0
-    failed: str = ""
-    saved: str = ""
-    hypervisor: str = ""
-    uid: int = 0
-    revision: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +30,7 @@ class Held:
 
 def key(uuid: str) -> str:
     """Return the key of a domain's record."""
-    return PREFIX + uuid
+    return OWNED + uuid
 
 
 def encode(record: OwnerRecord) -> bytes:
@@ -64,7 +41,7 @@ def encode(record: OwnerRecord) -> bytes:
 def decode(entry: KeyValue) -> tuple[str, Held]:
     """Return (uuid, record) of a stored entry. One that cannot be read is nobody's: its domain is left alone
     until somebody has looked; it is never guessed, and it never keeps the other domains from being served."""
-    uuid = entry.key.removeprefix(PREFIX)
+    uuid = entry.key.removeprefix(OWNED)
     try:
         record = msgspec.json.decode(entry.value, type=OwnerRecord)
     except msgspec.MsgspecError as error:

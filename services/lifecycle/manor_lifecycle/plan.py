@@ -52,6 +52,8 @@ class Act(StrEnum):
     SET_MEMORY = "change the memory"
     SET_CPUS = "change the virtual CPUs"
     RENAME = "rename the document"
+    MARK_DELETING = "mark the document: it is being deleted"
+    UNMARK_DELETING = "take the mark off"
     RENAME_RUN = "rename the run"
     DELETE_DOCUMENT = "delete the document"
     DELETE_RECORD = "delete the ownership record"
@@ -66,7 +68,8 @@ class Step:
     """One step. `timeout_s` bounds it; `weight` is its share of the progress.
 
     `cancellable`: may be interrupted by a cancellation (otherwise that waits for its end).
-    `optional`: its failure is noted and the plan goes on. `commit`: once begun, nothing before it is undone.
+    `optional`: its failure is noted and the plan goes on. `commit`: once begun, nothing before it is undone,
+    except what is undone `always`.
     """
 
     act: Act
@@ -77,6 +80,7 @@ class Step:
     cancellable: bool = True
     optional: bool = False
     commit: bool = False
+    always: bool = False
     amount: int = 0  # MiB or CPUs of SET_*; seconds of WAIT
 
     @property
@@ -282,16 +286,16 @@ def _rename(arguments: Arguments, observed: Observed) -> tuple[Step, ...]:
 def _delete(arguments: Arguments, observed: Observed) -> tuple[Step, ...]:
     document = (Step(Act.DELETE_DOCUMENT, timeout_s=30, cancellable=False),) if observed.documented else ()
     record = Step(Act.DELETE_RECORD, timeout_s=30, cancellable=False)
-    return (*_tear_down(observed), *_discard(arguments, observed), *document, record)
+    mark = Step(Act.MARK_DELETING, undo=Act.UNMARK_DELETING, timeout_s=30, always=True)
+    marks = (mark,) if observed.documented else ()
+    return (*marks, *_tear_down(observed), *_discard(arguments, observed), *document, record)
 
 
 def _end(arguments: Arguments, observed: Observed) -> tuple[Step, ...]:
     dump = Step(Act.DUMP, weight=10, timeout_s=SAVE_TIMEOUT_S, optional=True)
-    return (
-        *((Step(Act.RECORD_FAILURE, timeout_s=30, cancellable=False),) if arguments.failed else ()),
-        *((dump,) if arguments.dump else ()),
-        *_tear_down(observed),
-    )
+    record = Step(Act.RECORD_FAILURE, timeout_s=30, cancellable=False)
+    first = *((record,) if arguments.failed else ()), *((dump,) if arguments.dump else ())
+    return (*first, *_tear_down(observed))
 
 
 def _restart(arguments: Arguments, observed: Observed) -> tuple[Step, ...]:

@@ -13,11 +13,11 @@ from typing import Any, Final
 
 import msgspec
 
+from manor_bus.wire.messages.config import OwnerRecord
 from manor_bus.wire.messages.documents import Disk, Domain, DomainSpec, Nic, RunPolicy
 from manor_bus.wire.messages.lifecycle import PendingChange, State
 from manor_lifecycle.hypervisors import Feature
 from manor_lifecycle.machine import LIVE, Trigger
-from manor_lifecycle.ownership import OwnerRecord
 from manor_lifecycle.plan import Arguments, LiveChange
 
 VALUE_CHARACTERS_MAX: Final = 200

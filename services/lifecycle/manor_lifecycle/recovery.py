@@ -17,13 +17,14 @@ from typing import Final, Literal
 import msgspec
 
 from manor_bus.wire.errors import ErrorBody, Kind
+from manor_bus.wire.messages.config import OwnerRecord
 from manor_bus.wire.messages.documents import DomainSpec
 from manor_bus.wire.messages.lifecycle import State
 from manor_lifecycle.hypervisors import EndReason, GuestState, RunningDomain
 from manor_lifecycle.ledger import Lived, Open
 from manor_lifecycle.machine import TABLE
 from manor_lifecycle.operations import trigger_of
-from manor_lifecycle.ownership import UNREADABLE, OwnerRecord
+from manor_lifecycle.ownership import UNREADABLE
 from manor_lifecycle.plan import Act
 
 ATTEMPTS_MAX: Final = 3  # a service that dies three times during one operation gives the operation up
@@ -132,6 +133,8 @@ def _undo(seen: Witnesses, found: Open) -> tuple[Act, ...]:
         return _undo_bring_up(seen, found, saved)
     if begun.kind == "save" and not saved and seen.listed is not None:
         return (Act.UNSAVE,)
+    if begun.kind == "delete" and found.turned is not None:
+        return (Act.UNMARK_DELETING,)
     if begun.kind in ("shutdown", "destroy") and found.turned is not None:
         return (Act.FORGET_STOPPED,)
     return ()

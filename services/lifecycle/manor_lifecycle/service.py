@@ -149,7 +149,9 @@ class Lifecycle:
     async def _begin(self, life: Life, work: Work, request: Any, context: Context) -> Operation:
         deadline = self._means.wall() + work.arguments.timeout_s if work.kind == "shutdown" else 0.0
         reason = getattr(request, "reason", "")[:500]
-        self._domains.driver.begin(life, work, who=context.label, reason=reason, deadline=deadline)
+        caller = context.actor
+        who = caller.partition("@")[0]
+        self._domains.driver.begin(life, work, who=who, caller=caller, reason=reason, deadline=deadline)
         await self._means.commit()
         self._domains.driver.wake(life)
         operation = self._means.ledger.get(work.id)

@@ -5,15 +5,18 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from manor_config.engines import Engine
-from manor_config.engines.memory import MemoryEngine
+from manor_config.engines.sqlite import Engine, in_memory
 from tests.config.engines.contract import *  # noqa: F403
 from tests.config.engines.contract import Open
 
 
 @asynccontextmanager
 async def _opened() -> AsyncIterator[Engine]:
-    yield MemoryEngine()
+    engine = in_memory()
+    try:
+        yield engine
+    finally:
+        await engine.close()
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from manor_bus.wire.errors import Kind, ManorError
-from manor_config.engines import Engine, tables
+from manor_config.engines import tables
 from manor_config.engines.place import Place
-from manor_config.engines.sqlite import SqliteEngine, check_copy, connect, create
+from manor_config.engines.sqlite import Engine, check_copy, connect, create
 from manor_config.engines.sqlite import open_engine as open_sqlite
 from manor_config.revision import Row, Transaction, Write
 from tests.config.engines.contract import *  # noqa: F403
@@ -21,7 +21,7 @@ from tests.config.engines.contract import Open, follow
 
 
 @asynccontextmanager
-async def opened(directory: Path) -> AsyncIterator[SqliteEngine]:
+async def opened(directory: Path) -> AsyncIterator[Engine]:
     engine = open_sqlite(Place(directory))
     try:
         yield engine

@@ -9,10 +9,14 @@ from manor_bus.wire.messages.documents import AnyDocument
 
 
 class Reference(Message, frozen=True, kw_only=True):
-    """Names one document: `Domain`, `web`."""
+    """One document: by kind and name, by its uuid (whatever its name is by now), or by both. With `revision`
+    it is meant in that state only. What is not so is refused with `conflict`.
+    """
 
     kind: str
-    name: str
+    name: str = ""
+    uuid: str = ""
+    revision: int | None = None
 
 
 class DiffLine(Message, frozen=True, kw_only=True):
@@ -68,6 +72,7 @@ class Got(Message, frozen=True, kw_only=True):
 
     document: AnyDocument
     revision: int
+    deleting: str = ""  # the operation that is about to delete it
 
 
 class List(Message, frozen=True, kw_only=True):
@@ -90,20 +95,26 @@ class Listed(Message, frozen=True, kw_only=True):
 
 
 class Delete(Message, frozen=True, kw_only=True):
-    """Delete documents in one transaction; refused with `denied_state` while another document uses one."""
+    """Delete documents in one transaction; refused with `denied_state` while another document uses one, and
+    while a domain runs or is saved (its owner record says so).
+    """
 
     references: tuple[Reference, ...]
     reason: str = ""
-    revision: int | None = None  # of the one document, when only that state may be deleted
     dry_run: bool = False
+    force: bool = False  # a domain's run or saved state may stay behind, without a document
+    operation: str = ""  # the one that ends these domains, as their owner records say
 
 
 class History(Message, frozen=True, kw_only=True):
-    """Ask for the revisions of one document, newest first."""
+    """Ask for the revisions of one document under all its names, newest first; of the last one that had the
+    name, or of the one with the uuid.
+    """
 
     kind: str
-    name: str
+    name: str = ""
     limit: int = 50
+    uuid: str = ""
 
 
 class HistoryEntry(Message, frozen=True, kw_only=True):
@@ -113,8 +124,10 @@ class HistoryEntry(Message, frozen=True, kw_only=True):
     at: float  # seconds since 1970
     by: str
     reason: str
-    action: Literal["created", "changed", "deleted"]
+    action: Literal["created", "changed", "deleted", "renamed"]
     diff: tuple[DiffLine, ...] = ()
+    name: str = ""  # the document's name then; two documents that had one name have two uuids
+    uuid: str = ""
 
 
 class HistoryListed(Message, frozen=True, kw_only=True):
@@ -141,6 +154,35 @@ class Rename(Message, frozen=True, kw_only=True):
     new_name: str
     reason: str = ""
     revision: int | None = None  # the expected one
+
+
+class OwnerRecord(Message, frozen=True, kw_only=True):
+    """What is kept under `owner/domain/<uuid>`, as JSON: who owns a domain. Its owner writes it, config heeds
+    it. `token` grows with each change of the owner, `incarnation` with each run.
+
+    `run`: a run was begun and its end is not known. `saved`: the path of the saved state, if any. While one
+    of them is there the document is not deleted. `deleting`: the operation that is about to delete it.
+    `stopped`: somebody ended it on purpose, so the run policy `always` waits for a start. `crashes` and
+    `reboots` count runs in succession that were short. `failed`: why an operator must look. `revision` is
+    that of the document the present run was started with.
+    """
+
+    node: str
+    token: int = 1
+    incarnation: int = 0
+    run: bool = False
+    stopped: bool = False
+    crashes: int = 0
+    reboots: int = 0
+    failed: str = ""
+    saved: str = ""
+    deleting: str = ""
+    hypervisor: str = ""
+    uid: int = 0
+    revision: int = 0
+
+
+OWNED: Final = "owner/domain/"  # the keys of owner records: this and the uuid
 
 
 class Changes(Message, frozen=True, kw_only=True):
@@ -259,20 +301,27 @@ class BackupDone(Message, frozen=True, kw_only=True):
 
 
 class Restore(Message, frozen=True, kw_only=True):
-    """One chunk of a backup to restore; the store is replaced when `last` arrived and the digest matches."""
+    """One chunk of a backup to restore; the documents are replaced when `last` arrived and the digest
+    matches. Who owns which domain is not part of it. Refused with `denied_state` while a domain that runs or
+    is saved would lose its document.
+    """
 
     upload: str  # chosen by the caller, the same for all chunks
     offset: int
     content: bytes
     last: bool = False
     sha256: str = ""
+    force: bool = False  # such runs stay, without a document
 
 
 class Restored(Message, frozen=True, kw_only=True):
-    """Bytes received so far; `revision` once the store was replaced."""
+    """Bytes received so far; `revision` once the store was replaced. `left`: the uuids of domains that
+    run or are saved and have no document now.
+    """
 
     size: int
     revision: int | None = None
+    left: tuple[str, ...] = ()
 
 
 class DocumentChanged(Message, frozen=True, kw_only=True):

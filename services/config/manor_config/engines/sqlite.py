@@ -1,8 +1,8 @@
-"""The store in one SQLite file, for one machine. Source: research page "Reliability", section 5.
+"""The store in one SQLite data base, for one machine. Source: research page "Reliability", section 5.
 
 One process owns the file (see `place`), one thread writes through the only connection that may write or
 checkpoint (Debian's SQLite can corrupt a file that two connections checkpoint), everything else reads through
-connections that cannot write.
+connections that cannot write. In memory there is no file and no thread: one connection does it all.
 """
 
 from __future__ import annotations
@@ -12,12 +12,15 @@ import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from itertools import chain
 from pathlib import Path
 from typing import Final, TypeVar
 
-from manor_config.engines import tables
+from manor_bus.wire.messages.config import OWNED
+from manor_config.engines import past, tables
+from manor_config.engines.past import UuidOf
 from manor_config.engines.place import Place
-from manor_config.engines.writer import Writer, trouble
+from manor_config.engines.writer import Inline, Writer, trouble
 from manor_config.revision import (
     PAGE_ROWS_MAX,
     Entry,
@@ -36,6 +39,7 @@ T = TypeVar("T")
 
 COMPACT_ROWS: Final = 2_000  # history rows forgotten in one go, so that writers wait little
 BUSY_S: Final = 5.0
+STAYING: Final = 1_000_000  # `sub` of what a restore leaves: no transaction has so many writes
 
 
 def connect(path: Path, *, mode: str = "rwc") -> sqlite3.Connection:
@@ -81,25 +85,33 @@ def check_copy(path: Path) -> tables.Meta:
     return counters
 
 
-class SqliteEngine:
-    """See `Engine` for the contract. Belongs to the event loop it was made in."""
+def uuids_in(path: Path, prefix: str, uuid_of: UuidOf) -> frozenset[str]:
+    """Return the uuids of the documents under a prefix of a checked backup."""
+    with closing(connect(path, mode="copy")) as connection:
+        return frozenset(uuid_of(row.value) for row in tables.rows_under(connection, prefix, ""))
 
-    def __init__(self, place: Place, connection: sqlite3.Connection) -> None:
-        self._place = place
+
+class Engine:
+    """A store of keys with revisions. Belongs to the event loop it was made in. Coroutines raise ManorError
+    only; `unavailable` with `delivered=None` means that what was under way is unknown.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, file: Path | None = None) -> None:
+        self._file = file
         self._revision = tables.meta(connection).revision
         self._moved = asyncio.Event()
-        self._reader = connect(place.file, mode="ro")
+        self._reader = connect(file, mode="ro") if file else connection
         self._reading = ThreadPoolExecutor(max_workers=1, thread_name_prefix="config-reader")
-        self._writer = Writer(connection, self._advanced)
+        self._writer = (Writer if file else Inline)(connection, self._advanced)
 
     @property
     def revision(self) -> int:
-        """See Engine."""
+        """The revision of the last acknowledged transaction."""
         return self._revision
 
     @property
     def failed(self) -> asyncio.Event:
-        """See Engine."""
+        """Set once the storage failed: nothing is acknowledged any more, the process must start anew."""
         return self._writer.failed
 
     def _advanced(self, revision: int) -> None:
@@ -110,6 +122,8 @@ class SqliteEngine:
 
     async def _read(self, body: Callable[[sqlite3.Connection], T]) -> T:
         """Run a read in the reader's thread; it sees one state of the store."""
+        if self._file is None:
+            return self._snapshot(body)
         return await asyncio.get_running_loop().run_in_executor(self._reading, self._snapshot, body)
 
     def _snapshot(self, body: Callable[[sqlite3.Connection], T]) -> T:
@@ -124,16 +138,16 @@ class SqliteEngine:
             raise trouble(error) from error
 
     async def txn(self, transaction: Transaction) -> Outcome:
-        """See Engine."""
+        """Do a transaction atomically and durably; acknowledged means that it survives a power loss."""
         outcome: Outcome = await self._writer.ask(transaction)
         return outcome
 
     async def recall(self, op_id: str) -> Outcome | None:
-        """See Engine."""
+        """Return what became of a transaction by its op id, while it is remembered."""
         return await self._read(lambda reader: tables.recall(reader, op_id))
 
     async def range(self, prefix: str, *, after: str = "", limit: int = PAGE_ROWS_MAX) -> Page:
-        """See Engine."""
+        """Return the present keys under a prefix, in order, after a key."""
 
         def body(reader: sqlite3.Connection) -> Page:
             return page_of(tables.rows_under(reader, prefix, after), tables.meta(reader).revision, limit)
@@ -141,7 +155,7 @@ class SqliteEngine:
         return await self._read(body)
 
     async def at(self, key: str, revision: int) -> Entry | None:
-        """See Engine."""
+        """Return the last entry of a key up to a revision; `stale` when that was compacted or is ahead."""
 
         def body(reader: sqlite3.Connection) -> Entry | None:
             meta = tables.meta(reader)
@@ -153,13 +167,12 @@ class SqliteEngine:
 
         return await self._read(body)
 
-    async def past(self, key: str, limit: int) -> tuple[Past, ...]:
-        """See Engine."""
-        found = await self._read(lambda reader: tables.past_of(reader, key, limit))
-        return tuple(Past(entry, note) for entry, note in found)
+    async def past(self, key: str, limit: int, uuid_of: UuidOf) -> tuple[Past, ...]:
+        """Return the kept entries of a document by its key, newest first, also those under other names."""
+        return await self._read(lambda reader: tuple(past.of(reader, key, limit, uuid_of)))
 
     async def changes(self, prefix: str, since: int, limit: int = PAGE_ROWS_MAX) -> Feed:
-        """See Engine."""
+        """Return whole revisions after `since`, in order, at once; `stale` when some were compacted."""
 
         def body(reader: sqlite3.Connection) -> Feed:
             meta = tables.meta(reader)
@@ -174,58 +187,72 @@ class SqliteEngine:
         return await self._read(body)
 
     async def moved(self, since: int) -> None:
-        """See Engine."""
+        """Return once the store's revision is above `since`."""
         while self._revision <= since:
             await self._moved.wait()
 
     async def compacted(self) -> int:
-        """See Engine."""
+        """Return up to which revision history is gone."""
         return (await self._read(tables.meta)).compacted
 
     async def compact(self, upto: int) -> None:
-        """See Engine."""
+        """Forget history up to a revision, but what is needed to read every key at it."""
         upto = min(upto, self._revision)
         while await self._writer.ask(lambda writer: tables.compact(writer, upto, COMPACT_ROWS)):
             pass
 
     async def backup(self, path: Path) -> int:
-        """See Engine."""
-        return await asyncio.to_thread(self._copy, path)
+        """Write a consistent copy of everything to a new file, a SQLite data base; return its revision."""
+        if self._file is None:
+            return self._copy(self._reader, path)
+        with closing(connect(self._file, mode="ro")) as connection:  # so that no reader waits for it
+            return await asyncio.to_thread(self._copy, connection, path)
 
-    def _copy(self, path: Path) -> int:
-        """Write and check the copy; it has a connection of its own, so that no reader waits for it."""
+    def _copy(self, connection: sqlite3.Connection, path: Path) -> int:
+        """Write the copy, without what is no wish, and check it."""
         try:
-            with closing(connect(self._place.file, mode="ro")) as connection:
-                connection.execute("VACUUM INTO ?", (str(path),))
+            connection.execute("VACUUM INTO ?", (str(path),))
+            with closing(sqlite3.connect(path, isolation_level=None)) as copy:
+                tables.forget(copy, OWNED)
             return check_copy(path).revision
         except (sqlite3.Error, tables.Damaged) as error:
             raise trouble(error) from error
 
     async def restore(self, path: Path, upload: str) -> int:
-        """See Engine."""
+        """Replace everything by a checked copy, atomically; return the new revision, above all before it.
+
+        `upload` names the restore and is remembered with it (see `restored`).
+        """
 
         restored: int = await self._writer.ask(lambda writer: _replace(writer, path, upload))
         return restored
 
     async def restored(self) -> tuple[str, int]:
-        """See Engine."""
+        """Return the name of the last restore and the revision it made; empty and 0 when there was none."""
         meta = await self._read(tables.meta)
         return meta.restored, meta.feed
 
     async def close(self) -> None:
-        """See Engine."""
+        """Finish what was asked for and close the files."""
         self._reading.shutdown(wait=True)
-        self._reader.close()
+        if self._file is not None:
+            self._reader.close()
         await self._writer.close()
 
 
 def _replace(writer: sqlite3.Connection, path: Path, upload: str) -> int:
-    """Replace everything by a checked copy; the revision goes on from the higher one of both."""
+    """Replace everything by a checked copy; the revision goes on from the higher one of both. Who owns which
+    domain stays as it is: that is about what runs now."""
     with closing(connect(path, mode="copy")) as connection:
         copy = tables.copy_of(connection)
         revision = max(tables.meta(writer).revision, copy.meta.revision) + 1
         meta = tables.Meta(revision, copy.meta.compacted, revision, upload)
-        tables.fill(writer, tables.Copy(meta, copy.entries, copy.transactions))
+        owned = [
+            Entry(row.revision, STAYING + number, row.key, row.value, row.created, row.version)
+            for number, row in enumerate(tables.rows_under(writer, OWNED, ""))
+        ]
+        others = (entry for entry in copy.entries if not entry.key.startswith(OWNED))
+        tables.fill(writer, tables.Copy(meta, chain(others, owned), copy.transactions))
     return revision
 
 
@@ -240,7 +267,7 @@ def create(place: Place, source: Path | None = None, upload: str = "") -> int:
     return revision
 
 
-def open_engine(place: Place) -> SqliteEngine:
+def open_engine(place: Place) -> Engine:
     """Open the store of an owned folder. A damaged file is put aside, and Damaged raised, saying where."""
     place.close_to_others()
     said = place.damage()
@@ -254,4 +281,12 @@ def open_engine(place: Place) -> SqliteEngine:
         said = place.put_aside(str(damage))
         raise tables.Damaged(said) from damage
     place.sound()
-    return SqliteEngine(place, connection)
+    return Engine(connection, place.file)
+
+
+def in_memory() -> Engine:
+    """Return a store that is gone with the process."""
+    connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    tables.prepare(connection)
+    tables.create(connection)
+    return Engine(connection)

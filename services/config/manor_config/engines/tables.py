@@ -1,7 +1,7 @@
 """The store as tables of one SQLite data base: every statement of SQL is here.
 
-Works on any connection with `execute` and `executemany` in autocommit mode (stdlib `sqlite3`, and `apsw` in
-the power-loss test). Each entry carries a checksum of its own, because SQLite has none and a disk may lie.
+Works on connections in autocommit mode (and of `apsw`, in the power-loss test).
+Each entry carries a checksum of its own, because SQLite has none and a disk may lie.
 Key and history live in `kv` and `hist`; `txns` remembers who did a revision, why, and under which op id.
 """
 
@@ -10,7 +10,8 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeVar
+from sqlite3 import Connection
+from typing import Any, Final, TypeVar
 
 from manor_bus.wire.errors import denied_state
 from manor_config.revision import Entry, Outcome, Row, Transaction, decide, prefix_end
@@ -18,6 +19,7 @@ from manor_config.revision import Entry, Outcome, Row, Transaction, decide, pref
 T = TypeVar("T")
 
 APPLICATION_ID: Final = 0x4D616E72  # "Manr", in the file's header
+LAST: Final = 2**62  # above every revision
 FORMAT: Final = 1  # user_version: grows when the tables change
 PRAGMAS: Final = (
     "PRAGMA page_size=4096",
@@ -45,37 +47,6 @@ SCHEMA: Final = (
 )
 _ENTRY: Final = "rev, sub, key, value, create_rev, version, crc"
 _ROW: Final = "key, value, mod_rev, create_rev, version, crc"
-
-
-class Cursor(Protocol):
-    """The rows of a statement."""
-
-    def fetchone(self) -> Any:
-        """Return the next row, or None."""
-        ...
-
-    def fetchall(self) -> list[Any]:
-        """Return all rows that are left."""
-        ...
-
-    def __iter__(self) -> Iterator[Any]: ...
-
-
-class Connection(Protocol):
-    """A SQLite connection in autocommit mode."""
-
-    @property
-    def in_transaction(self) -> bool:
-        """Whether BEGIN was said and neither COMMIT nor ROLLBACK."""
-        ...
-
-    def execute(self, sql: str, bindings: Sequence[Any] = (), /) -> Cursor:
-        """Run one statement."""
-        ...
-
-    def executemany(self, sql: str, rows: Iterable[Sequence[Any]], /) -> Cursor:
-        """Run one statement for each row."""
-        ...
 
 
 class Damaged(Exception):
@@ -240,13 +211,27 @@ def entry_at(connection: Connection, key: str, revision: int) -> Entry | None:
     return _entry(row) if row else None
 
 
-def past_of(connection: Connection, key: str, limit: int) -> list[tuple[Entry, bytes]]:
-    """Return the entries of a key with their transactions' notes, newest first."""
+def entries_of(
+    connection: Connection, key: str, before: int = LAST, limit: int = -1
+) -> list[tuple[Entry, bytes]]:
+    """Return the entries of a key before a revision, with their transactions' notes, newest first."""
     sql = (
-        "SELECT h.rev, h.sub, h.key, h.value, h.create_rev, h.version, h.crc, t.note"
-        " FROM hist h LEFT JOIN txns t ON t.rev=h.rev WHERE h.key=? ORDER BY h.rev DESC LIMIT ?"
+        "SELECT h.rev, h.sub, h.key, h.value, h.create_rev, h.version, h.crc, t.note FROM hist h"
+        " LEFT JOIN txns t ON t.rev=h.rev WHERE h.key=? AND h.rev<? ORDER BY h.rev DESC LIMIT ?"
     )
-    return [(_entry(row[:7]), row[7] or b"") for row in connection.execute(sql, (key, limit))]
+    return [(_entry(row[:7]), row[7] or b"") for row in connection.execute(sql, (key, before, limit))]
+
+
+def entries_in(connection: Connection, revision: int) -> list[Entry]:
+    """Return what one revision wrote, in order."""
+    sql = f"SELECT {_ENTRY} FROM hist WHERE rev=? ORDER BY sub"
+    return [_entry(row) for row in connection.execute(sql, (revision,))]
+
+
+def forget(connection: Connection, prefix: str) -> None:
+    """Take everything under a prefix out, as if it had never been."""
+    for table in ("kv", "hist"):
+        connection.execute(f"DELETE FROM {table} WHERE key>=? AND key<?", (prefix, prefix_end(prefix)))
 
 
 def compact(connection: Connection, upto: int, rows_max: int) -> bool:

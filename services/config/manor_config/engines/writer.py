@@ -10,7 +10,7 @@ import asyncio
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Final
@@ -42,6 +42,37 @@ def trouble(error: Exception) -> ManorError:
         return ManorError(Kind.NO_CAPACITY, "the disk is full: nothing was written", hint=hint)
     hint = "The config service starts anew and looks at what is on the disk; ask again with the same key."
     return unavailable(f"the store failed: {error}", delivered=None, hint=hint)
+
+
+def perform(connection: sqlite3.Connection, jobs: Sequence[Transaction | Work]) -> list[Any]:
+    """Do jobs of one sort: transactions in one commit, other work one by one."""
+    transactions = [job for job in jobs if isinstance(job, Transaction)]
+    if transactions:
+        return list(tables.commit(connection, transactions))
+    return [job(connection) for job in jobs if not isinstance(job, Transaction)]
+
+
+class Inline:
+    """A Writer without a thread, for a store in memory: what is asked is done at once."""
+
+    def __init__(self, connection: sqlite3.Connection, advanced: Callable[[int], None]) -> None:
+        self.failed = asyncio.Event()
+        self._connection = connection
+        self._advanced = advanced
+
+    async def ask(self, what: Transaction | Work) -> Any:
+        """See Writer."""
+        result = perform(self._connection, [what])[0]
+        self._advanced(tables.meta(self._connection).revision)
+        return result
+
+    def fail(self, error: Exception) -> None:
+        """See Writer. Memory does not fail: what raises here is a bug, or the machine's."""
+        self.failed.set()
+
+    async def close(self) -> None:
+        """See Writer."""
+        self._connection.close()
 
 
 class Writer:
@@ -112,10 +143,7 @@ class Writer:
         if self._broken is not None:
             return [trouble(self._broken) for _ in jobs]
         try:
-            transactions = [job.what for job in jobs if isinstance(job.what, Transaction)]
-            if transactions:
-                return list(tables.commit(self._connection, transactions))
-            return [job.what(self._connection) for job in jobs if not isinstance(job.what, Transaction)]
+            return perform(self._connection, [job.what for job in jobs])
         except (sqlite3.Error, tables.Damaged) as error:
             if trouble(error).kind is Kind.UNAVAILABLE:
                 self.fail(error)
