@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 BIN := .venv/bin
 
-.PHONY: help demo test check bench docs lock clean
+.PHONY: help demo test check bench soak docs lock clean
 
 help: ## Say what there is
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -28,6 +28,10 @@ check: ## Format, lint, types, import rules, house rules, generated pages
 bench: ## Measure beside others and print the ratios
 	@deploy/setup bench
 	$(BIN)/python -m benchmarks
+
+soak: ## Live through 1,400 domains while services are killed, and see that nothing grows
+	@deploy/setup test
+	$(BIN)/python -m tests.system.soak
 
 docs: ## Make the pages that are made from the code anew
 	@deploy/setup check

@@ -107,6 +107,8 @@ async def _clear_guards(means: Means, life: Life, work: Work, step: Step) -> Non
 
 
 async def _delete_record(means: Means, life: Life, work: Work, step: Step) -> None:
+    """What the hypervisor kept of its runs goes, too."""
+    await means.hypervisor(life).remove(life.uuid)
     if means.claims.held.get(life.uuid) is not None:
         await means.claims.write(life.uuid, None)
 
