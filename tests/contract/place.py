@@ -46,11 +46,14 @@ class Place:
         own = {"MANOR_DIR": str(self.directory), "MANOR_NODE": "n1", "MANOR_HYPERVISOR": "fake"}
         return {**kept, **own, **self.told}
 
-    async def run(self, *arguments: str | Path) -> asyncio.subprocess.Process:
-        """Start a Python program; what it says goes into a log that a failure shows."""
+    async def run(
+        self, *arguments: str | Path, told: Mapping[str, str] | None = None
+    ) -> asyncio.subprocess.Process:
+        """Start a Python program, told these variables; a failure shows what it said."""
         with (self.directory / "log").open("ab") as log:
             made = await asyncio.create_subprocess_exec(
-                sys.executable, *map(str, arguments), env=self.environment, stdout=log, stderr=log,
+                sys.executable, *map(str, arguments), stdout=log, stderr=log,
+                env={**self.environment, **(told or {})},
                 cwd=self.directory,
             )  # fmt: skip
         self.begun.append(made)
@@ -63,11 +66,13 @@ class Place:
         await made.ready(PATIENCE_S)
         return made
 
-    async def serve(self, name: str, command: Sequence[str | Path] = ()) -> asyncio.subprocess.Process:
+    async def serve(
+        self, name: str, command: Sequence[str | Path] = (), told: Mapping[str, str] | None = None
+    ) -> asyncio.subprocess.Process:
         """Start a service (ours, if no other program is named) and wait until it serves."""
         asking = await self.peer()
         before = {peer.address for peer in await serving(asking, name)}
-        process = await self.run(*(command or OURS[name]))
+        process = await self.run(*(command or OURS[name]), told=told)
         async with asyncio.timeout(PATIENCE_S):
             while not {peer.address for peer in await serving(asking, name)} - before:
                 assert process.returncode is None, self.log()
@@ -93,7 +98,7 @@ async def end(process: asyncio.subprocess.Process, *, kill: bool = False) -> int
 
 
 @asynccontextmanager
-async def place(**told: str) -> AsyncIterator[Place]:
+async def place(broker: Mapping[str, str] | None = None, **told: str) -> AsyncIterator[Place]:
     """Open a bus with fresh keys, and these variables for its processes.
 
     The folder is short because the path of a socket may have 107 bytes.
@@ -102,7 +107,7 @@ async def place(**told: str) -> AsyncIterator[Place]:
         keys.create(Path(name) / "keys")
         made = Place(Path(name), told)
         try:
-            await made.run("-m", "manor_bus")
+            await made.run("-m", "manor_bus", told=broker)
             yield made
         finally:
             for peer in made.peers:
