@@ -55,6 +55,11 @@ def test_the_map_of_the_docs_names_every_page():
     assert "decisions" in named or not decisions
 
 
+def test_designs_of_what_does_not_exist_say_so():
+    for page in sorted((ROOT / "docs" / "design").glob("*.md")):
+        assert text(page).splitlines()[0].endswith("(not built)"), page.name
+
+
 def commands(kind):
     """The shell blocks of each page in one script, by what stands behind `sh`: nothing, `demo` or `dry`."""
     scripts = {
