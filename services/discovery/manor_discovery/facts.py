@@ -18,8 +18,6 @@ from typing import Final
 
 from manor_bus.peer.events import Change, OwnerSeen
 from manor_bus.peer.view import principal
-from manor_bus.wire.messages.bus import ServiceStatus
-from manor_bus.wire.messages.devices import ProviderStatus, ResourceStatus
 from manor_bus.wire.messages.discovery import AnyFact, Entry
 from manor_bus.wire.messages.lifecycle import DomainStatus, NodeStatus
 
@@ -38,13 +36,7 @@ _OWNERS: Final[Mapping[str, str]] = {
     "resource": "service/devices",
     "service": "bus",
 }
-_TYPES: Final[Mapping[str, type]] = {
-    "domain": DomainStatus,
-    "node": NodeStatus,
-    "provider": ProviderStatus,
-    "resource": ResourceStatus,
-    "service": ServiceStatus,
-}
+SHARED: Final = ("provider", "resource")  # third parties have some of them, too
 
 
 @dataclass(slots=True)
@@ -182,17 +174,10 @@ def _why(owner: _Owner, now: float) -> str:
 def _refusal(kind: str, key: str, who: str, fact: object) -> str:
     """Say why this owner cannot mean this under this subject; empty when it can."""
     label, _, node = who.partition("@")
-    if not isinstance(fact, _TYPES[kind]):
+    if not isinstance(fact, AnyFact) or fact.__struct_config__.tag != kind:
         return f"it is no {kind}"
-    if isinstance(fact, DomainStatus):
-        mine, named, there = label == _OWNERS[kind], fact.uuid == key, fact.node == node
-    elif isinstance(fact, NodeStatus):
-        mine, named, there = label == _OWNERS[kind], fact.name == key, fact.name == node
-    elif isinstance(fact, ServiceStatus):
-        mine, named, there = label == _OWNERS[kind], fact.name == key, fact.node == node
-    else:
-        assert isinstance(fact, ProviderStatus | ResourceStatus)
-        mine, named, there = True, fact.name == key, fact.node == node
-    if not mine:
+    if kind not in SHARED and label != _OWNERS[kind]:
         return f"{label} does not own it"
-    return "" if named and there else "its name or node is not that of its subject and owner"
+    named = fact.uuid if isinstance(fact, DomainStatus) else fact.name
+    there = fact.name if isinstance(fact, NodeStatus) else fact.node
+    return "" if (named, there) == (key, node) else "its name or node is not that of its subject and owner"
