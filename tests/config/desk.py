@@ -11,6 +11,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal, TypeVar
 
+import msgspec
+
 from manor_bus.peer.aio import Context
 from manor_bus.peer.serving import Room
 from manor_bus.peer.state import State
@@ -29,6 +31,7 @@ class FakePeer:
     """What the room needs of a peer: its published state, and what was published."""
 
     published: list[tuple[str, DocumentChanged | None]] = field(default_factory=list)
+    dispatcher: Any = field(default_factory=lambda: SimpleNamespace(detail={}))
     session: Any = field(default_factory=lambda: SimpleNamespace(greeted=False, broker_epoch=""))
 
     def __post_init__(self) -> None:
@@ -67,6 +70,8 @@ class Desk:
             send_part=self.parts.append,
             on_behalf_of=on_behalf_of,
         )
+        # As it comes over the bus.
+        request = codec.decode(msgspec.Raw(codec.encode(request)), type(request))
         answer = await self.room.answers[type(request)](request, context)
         assert isinstance(answer, reply)
         # What is answered must fit a frame.

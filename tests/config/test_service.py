@@ -592,6 +592,7 @@ async def test_a_damaged_store_is_not_an_empty_one(tmp_path: Path) -> None:
         assert error.kind is Kind.DENIED_STATE
         assert "config.db.damaged-1" in error.message
         assert "manor config restore" in error.hint
+        assert desk.peer.dispatcher.detail == {"trouble": error.message}
         for request in (m.List(), m.Range(prefix="owner/"), m.Changes(since=0), m.Txn(), m.Backup()):
             assert (await refused(desk.ask(request, Done))).kind is Kind.DENIED_STATE
         # Watchers are not told that everything is gone: they wait.
@@ -600,8 +601,23 @@ async def test_a_damaged_store_is_not_an_empty_one(tmp_path: Path) -> None:
         await restore(desk, content)
         assert (await get(desk)).metadata.name == "web"
         await asyncio.wait_for(desk.peer.state.complete(), 1)
+        assert desk.peer.dispatcher.detail == {}
     async with opened(tmp_path) as desk:
         assert (await get(desk)).metadata.name == "web"
+
+
+async def test_a_store_that_is_gone_is_no_empty_one_and_the_loss_can_be_accepted(tmp_path: Path) -> None:
+    async with opened(tmp_path) as desk:
+        await apply(desk, domain())
+        await owned(desk, "u", run=True)
+    (tmp_path / "config.db").unlink()
+    async with opened(tmp_path) as desk:
+        error = await refused(get(desk))
+        assert (error.kind, "revision 2 was acknowledged" in error.message) == (Kind.DENIED_STATE, True)
+        accept = m.Restore(upload="", offset=0, content=b"", accept_loss=True)
+        for _ in range(2):
+            assert (await desk.ask(accept, m.Restored)).revision == 2
+        assert (await apply(desk, domain())).revision == 3
 
 
 async def test_no_part_of_the_service_dies_unnoticed(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,6 +86,7 @@ class Dispatcher:
         self._started = time.time()
         self.name = ""
         self.drain: Callable[[float], None] | None = None
+        self.detail: dict[str, Any] = {}  # what a service says about itself beside that
         self.draining = self.served = False
         self._answers: dict[str, tuple[Call, Answer]] = {}
         self._take({
@@ -241,6 +242,7 @@ class Dispatcher:
             name=self.name or label.partition("/")[2], instance=session.instance,
             node=place.partition("/")[0], pid=session.pid, version=self._version, ready=self.served,
             draining=self.draining, started=self._started, types=tuple(self._types()),
+            detail=self.detail,
         )  # fmt: skip
 
     def _stats(self, request: node.Stats, context: Context) -> Message:

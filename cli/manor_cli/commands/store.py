@@ -60,11 +60,14 @@ def backup(app: App, file: Path) -> None:
 
 
 @config.command()
-@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False), required=False)
+@click.option(
+    "--accept-loss", is_flag=True, help="No backup: where the store lost something, go on with the rest."
+)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--force", is_flag=True, help="Runs that lose their document go on without one.")
 @click.pass_obj
-def restore(app: App, file: Path, yes: bool, force: bool) -> None:
+def restore(app: App, file: Path | None, accept_loss: bool, yes: bool, force: bool) -> None:
     """Replace all documents by those of a backup. Running domains are brought in line with them; who owns
     them stays as it is.
 
@@ -72,6 +75,14 @@ def restore(app: App, file: Path, yes: bool, force: bool) -> None:
     Example:
       manor config restore manor.db --yes
     """
+    if (file is None) != accept_loss:
+        raise click.UsageError("name the FILE of a backup, or say --accept-loss")
+    if file is None:
+        if not yes:
+            app.confirmed("Go on without the documents that were lost?")
+        done = app.call(Restore(upload="", offset=0, content=b"", accept_loss=True), Restored)
+        app.out(f"the store is at revision {done.revision}")
+        return
     if not yes:
         app.confirmed(f"Replace all documents of {app.settings.directory} by {file}?")
     digest = hashlib.sha256(file.read_bytes()).hexdigest()

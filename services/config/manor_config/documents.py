@@ -17,8 +17,8 @@ from msgspec.structs import replace
 
 from manor_bus.wire.errors import Problem
 from manor_bus.wire.messages import documents as d
+from manor_bus.wire.messages.config import VALUE_BYTES_MAX
 from manor_config.references import Ref, ref_of
-from manor_config.revision import VALUE_BYTES_MAX
 from manor_config.shapes import problems_of, shown
 
 PREFIX: Final = "document/"

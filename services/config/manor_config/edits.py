@@ -14,13 +14,13 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from manor_bus.wire.errors import Kind, ManorError, Problem, bad_request, denied_state
-from manor_bus.wire.messages.config import Applied, Change, DiffLine, Reference
+from manor_bus.wire.messages.config import WRITES_MAX, Applied, Change, DiffLine, Reference
 from manor_bus.wire.messages.documents import AnyDocument, Metadata
 from manor_config.catalog import Catalog
 from manor_config.diff import REPLY_BYTES_MAX, bounded, differences
 from manor_config.documents import Parsed, key_of, parse, same, stored
 from manor_config.references import Ref, circles, ref_of, renamed, uses
-from manor_config.revision import TRANSACTION_BYTES_MAX, WRITES_MAX, Guard, Write, size_of
+from manor_config.revision import TRANSACTION_BYTES_MAX, Guard, Write, size_of
 from manor_config.rules import NAME
 
 DOCUMENTS_MAX: Final = WRITES_MAX

@@ -7,24 +7,17 @@ them mean the same. Pure.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from manor_bus.wire.errors import Kind, ManorError, Problem, bad_request
+from manor_bus.wire.messages.config import WRITES_MAX
 
-KEY_BYTES_MAX: Final = 256
-VALUE_BYTES_MAX: Final = 256 * 1024  # of one key
-GUARDS_MAX: Final = 2_048  # each document and its owner record
-WRITES_MAX: Final = 1_024
 PAGE_BYTES_MAX: Final = 960 * 1024  # fits a frame of 1 MiB
 TRANSACTION_BYTES_MAX: Final = PAGE_BYTES_MAX  # a page of changes holds whole revisions
 ROW_BYTES: Final = 64  # of a row or entry on the wire, beside its key and value
 PAGE_ROWS_MAX: Final = 5_000
-
-_KEY: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@+-]*(?:/[A-Za-z0-9_.:@+-]+)*")
-_PREFIX: Final = re.compile(r"[A-Za-z0-9_.:@+/-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,60 +219,18 @@ def ahead(asked: int, revision: int) -> ManorError:
 
 
 def check_transaction(transaction: Transaction) -> None:
-    """Refuse what is malformed or too large, naming each field."""
-    problems = [*_guard_problems(transaction.guards), *_write_problems(transaction.writes)]
-    if problems:
-        raise bad_request("the transaction is invalid", *problems)
-
-
-def _guard_problems(guards: tuple[Guard, ...]) -> Iterable[Problem]:
-    if len(guards) > GUARDS_MAX:
-        yield Problem(path="compares", reason="too many", value=str(len(guards)), allowed=f"{GUARDS_MAX}")
-    for number, guard in enumerate(guards[:GUARDS_MAX]):
-        yield from _key_problems(f"compares[{number}].key", guard.key)
-        if guard.revision is None and guard.value is None:
-            yield Problem(
-                path=f"compares[{number}]", reason="compares nothing", allowed="a revision, a value, or both"
-            )
-        if guard.revision is not None and guard.revision < 0:
-            path = f"compares[{number}].revision"
-            yield Problem(path=path, reason="negative", value=str(guard.revision), allowed="0 = absent")
-
-
-def _write_problems(writes: tuple[Write, ...]) -> Iterable[Problem]:
-    if len(writes) > WRITES_MAX:
-        yield Problem(path="writes", reason="too many", value=str(len(writes)), allowed=f"{WRITES_MAX}")
-    seen: set[str] = set()
-    for write in writes[:WRITES_MAX]:
-        yield from _key_problems("key", write.key)
-        if write.key in seen:
-            yield Problem(path="key", reason="written twice in one transaction", value=write.key[:80])
-        seen.add(write.key)
-        if write.value is not None and len(write.value) > VALUE_BYTES_MAX:
-            allowed = f"{VALUE_BYTES_MAX} bytes"
-            yield Problem(
-                path=write.key[:80], reason=f"{len(write.value)} bytes are too many", allowed=allowed
-            )
-    size = sum(size_of(write.key, write.value) for write in writes)
-    if size > TRANSACTION_BYTES_MAX:
+    """Refuse what means nothing or is too large; that keys and values are well-formed is seen before."""
+    keys = [write.key for write in transaction.writes]
+    size = sum(size_of(write.key, write.value) for write in transaction.writes)
+    if len(keys) > WRITES_MAX:
+        problem = Problem(path="writes", reason=f"{len(keys)} are too many", allowed=f"{WRITES_MAX}")
+    elif len(set(keys)) < len(keys):
+        problem = Problem(path="key", reason="written twice in one transaction")
+    elif size > TRANSACTION_BYTES_MAX:
         allowed = f"{TRANSACTION_BYTES_MAX} bytes in one transaction"
-        yield Problem(path="writes", reason=f"{size} bytes are too many", allowed=allowed)
-
-
-def _key_problems(path: str, key: str) -> Iterable[Problem]:
-    if not 0 < len(key) <= KEY_BYTES_MAX:
-        yield Problem(
-            path=path, reason=f"{len(key)} characters", value=key[:80], allowed=f"1 to {KEY_BYTES_MAX}"
-        )
-    elif not _KEY.fullmatch(key):
-        allowed = "parts of letters, digits and _.:@+- joined by single slashes"
-        yield Problem(path=path, reason="not a key", value=key[:80], allowed=allowed)
-
-
-def check_prefix(prefix: str, after: str = "") -> None:
-    """Refuse what cannot be a prefix of keys."""
-    for path, text in (("prefix", prefix), ("after", after)):
-        if len(text) > KEY_BYTES_MAX or not _PREFIX.fullmatch(text):
-            allowed = f"at most {KEY_BYTES_MAX} letters, digits and _.:@+-/"
-            problem = Problem(path=path, reason="not a prefix of keys", value=text[:80], allowed=allowed)
-            raise bad_request(f"{path} is invalid", problem)
+        problem = Problem(path="writes", reason=f"{size} bytes are too many", allowed=allowed)
+    elif any(guard.revision is None and guard.value is None for guard in transaction.guards):
+        problem = Problem(path="compares", reason="one compares nothing", allowed="a revision or a value")
+    else:
+        return
+    raise bad_request("the transaction is invalid", problem)

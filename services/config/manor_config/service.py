@@ -32,7 +32,6 @@ from manor_config.revision import (
     Row,
     Transaction,
     Write,
-    check_prefix,
     check_transaction,
     compactable,
 )
@@ -72,11 +71,13 @@ class Config:
             engine = self._engine()
         except tables.Damaged as damage:
             self._damage = str(damage)
+            self._peer.dispatcher.detail["trouble"] = self._damage
             log.critical("%s", damage)
             return
         store = Store(engine, self._peer.state, self._now)
         await store.load()
         self._store = store
+        self._peer.dispatcher.detail.pop("trouble", None)
         self._peer.state.release()
         self.opened.set()
 
@@ -89,7 +90,7 @@ class Config:
     def store(self) -> Store:
         """The open store; `denied_state` says what happened to it and what is possible now."""
         if self._store is None:
-            hint = "Running domains are not touched. `manor config restore FILE` brings a backup back."
+            hint = "Running domains are not touched. `manor config restore` says what is possible."
             raise denied_state(self._damage, hint=hint)
         return self._store
 
@@ -183,7 +184,6 @@ class Config:
     async def changes(self, request: m.Changes, context: Context) -> m.ChangesListed:
         """Answer with what changed, waiting for it if wanted."""
         engine = self.store.engine
-        check_prefix(request.prefix)
         limit = _limit(request.limit, PAGE_ROWS_MAX)
         wait_s = min(max(request.wait_ms, 0), WAIT_MS_MAX) / 1000
         until = min(self._clock() + wait_s, context.deadline - REPLY_MARGIN_S)
@@ -220,7 +220,6 @@ class Config:
 
     async def range(self, request: m.Range, context: Context) -> m.Ranged:
         """Answer with a page of keys."""
-        check_prefix(request.prefix, request.after)
         limit = _limit(request.limit, PAGE_ROWS_MAX)
         page = await self.store.engine.range(request.prefix, after=request.after, limit=limit)
         return m.Ranged(entries=tuple(map(_wire, page.rows)), revision=page.revision, more=page.more)

@@ -18,7 +18,7 @@ from manor_bus.wire.messages import config as m
 from manor_config.documents import PREFIX, uuid_of
 from manor_config.engines import tables
 from manor_config.engines.place import Place
-from manor_config.engines.sqlite import check_copy, create, uuids_in
+from manor_config.engines.sqlite import accept_loss, check_copy, create, uuids_in
 from manor_config.store import Store, actor
 
 PIECE_BYTES: Final = 512 * 1024
@@ -114,6 +114,8 @@ class Copies:
                 if request.last
                 else m.Restored(size=size)
             )
+        if request.accept_loss:
+            return await self._accept_loss(store, context)
         self._upload.add(request)
         size = self._upload.size
         if not request.last:
@@ -130,6 +132,16 @@ class Copies:
         log.warning("the store was restored by %s; it is at revision %d", actor(context), revision)
         store = self._store()
         return m.Restored(size=size, revision=revision, left=store.left() if store else ())
+
+    async def _accept_loss(self, store: Store | None, context: Context) -> m.Restored:
+        if store is None:
+            await asyncio.to_thread(accept_loss, Place(self._directory))
+            await self._open()
+            store = self._store()
+            log.warning("the loss was accepted by %s: what is left is the store", actor(context))
+        if store is None:
+            raise denied_state("what is left cannot be opened", hint="The log of config says why.")
+        return m.Restored(size=0, revision=store.engine.revision, left=store.left())
 
     async def _replace(self, request: m.Restore) -> int:
         path, store = self._upload.path, self._store()

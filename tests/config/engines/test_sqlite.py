@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sqlite3
 import sys
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from itertools import count
@@ -13,7 +15,7 @@ import pytest
 from manor_bus.wire.errors import Kind, ManorError
 from manor_config.engines import tables
 from manor_config.engines.place import Place
-from manor_config.engines.sqlite import Engine, check_copy, connect, create
+from manor_config.engines.sqlite import Engine, accept_loss, check_copy, connect, create
 from manor_config.engines.sqlite import open_engine as open_sqlite
 from manor_config.revision import Row, Transaction, Write
 from tests.config.engines.contract import *  # noqa: F403
@@ -142,10 +144,102 @@ async def test_an_operator_may_accept_the_loss(tmp_path: Path) -> None:
     place = Place(tmp_path)
     with pytest.raises(tables.Damaged):
         open_sqlite(place)
-    place.marker.unlink()
+    accept_loss(place)
     engine = open_sqlite(place)
-    assert engine.revision == 0
+    assert (engine.revision, (await engine.range("")).rows) == (40, ())
+    assert (await engine.txn(single("k"))).revision == 41
     await engine.close()
+
+
+def missing(place: Place) -> None:
+    for part in place.files:
+        part.unlink(missing_ok=True)
+
+
+def without_log(place: Place) -> None:
+    place.files[1].unlink()
+
+
+def with_a_damaged_log(place: Place) -> None:
+    content = bytearray(place.files[1].read_bytes())
+    content[5000] ^= 1
+    place.files[1].write_bytes(content)
+
+
+def older(place: Place) -> None:
+    known = place.acknowledged()
+    missing(place)
+    (place.directory / "acknowledged").unlink()
+    create(place)
+    place.acknowledge(known)
+
+
+async def killed(directory: Path) -> Place:
+    """A store whose process was killed after it acknowledged some revisions: they are in the log only."""
+    async with opened(directory / "alive") as engine:
+        for n in range(9):
+            await engine.txn(single(f"k{n}"))
+        shutil.copytree(directory / "alive", directory / "dead")
+    return Place(directory / "dead")
+
+
+@pytest.mark.parametrize("lose", [missing, without_log, with_a_damaged_log, older])
+async def test_a_store_that_lost_what_was_acknowledged_says_so_and_numbers_are_not_used_again(
+    tmp_path: Path, lose: Callable[[Place], None]
+) -> None:
+    place = await killed(tmp_path)
+    lose(place)
+    for _ in range(2):
+        with pytest.raises(tables.Damaged, match=r"revision 9 was acknowledged.*--accept-loss"):
+            open_sqlite(place)
+    accept_loss(place)
+    engine = open_sqlite(place)
+    assert engine.revision == 9
+    assert (await engine.txn(single("k"))).revision == 10
+    with pytest.raises(ManorError, match="compacted"):
+        await engine.changes("", 8)
+    await engine.close()
+
+
+async def test_a_backup_takes_the_place_of_what_lost_something_and_no_old_log_is_taken_for_its_own(
+    tmp_path: Path,
+) -> None:
+    async with opened(tmp_path / "other") as other:
+        await other.txn(single("kept"))
+        await other.backup(tmp_path / "copy")
+    place = await killed(tmp_path)
+    place.file.unlink()
+    assert create(place, tmp_path / "copy", "u") == 10
+    engine = open_sqlite(place)
+    assert [row.key for row in (await engine.range("")).rows] == ["kept"]
+    await engine.close()
+
+
+async def test_an_unreadable_mark_is_no_loss(tmp_path: Path) -> None:
+    place = await killed(tmp_path)
+    (place.directory / "acknowledged").write_bytes(b"")
+    engine = open_sqlite(place)
+    assert engine.revision == 9
+    await engine.close()
+
+
+async def test_a_lock_of_another_program_is_told_with_its_name_and_passes(tmp_path: Path) -> None:
+    script = (
+        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None);"
+        "c.execute('BEGIN IMMEDIATE'); print('held', flush=True); sys.stdin.read()"
+    )
+    async with opened(tmp_path) as engine:
+        await engine.txn(single("k"))
+        arguments = (sys.executable, "-c", script, str(tmp_path / "config.db"))
+        process = await asyncio.create_subprocess_exec(*arguments, stdin=PIPE, stdout=PIPE)
+        assert process.stdout is not None
+        await process.stdout.readline()
+        with pytest.raises(ManorError, match=rf"locked by .*\(pid {process.pid}\)") as refusal:
+            await engine.txn(single("k"))
+        assert (refusal.value.kind, refusal.value.delivered) == (Kind.UNAVAILABLE, False)
+        await process.communicate(b"")
+        assert (await engine.txn(single("k"))).revision == 2
+        assert not engine.failed.is_set()
 
 
 async def test_a_damaged_store_is_made_anew_from_a_backup(tmp_path: Path) -> None:

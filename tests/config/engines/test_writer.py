@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -11,8 +12,9 @@ import pytest
 
 from manor_bus.wire.errors import Kind, ManorError
 from manor_config.engines import tables
+from manor_config.engines.place import Place
 from manor_config.engines.sqlite import connect
-from manor_config.engines.writer import WAITING_MAX, Writer
+from manor_config.engines.writer import WAITING_MAX, Writer, trouble
 from manor_config.revision import Outcome, Transaction, Write
 
 
@@ -25,6 +27,7 @@ class Faulty:
         tables.create(self.real)
         self.commits = 0
         self.failing: tuple[str, Exception] | None = None
+        self.mended_by: Path | None = None  # when this file is gone
 
     @property
     def in_transaction(self) -> bool:
@@ -32,7 +35,8 @@ class Faulty:
 
     def execute(self, sql: str, bindings: Any = (), /) -> sqlite3.Cursor:
         self.commits += sql == "COMMIT"
-        if self.failing and sql.startswith(self.failing[0]):
+        mended = self.mended_by is not None and not self.mended_by.exists()
+        if self.failing and not mended and sql.startswith(self.failing[0]):
             raise self.failing[1]
         return self.real.execute(sql, bindings)
 
@@ -48,8 +52,10 @@ def faulty(tmp_path: Path) -> Faulty:
     return Faulty(tmp_path / "store")
 
 
-def writer_of(faulty: Faulty, advanced: Callable[[int], None] = lambda revision: None) -> Writer:
-    return Writer(faulty, advanced)  # type: ignore[arg-type]
+def writer_of(
+    faulty: Faulty, advanced: Callable[[int], None] = lambda revision: None, place: Place | None = None
+) -> Writer:
+    return Writer(faulty, advanced, place)  # type: ignore[arg-type]
 
 
 def put(key: str, value: bytes = b"v", op_id: str = "") -> Transaction:
@@ -86,6 +92,44 @@ async def test_a_full_disk_is_told_and_passes(faulty: Faulty) -> None:
     await writer.ask(lambda connection: connection.execute("PRAGMA max_page_count=100000"))
     assert (await writer.ask(put("large", bytes(200_000)))).revision == 2
     await writer.close()
+
+
+async def test_on_a_full_disk_documents_are_deleted_all_the_same(faulty: Faulty, tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    place.keep_reserve()
+    writer = writer_of(faulty, place=place)
+    await writer.ask(put("k"))
+    full = sqlite3.OperationalError("database or disk is full")
+    full.sqlite_errorcode = sqlite3.SQLITE_FULL
+    faulty.failing, faulty.mended_by = ("INSERT", full), place.reserve
+    with pytest.raises(ManorError, match="disk is full") as refusal:
+        await writer.ask(put("more"))
+    assert (refusal.value.kind, "deleting documents" in refusal.value.hint) == (Kind.NO_CAPACITY, True)
+    assert place.reserve.stat().st_size > 0
+    assert (await writer.ask(Transaction(writes=(Write("k", None),)))).revision == 2
+    assert not place.reserve.exists()
+    await writer.close()
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "word"),
+    [
+        (errno.EDQUOT, Kind.NO_CAPACITY, "quota"),
+        (errno.EROFS, Kind.UNAVAILABLE, "read-only"),
+        (errno.EIO, Kind.UNAVAILABLE, "disk fails"),
+        (errno.ESTALE, Kind.UNAVAILABLE, "network file system"),
+        (0, Kind.UNAVAILABLE, "starts anew"),
+    ],
+)
+def test_the_hint_says_what_ails_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, kind: Kind, word: str
+) -> None:
+    monkeypatch.setattr(Place, "ails", lambda place: number)
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = sqlite3.SQLITE_IOERR_WRITE
+    told = trouble(error, Place(tmp_path))
+    assert (told.kind, word in told.hint) == (kind, True)
+    assert (told.delivered is None) == (kind is Kind.UNAVAILABLE and number != errno.EROFS)
 
 
 async def test_after_an_io_error_nothing_is_acknowledged_any_more(faulty: Faulty) -> None:

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
+
+from msgspec import Meta
 
 from manor_bus.wire.messages import Call, Event, Message
 from manor_bus.wire.messages.documents import AnyDocument
+
+KEY_BYTES_MAX: Final = 256
+VALUE_BYTES_MAX: Final = 256 * 1024  # of one key
+WRITES_MAX: Final = 1_024
+GUARDS_MAX: Final = 2 * WRITES_MAX  # each document and its owner record
+_PARTS: Final = "[A-Za-z0-9_.:@+-]"
+Key = Annotated[str, Meta(pattern=f"^[A-Za-z0-9_]{_PARTS}*(/{_PARTS}+)*$(?!\n)", max_length=KEY_BYTES_MAX)]
+Prefix = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:@+/-]*$(?!\n)", max_length=KEY_BYTES_MAX)]
+Value = Annotated[bytes, Meta(max_length=VALUE_BYTES_MAX)]
 
 
 class Reference(Message, frozen=True, kw_only=True):
@@ -192,7 +203,7 @@ class Changes(Message, frozen=True, kw_only=True):
     """
 
     since: int
-    prefix: str = "document/"
+    prefix: Prefix = "document/"
     limit: int = 500
     wait_ms: int = 0
 
@@ -219,22 +230,22 @@ class Compare(Message, frozen=True, kw_only=True):
     value.
     """
 
-    key: str
-    revision: int | None = None
-    value: bytes | None = None
+    key: Key
+    revision: Annotated[int, Meta(ge=0)] | None = None
+    value: Value | None = None
 
 
 class Put(Message, frozen=True, kw_only=True):
     """Write a key."""
 
-    key: str
-    value: bytes
+    key: Key
+    value: Value
 
 
 class Remove(Message, frozen=True, kw_only=True):
     """Delete a key."""
 
-    key: str
+    key: Key
 
 
 class Txn(Message, frozen=True, kw_only=True):
@@ -244,9 +255,9 @@ class Txn(Message, frozen=True, kw_only=True):
     validates. The call's idempotency key is the op id: a repetition is answered with the first outcome.
     """
 
-    compares: tuple[Compare, ...] = ()
-    puts: tuple[Put, ...] = ()
-    removes: tuple[Remove, ...] = ()
+    compares: Annotated[tuple[Compare, ...], Meta(max_length=GUARDS_MAX)] = ()
+    puts: Annotated[tuple[Put, ...], Meta(max_length=WRITES_MAX)] = ()
+    removes: Annotated[tuple[Remove, ...], Meta(max_length=WRITES_MAX)] = ()
 
 
 class KeyValue(Message, frozen=True, kw_only=True):
@@ -269,9 +280,9 @@ class TxnDone(Message, frozen=True, kw_only=True):
 class Range(Message, frozen=True, kw_only=True):
     """Ask for the keys under a prefix, in order; at most `limit`, after a key."""
 
-    prefix: str
+    prefix: Prefix
     limit: int = 1000
-    after: str = ""
+    after: Prefix = ""
 
 
 class Ranged(Message, frozen=True, kw_only=True):
@@ -312,6 +323,7 @@ class Restore(Message, frozen=True, kw_only=True):
     last: bool = False
     sha256: str = ""
     force: bool = False  # such runs stay, without a document
+    accept_loss: bool = False  # no backup: where the store lost something, go on with what is left
 
 
 class Restored(Message, frozen=True, kw_only=True):

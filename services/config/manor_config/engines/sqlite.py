@@ -96,13 +96,16 @@ class Engine:
     only; `unavailable` with `delivered=None` means that what was under way is unknown.
     """
 
-    def __init__(self, connection: sqlite3.Connection, file: Path | None = None) -> None:
+    def __init__(self, connection: sqlite3.Connection, place: Place | None = None) -> None:
+        self._place, file = place, place.file if place else None
         self._file = file
         self._revision = tables.meta(connection).revision
         self._moved = asyncio.Event()
         self._reader = connect(file, mode="ro") if file else connection
         self._reading = ThreadPoolExecutor(max_workers=1, thread_name_prefix="config-reader")
-        self._writer = (Writer if file else Inline)(connection, self._advanced)
+        self._writer = (
+            Writer(connection, self._advanced, place) if place else Inline(connection, self._advanced)
+        )
 
     @property
     def revision(self) -> int:
@@ -134,8 +137,10 @@ class Engine:
             finally:
                 self._reader.execute("COMMIT")
         except (sqlite3.Error, tables.Damaged) as error:
-            self._writer.fail(error)
-            raise trouble(error) from error
+            told = trouble(error, self._place)
+            if told.delivered is None:
+                self._writer.fail(error)
+            raise told from error
 
     async def txn(self, transaction: Transaction) -> Outcome:
         """Do a transaction atomically and durably; acknowledged means that it survives a power loss."""
@@ -240,12 +245,12 @@ class Engine:
         await self._writer.close()
 
 
-def _replace(writer: sqlite3.Connection, path: Path, upload: str) -> int:
+def _replace(writer: sqlite3.Connection, path: Path, upload: str, least: int = 0) -> int:
     """Replace everything by a checked copy; the revision goes on from the higher one of both. Who owns which
     domain stays as it is: that is about what runs now."""
     with closing(connect(path, mode="copy")) as connection:
         copy = tables.copy_of(connection)
-        revision = max(tables.meta(writer).revision, copy.meta.revision) + 1
+        revision = max(least, tables.meta(writer).revision, copy.meta.revision) + 1
         meta = tables.Meta(revision, copy.meta.compacted, revision, upload)
         owned = [
             Entry(row.revision, STAYING + number, row.key, row.value, row.created, row.version)
@@ -259,12 +264,29 @@ def _replace(writer: sqlite3.Connection, path: Path, upload: str) -> int:
 def create(place: Place, source: Path | None = None, upload: str = "") -> int:
     """Make the store of an owned folder, empty or from a checked backup; it appears when it is complete."""
     place.unfinished.unlink(missing_ok=True)
+    known = place.acknowledged()
     with closing(connect(place.unfinished)) as connection:
         tables.prepare(connection)
         tables.create(connection)
-        revision = _replace(connection, source, upload) if source else 0
+        if source is not None:
+            _replace(connection, source, upload, known)
+        tables.advance(connection, known)
+        revision = tables.meta(connection).revision
+    if any(
+        part.exists() for part in place.files
+    ):  # a log that is left would be taken for that of the new file
+        place.put_aside("another one takes its place")
     place.finished()
     return revision
+
+
+def accept_loss(place: Place) -> None:
+    """Let what is left be the store, at a revision above all that were acknowledged."""
+    if place.file.exists():
+        with closing(open_checked(place.file)) as connection:
+            tables.advance(connection, place.acknowledged())
+    else:
+        create(place)
 
 
 def open_engine(place: Place) -> Engine:
@@ -275,13 +297,18 @@ def open_engine(place: Place) -> Engine:
         raise tables.Damaged(said)
     if not place.file.exists():
         create(place)
+    place.keep_reserve()
     try:
         connection = open_checked(place.file)
     except tables.Damaged as damage:
         said = place.put_aside(str(damage))
         raise tables.Damaged(said) from damage
+    behind = place.behind(tables.meta(connection).revision)
+    if behind:
+        connection.close()
+        raise tables.Damaged(behind)
     place.sound()
-    return Engine(connection, place.file)
+    return Engine(connection, place)
 
 
 def in_memory() -> Engine:

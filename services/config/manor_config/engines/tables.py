@@ -131,6 +131,16 @@ def meta(connection: Connection) -> Meta:
     return Meta(*row)
 
 
+def advance(connection: Connection, revision: int) -> None:
+    """Let the store be at a revision at least: what others know of those up to it is void."""
+    with_transaction(
+        connection,
+        lambda: connection.execute(
+            "UPDATE meta SET rev=?1, compact_rev=?1, feed_rev=?1 WHERE rev<?1", (revision,)
+        ),
+    )
+
+
 def commit(connection: Connection, transactions: Sequence[Transaction]) -> list[Outcome]:
     """Do transactions in order, each by its own guards, in one durable commit of the data base."""
 

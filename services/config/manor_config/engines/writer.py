@@ -7,21 +7,30 @@ so the process must start anew and look.
 from __future__ import annotations
 
 import asyncio
+import errno
+import logging
 import queue
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from types import MappingProxyType
 from typing import Any, Final
 
 from manor_bus.wire.errors import Kind, ManorError, unavailable
+from manor_bus.wire.messages.config import OWNED
 from manor_config.engines import tables
-from manor_config.revision import Transaction
+from manor_config.engines.place import Place, holders
+from manor_config.revision import Transaction, Write
+from manor_host import durable
 
 BATCH_MAX: Final = 64  # jobs between two looks at the queue; so many transactions share one COMMIT
 WAITING_MAX: Final = 4_096  # jobs in the queue; the bus admits far fewer
+LOG_BYTES_MAX: Final = 64 * 1024**2
 IDLE_S: Final = 20.0  # quiet for so long: the write-ahead log is folded into the file
+
+log = logging.getLogger(__name__)
 
 Work = Callable[[sqlite3.Connection], Any]
 
@@ -34,14 +43,35 @@ class _Job:
     future: asyncio.Future[Any]
 
 
-def trouble(error: Exception) -> ManorError:
-    """Return what a caller is told about an error of the file or the machine."""
+HINTS: Final = MappingProxyType(
+    {
+        errno.ENOSPC: "Free space where config keeps its files; deleting documents works all the same.",
+        errno.EDQUOT: "Raise the quota of the config service's user, or free some of it.",
+        errno.EROFS: "The file system is read-only, maybe after an error: see dmesg, then remount it.",
+        errno.EIO: "The disk fails: see dmesg, and restore a backup on another one.",
+        errno.ESTALE: "The network file system lost the folder: mount it again, and restart config.",
+    }
+)
+_AGAIN: Final = (
+    "The config service starts anew and looks at what is on the disk; ask again with the same key."
+)
+
+
+def trouble(error: Exception, place: Place | None = None) -> ManorError:
+    """Return what a caller is told about an error of the file or the machine. Where SQLite does not say what
+    ails the disk, it is tried out beside the store."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code == sqlite3.SQLITE_FULL:
-        hint = "Free space where the config service keeps its files; reading goes on meanwhile."
-        return ManorError(Kind.NO_CAPACITY, "the disk is full: nothing was written", hint=hint)
-    hint = "The config service starts anew and looks at what is on the disk; ask again with the same key."
-    return unavailable(f"the store failed: {error}", delivered=None, hint=hint)
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        who = holders(place.files) if place else "another program"
+        hint = f"Nothing was written. End {who}; config goes on by itself then."
+        return unavailable(f"the store is locked by {who}", delivered=False, hint=hint)
+    number = {sqlite3.SQLITE_FULL: errno.ENOSPC, sqlite3.SQLITE_READONLY: errno.EROFS}.get(code, 0)
+    number = number or (place.ails() if place else 0)
+    hint = HINTS.get(number, _AGAIN)
+    if number in durable.FULL:
+        return ManorError(Kind.NO_CAPACITY, f"the disk is full: nothing was written ({error})", hint=hint)
+    delivered = False if number == errno.EROFS else None
+    return unavailable(f"the store failed: {error}", delivered=delivered, hint=hint)
 
 
 def perform(connection: sqlite3.Connection, jobs: Sequence[Transaction | Work]) -> list[Any]:
@@ -50,6 +80,10 @@ def perform(connection: sqlite3.Connection, jobs: Sequence[Transaction | Work]) 
     if transactions:
         return list(tables.commit(connection, transactions))
     return [job(connection) for job in jobs if not isinstance(job, Transaction)]
+
+
+def _frees(write: Write) -> bool:
+    return write.value is None or write.key.startswith(OWNED)  # an owner notes what it is about to delete
 
 
 class Inline:
@@ -78,8 +112,15 @@ class Inline:
 class Writer:
     """Owns the writing connection. `failed` is set once nothing is acknowledged any more."""
 
-    def __init__(self, connection: sqlite3.Connection, advanced: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        advanced: Callable[[int], None],
+        place: Place | None = None,
+    ) -> None:
         self.failed = asyncio.Event()
+        self._place = place
+        self._noted = 0
         self._broken: Exception | None = None
         self._loop = asyncio.get_running_loop()
         self._connection = connection
@@ -123,12 +164,23 @@ class Writer:
         finally:
             self._connection.close()
 
+    def _fold(self) -> None:
+        """Fold the log into the file; tell whose reading keeps it from that when it has become large."""
+        if self._place is not None:
+            self._place.keep_reserve()
+        try:
+            busy, _, _ = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.OperationalError:
+            busy = 1
+        if busy and self._place is not None and self._place.files[1].stat().st_size > LOG_BYTES_MAX:
+            log.warning("the log of the store grows: %s reads it for too long", holders(self._place.files))
+
     def _gather(self) -> tuple[list[_Job], bool]:
         """Return the waiting jobs, at least one unless it is the end, and whether more may come."""
         try:
             job = self._jobs.get(timeout=IDLE_S)
         except queue.Empty:
-            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            self._fold()
             job = self._jobs.get()
         jobs = []
         while job is not None:
@@ -143,14 +195,33 @@ class Writer:
         if self._broken is not None:
             return [trouble(self._broken) for _ in jobs]
         try:
-            return perform(self._connection, [job.what for job in jobs])
+            return self._perform([job.what for job in jobs])
         except (sqlite3.Error, tables.Damaged) as error:
-            if trouble(error).kind is Kind.UNAVAILABLE:
+            told = trouble(error, self._place)
+            if told.kind is Kind.UNAVAILABLE and told.delivered is None:
                 self.fail(error)
-            return [trouble(error) for _ in jobs]
+            return [told for _ in jobs]
+
+    def _perform(self, jobs: list[Transaction | Work]) -> list[Any]:
+        """Do jobs; on a full disk the space put aside is for what frees some."""
+        try:
+            return perform(self._connection, jobs)
+        except sqlite3.OperationalError as error:
+            frees = all(isinstance(job, Transaction) and all(map(_frees, job.writes)) for job in jobs)
+            full = trouble(error, self._place).kind is Kind.NO_CAPACITY
+            if self._place is None or not (full and frees and self._place.reserve.exists()):
+                raise
+            self._place.reserve.unlink()
+            return perform(self._connection, jobs)
 
     def _settle(self, jobs: list[_Job], results: list[Any]) -> None:
         revision = 0 if self._broken else tables.meta(self._connection).revision
+        if self._place is not None and revision > self._noted:
+            try:
+                self._place.acknowledge(revision)
+                self._noted = revision
+            except OSError as error:  # the disk fails; the next commit finds that out
+                log.warning("revision %d was not noted as acknowledged: %s", revision, error)
         self._loop.call_soon_threadsafe(self._tell, revision, jobs, results)
 
     def _tell(self, revision: int, jobs: list[_Job], results: list[Any]) -> None:
