@@ -32,8 +32,6 @@ def full_domain() -> dict[str, Any]:
         cpu={
             "count": 2,
             "max": 4,
-            "weight": 512,
-            "cap": 150,
             "affinity": "0-3, ^2",
             "sockets": 1,
             "cores": 4,
@@ -51,8 +49,7 @@ def full_domain() -> dict[str, Any]:
             {"id": "near", "nbd": "nbd+unix:///near?socket=/run/near.sock"},
             {"id": "cd", "device": "cdrom", "bus": "sata"},
         ],
-        nics=[{"id": "n0", "mac": "00:16:3E:AA:bb:01", "ip": ["10.0.0.2/24", "fd00::2"], "vlan": 7}],
-        channels=[{"id": "bus", "name": "org.manor.bus.0"}],
+        nics=[{"id": "n0", "mac": "00:16:3E:AA:bb:01", "vlan": 7}],
         console={"type": "serial", "log": True},
         graphics={"type": "vnc", "listen": "127.0.0.1", "port": 5901, "video": "std"},
         pci=[{"id": "gpu", "address": "03:00.0"}],
@@ -60,9 +57,7 @@ def full_domain() -> dict[str, Any]:
         smbios={"manufacturer": "Manor"},
         on_crash="coredump-restart",
         run="always",
-        ha={"restart": True, "priority": 10},
-        placement={"selector": "rack=a,!spare", "anti_affinity": ["db"]},
-        label="alice:vm_r:web_t",
+        placement={"node": "n1"},
         extra={"xl": {"device_model_override": "/bin/qemu", "vnuma": [["pnode=0", 1, 1.5, None, True]]}},
     )
 

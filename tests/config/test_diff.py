@@ -14,6 +14,16 @@ def lines(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, str, str]
     return [(line.path, line.old, line.new) for line in differences(document(old), document(new))]
 
 
+def test_another_order_is_a_difference() -> None:
+    disks = [{"id": name, "source": f"/{name}"} for name in ("a", "b", "c")]
+    old, new = domain(disks=disks), domain(disks=[disks[1], disks[0], {**disks[2], "source": "/d"}])
+    lines = differences(document(old), document(new))
+    assert [(line.path, line.old, line.new) for line in lines] == [
+        ("spec.disks", '["a","b","c"]', '["b","a","c"]'),
+        ("spec.disks[c].source", '"/c"', '"/d"'),
+    ]
+
+
 def test_a_document_does_not_differ_from_itself() -> None:
     assert lines(full_domain(), full_domain()) == []
 

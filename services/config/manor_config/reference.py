@@ -14,6 +14,7 @@ from msgspec import inspect
 
 from manor_bus import pages as catalogue
 from manor_bus.wire.messages import documents
+from manor_config import effects
 from manor_config.documents import KINDS
 from manor_config.rules import Rule, rule_of
 from manor_config.shapes import choices_of, fields_of
@@ -67,12 +68,18 @@ def _rows(path: str, struct: type) -> Iterator[str]:
         if isinstance(wanted, inspect.VarTupleType):
             key, wanted = f"{key}[]", wanted.item_type
         if isinstance(wanted, inspect.StructType):
-            yield f"| {_key(key, field)} | | | | {' '.join(_SHAPES[wanted.cls.__name__].doc.split())} |"
+            doc = " ".join(_SHAPES[wanted.cls.__name__].doc.split())
+            yield f"| {_key(key, field)} | | | | {doc}{_force(struct, name)} |"
             yield from _rows(key, wanted.cls)
             continue
         key += ".{}" if isinstance(wanted, inspect.DictType) else ""
-        allowed = _allowed(wanted, rule_of(struct, name))
-        yield f"| {_key(key, field)} | {_holds(wanted)} | {_default(field)} | {allowed} | {told[name]} |"
+        allowed, doc = _allowed(wanted, rule_of(struct, name)), told[name] + _force(struct, name)
+        yield f"| {_key(key, field)} | {_holds(wanted)} | {_default(field)} | {allowed} | {doc} |"
+
+
+def _force(struct: type, name: str) -> str:
+    said = effects.told(struct, name)
+    return f" **{said}**" if said else ""
 
 
 def _key(key: str, field: inspect.Field) -> str:

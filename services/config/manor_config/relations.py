@@ -5,7 +5,7 @@ Each rule takes a well-formed struct and yields (path inside it, reason, value, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from manor_bus.wire.messages import documents as d
@@ -54,6 +54,17 @@ def _disk(disk: d.Disk) -> Iterator[Finding]:
         yield "nbd", "nbd+unix and ?socket= belong together", disk.nbd, "nbd+unix:///export?socket=/path"
 
 
+def _nic(nic: d.Nic) -> Iterator[Finding]:
+    if not nic.network and nic.rate_kib_per_second is not None:
+        rate = str(nic.rate_kib_per_second)
+        yield "rate_kib_per_second", "user-mode networking has no limit", rate, "a Network that has one"
+    if not nic.network and nic.queues > 1:
+        yield "queues", "user-mode networking has one queue", str(nic.queues), "1, or a Network"
+    if nic.model != "virtio" and (nic.mtu is not None or nic.queues > 1):
+        field = "queues" if nic.queues > 1 else "mtu"
+        yield field, f"a card of model {nic.model} has none", str(getattr(nic, field)), "model: virtio"
+
+
 def _graphics(graphics: d.Graphics) -> Iterator[Finding]:
     if graphics.port is not None and not graphics.listen:
         yield "port", "needs an address to listen on", str(graphics.port), "graphics.listen"
@@ -63,6 +74,13 @@ def _graphics(graphics: d.Graphics) -> Iterator[Finding]:
 
 def _usb(usb: d.Usb) -> Iterator[Finding]:
     yield from _one_of(usb, ("host", "emulated"))
+
+
+_CLASSES: Final[Mapping[str, Callable[[d.DomainSpec], Iterable[bool]]]] = {
+    "disk": lambda spec: (disk.device == "disk" for disk in spec.disks),
+    "cdrom": lambda spec: (disk.device == "cdrom" for disk in spec.disks),
+    "network": lambda spec: (True for _ in spec.nics),
+}
 
 
 def _domain(spec: d.DomainSpec) -> Iterator[Finding]:
@@ -79,6 +97,11 @@ def _domain(spec: d.DomainSpec) -> Iterator[Finding]:
         if mac and mac in macs:
             yield path, f"also that of {macs[mac]}", nic.mac, "addresses are unique in a domain"
         macs.setdefault(mac, path)
+    yield from _boot_order(spec, seen)
+    yield from _same_storage(spec)
+
+
+def _boot_order(spec: d.DomainSpec, seen: Container[str]) -> Iterator[Finding]:
     for number, name in enumerate(spec.boot.order):
         if name not in {"disk", "network", "cdrom"} and name not in seen:
             yield (
@@ -87,7 +110,11 @@ def _domain(spec: d.DomainSpec) -> Iterator[Finding]:
                 name,
                 "disk, network, cdrom, or the id of a device",
             )
-    yield from _same_storage(spec)
+        elif name in _CLASSES and not any(_CLASSES[name](spec)):
+            yield f"boot.order[{number}]", f"there is no {name} here", name, "a class that has a device"
+    for number, disk in enumerate(spec.disks if spec.boot.order else ()):
+        if disk.boot is not None:
+            yield f"disks[{number}].boot", "boot.order says it, too", str(disk.boot), "one of the two"
 
 
 def _same_storage(spec: d.DomainSpec) -> Iterator[Finding]:
@@ -106,7 +133,7 @@ def _network(spec: d.NetworkSpec) -> Iterator[Finding]:
     if spec.type == "bridge" and not spec.bridge:
         yield "bridge", "a bridge network needs one", "", "the name of a bridge"
     if spec.type == "user":
-        for field in ("bridge", "create", "address"):
+        for field in ("bridge", "create", "address", "isolated"):
             if getattr(spec, field):
                 yield field, "only for type bridge", str(getattr(spec, field)), "nothing"
     elif spec.cidr:
@@ -138,6 +165,7 @@ RELATIONS: Final[Mapping[type, Callable[[Any], Iterator[Finding]]]] = {
     d.Memory: _memory,
     d.Boot: _boot,
     d.Disk: _disk,
+    d.Nic: _nic,
     d.Graphics: _graphics,
     d.Usb: _usb,
     d.DomainSpec: _domain,

@@ -19,10 +19,12 @@ from msgspec import inspect
 
 from manor_bus.wire.errors import Problem
 from manor_bus.wire.messages import documents as d
+from manor_config.effects import REFUSED
 from manor_config.relations import RELATIONS
 from manor_config.rules import ELEMENTS_MAX, FIGURE_MAX, TEXT, Rule, rule_of
 
 VALUE_CHARACTERS_MAX: Final = 80
+NOT_YET: Final = "not supported yet; it would have no effect"
 EXTRA_DEPTH_MAX: Final = 8
 # What people who know xl write, and where it belongs.
 _XL_WORDS: Final = MappingProxyType(
@@ -78,12 +80,22 @@ def _fields(value: Mapping[Any, Any], struct: type, path: str) -> Iterator[Probl
         field = fields.get(key) if isinstance(key, str) else None
         if field is not None:
             rule = None if part == field.default else rule_of(struct, key)
-            yield from _value(part, field.type, f"{dot}{key}", rule)
+            wrong = list(_value(part, field.type, f"{dot}{key}", rule))
+            if not wrong and key in REFUSED.get(struct, ()) and _says(part, field):
+                wrong = [Problem(path=f"{dot}{key}", reason=NOT_YET, value=shown(part), allowed="nothing")]
+            yield from wrong
         elif not (key == "kind" and getattr(struct, "__struct_config__").tag):  # noqa: B009
             yield _unknown(key, struct, dot)
     for name, field in fields.items():
         if field.required and name not in value:
             yield Problem(path=f"{dot}{name}", reason="missing", allowed=_told(field.type))
+
+
+def _says(value: Any, field: inspect.Field) -> bool:
+    """Say whether a value is another one than not to give any."""
+    if isinstance(field.type, inspect.StructType):
+        return bool(msgspec.convert(value, field.type.cls) != field.type.cls())
+    return bool(value != field.default) and value not in ([], ())
 
 
 def _unknown(key: Any, struct: type, dot: str) -> Problem:
