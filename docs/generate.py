@@ -7,13 +7,12 @@ hand-written page marks the part that is made with `<!-- made from the code: NAM
 from __future__ import annotations
 
 import re
+import runpy
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from manor_bus import pages as catalogue
-from manor_cli import reference as commands
-from manor_config import reference as documents
 from manor_devices import machine as devices
 from manor_lifecycle import machine as lifecycle
 
@@ -22,6 +21,12 @@ MARKED = re.compile(r"(<!-- made from the code: (\w+) -->\n).*?(<!-- end -->)", 
 MANY = 3  # states that are left the same way, beyond which a diagram only confuses
 
 Edge = tuple[str, str, str]  # from, label, to
+
+
+def made(page: str) -> str:
+    """Return a page that is made as a whole by the file of its name in `makers`."""
+    makers = runpy.run_path(str(DOCS / "makers" / f"{page}.py"))
+    return str(makers["page"]())
 
 
 def diagram(edges: Iterable[Edge], usual: str) -> str:
@@ -119,7 +124,7 @@ def pages() -> dict[str, str]:
     marked = {
         name: filled((DOCS / name).read_text(encoding="utf-8")) for name in ("lifecycle.md", "devices.md")
     }
-    return {**catalogue.pages(), "documents.md": documents.page(), "cli.md": commands.page(), **marked}
+    return {**catalogue.pages(), "documents.md": made("documents"), "cli.md": made("commands"), **marked}
 
 
 if __name__ == "__main__":

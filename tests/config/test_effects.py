@@ -10,7 +10,7 @@ from msgspec import inspect
 
 from manor_bus.wire.messages import documents as d
 from manor_config.documents import KINDS, Parsed, parse
-from manor_config.effects import NOT_IN_FORCE, REFUSED, told
+from manor_config.effects import NOT_IN_FORCE, REFUSED
 from manor_config.shapes import fields_of
 from tests.config.examples import domain
 
@@ -25,6 +25,10 @@ ELSEWHERE: dict[type, set[str]] = {
     d.CredentialSpec: {"principal", "public_key", "revoked", "comment"},
     d.ClusterSettingsSpec: {"history_keep"},
 }
+
+
+def told(struct: type, name: str) -> bool:
+    return name in REFUSED.get(struct, ()) or name in NOT_IN_FORCE.get(struct, ())
 
 
 def fields() -> Iterator[tuple[type, str]]:

@@ -7,5 +7,4 @@ revision                                       transactions, guards, history
 owners                                         what the owners of runs allow
 engines/                                       where it is kept: SQLite, in a file or in memory
 service  settings  uploads                     the shell
-reference                                      generates docs/documents.md
 """

@@ -47,8 +47,10 @@ def _compare(path: str, old: Any, new: Any) -> Iterator[DiffLine]:
     if before is None or after is None or not (before or after):
         yield DiffLine(path=path, old=_text(old), new=_text(new))
         return
-    if (stay := [k for k in before if k in after]) != (now := [k for k in after if k in before]):
-        yield DiffLine(path=path, old=_text(_names(stay)), new=_text(_names(now)))  # in another order
+    orders = ([k for k in before if k in after], [k for k in after if k in before])
+    if orders[0] != orders[1]:
+        was, now = ([key.rpartition("[")[2].rstrip("]") for key in order] for order in orders)
+        yield DiffLine(path=path, old=_text(was), new=_text(now))
     for key in [*before, *(key for key in after if key not in before)]:
         yield from _compare(key, before.get(key, _ABSENT), after.get(key, _ABSENT))
 
@@ -65,10 +67,6 @@ def _children(path: str, value: Any) -> Mapping[str, Any] | None:
         named = None not in ids and len(set(ids)) == len(ids)
         return {f"{path}[{ids[n] if named else n}]": part for n, part in enumerate(value)}
     return None
-
-
-def _names(paths: Sequence[str]) -> list[str]:
-    return [path.rpartition("[")[2].rstrip("]") for path in paths]
 
 
 def _text(value: Any) -> str:

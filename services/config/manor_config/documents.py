@@ -41,14 +41,6 @@ class Parsed:
     expected: int | None
 
 
-class _Uuid(msgspec.Struct):
-    uuid: str = ""
-
-
-class _Identified(msgspec.Struct):
-    metadata: _Uuid
-
-
 def parse(raw: Any) -> Parsed | list[Problem]:
     """Return the document, or everything that is wrong with it; never raises."""
     if not isinstance(raw, Mapping):
@@ -118,7 +110,7 @@ def loaded(value: bytes, revision: int) -> d.AnyDocument:
 
 def uuid_of(value: bytes) -> str:
     """Return the uuid in a stored document."""
-    return msgspec.json.decode(value, type=_Identified).metadata.uuid
+    return str(msgspec.json.decode(value)["metadata"].get("uuid", ""))
 
 
 def same(old: d.AnyDocument, new: d.AnyDocument) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from manor_bus.wire.errors import Kind, ManorError, Problem, bad_request, denied_state
-from manor_bus.wire.messages.config import WRITES_MAX, Applied, Change, DiffLine, Reference
+from manor_bus.wire.messages.config import Applied, Change, DiffLine, Reference
 from manor_bus.wire.messages.documents import AnyDocument, Metadata
 from manor_config.catalog import Catalog
 from manor_config.diff import REPLY_BYTES_MAX, bounded, differences
@@ -23,7 +23,6 @@ from manor_config.references import Ref, circles, ref_of, renamed, uses
 from manor_config.revision import TRANSACTION_BYTES_MAX, Guard, Write, size_of
 from manor_config.rules import NAME
 
-DOCUMENTS_MAX: Final = WRITES_MAX
 PROBLEMS_MAX: Final = 200  # of one reply
 USERS_SHOWN: Final = 8
 
@@ -68,10 +67,6 @@ class _Draft:
 
 def read(raws: Sequence[Any]) -> list[Parsed]:
     """Parse the documents of an Apply; everything that is wrong with any of them is refused at once."""
-    if not 0 < len(raws) <= DOCUMENTS_MAX:
-        allowed = f"1 to {DOCUMENTS_MAX}"
-        problem = Problem(path="documents", reason="too many or none", value=str(len(raws)), allowed=allowed)
-        raise bad_request("an Apply takes some documents", problem, hint="Apply fewer documents at once.")
     parsed: list[Parsed] = []
     problems: list[Problem] = []
     seen: dict[Ref, int] = {}
@@ -198,10 +193,9 @@ def delete(catalog: Catalog, references: Sequence[Reference]) -> Edit:
     """Delete documents, all or none; refused while a document that stays uses one of them."""
     refs = [catalog.resolve(one) for one in references]
     gone = set(refs)
-    if not 0 < len(refs) <= DOCUMENTS_MAX or len(gone) != len(refs):
-        allowed = f"1 to {DOCUMENTS_MAX}, each once"
-        problem = Problem(path="references", reason=f"{len(refs)} names", allowed=allowed)
-        raise bad_request("a Delete takes some names", problem, hint="Name each document once.")
+    if len(gone) != len(refs):
+        problem = Problem(path="references", reason="one is named twice", allowed="each once")
+        raise bad_request(problem.reason, problem, hint="Name each document once.")
     problems = []
     for number, ref in enumerate(refs):
         users = [user for user in catalog.users_of(ref) if user not in gone]

@@ -22,10 +22,3 @@ REFUSED: Final[Mapping[type, frozenset[str]]] = {
 NOT_IN_FORCE: Final[Mapping[type, frozenset[str]]] = {
     d.DomainSpec: frozenset({"extra", "on_silence", "shutdown_repeat_s", "start_order", "start_delay_s"}),
 }
-
-
-def told(struct: type, field: str) -> str:
-    """Return what is to be said about a field; an empty text for one that is used."""
-    if field in REFUSED.get(struct, ()):
-        return "not supported yet"
-    return "kept, not in force yet" if field in NOT_IN_FORCE.get(struct, ()) else ""

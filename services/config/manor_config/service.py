@@ -164,14 +164,14 @@ class Config:
         store = self.store
         if request.kind:
             check_kind(request.kind)
-        limit = _limit(request.limit, LIST_MAX)
+        limit = min(request.limit, LIST_MAX)
         documents, more = store.catalog.page(request.kind, parse(request.selector), request.after, limit)
         return m.Listed(documents=tuple(documents), revision=store.engine.revision, more=more)
 
     async def history(self, request: m.History, context: Context) -> m.HistoryListed:
         """Answer with the past of a document."""
         engine, ref = self.store.engine, named(request.kind, request.name)
-        limit = _limit(request.limit, HISTORY_MAX)
+        limit = min(request.limit, HISTORY_MAX)
         known = self.store.catalog.owner_of(request.uuid.lower())
         ref = known if known is not None and known.kind == ref.kind else ref
         past = await engine.past(key_of(ref), limit + 1, uuid_of)
@@ -184,8 +184,8 @@ class Config:
     async def changes(self, request: m.Changes, context: Context) -> m.ChangesListed:
         """Answer with what changed, waiting for it if wanted."""
         engine = self.store.engine
-        limit = _limit(request.limit, PAGE_ROWS_MAX)
-        wait_s = min(max(request.wait_ms, 0), WAIT_MS_MAX) / 1000
+        limit = min(request.limit, PAGE_ROWS_MAX)
+        wait_s = min(request.wait_ms, WAIT_MS_MAX) / 1000
         until = min(self._clock() + wait_s, context.deadline - REPLY_MARGIN_S)
         since = request.since
         while True:
@@ -210,7 +210,9 @@ class Config:
         op_id = notes.op_id(context.label, request, context.key)
         transaction = Transaction(guards, writes, op_id, note, at)
         check_transaction(transaction)
-        _no_documents(writes)
+        if any(write.key.startswith(PREFIX) for write in writes):
+            problem = Problem(path="key", reason="is a document", allowed=f"keys outside {PREFIX}")
+            raise bad_request("documents change through Apply, which checks them", problem)
         outcome = await self.store.txn(transaction)
         if outcome.repeated:
             notes.repeated(outcome, request)
@@ -220,7 +222,7 @@ class Config:
 
     async def range(self, request: m.Range, context: Context) -> m.Ranged:
         """Answer with a page of keys."""
-        limit = _limit(request.limit, PAGE_ROWS_MAX)
+        limit = min(request.limit, PAGE_ROWS_MAX)
         page = await self.store.engine.range(request.prefix, after=request.after, limit=limit)
         return m.Ranged(entries=tuple(map(_wire, page.rows)), revision=page.revision, more=page.more)
 
@@ -259,7 +261,7 @@ class Config:
 
     async def close(self) -> None:
         """Close the store."""
-        self.copies.close()
+        self.copies.upload.drop()
         if self._store is not None:
             await self._store.engine.close()
 
@@ -268,22 +270,6 @@ def _mourn(task: asyncio.Task[None]) -> None:
     """Log the bug that ended a task which should run for ever."""
     if not task.cancelled() and isinstance(task.exception(), Exception):
         log.critical("a part of config died; restart the service", exc_info=task.exception())
-
-
-def _limit(limit: int, most: int) -> int:
-    if limit < 1:
-        problem = Problem(path="limit", reason="asks for nothing", value=str(limit), allowed=f"1 to {most}")
-        raise bad_request("the limit is refused", problem)
-    return min(limit, most)
-
-
-def _no_documents(writes: tuple[Write, ...]) -> None:
-    for write in writes:
-        if write.key.startswith(PREFIX):
-            problem = Problem(
-                path="key", reason="is a document", value=write.key, allowed=f"keys outside {PREFIX}"
-            )
-            raise bad_request("documents change through Apply, which checks them", problem)
 
 
 def _wire(row: Row) -> m.KeyValue:

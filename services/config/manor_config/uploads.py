@@ -66,9 +66,8 @@ class Upload:
 
     def check(self, sha256: str) -> None:
         """Refuse what did not arrive as it was sent."""
-        found = hashlib.sha256()
-        for piece in pieces(self.path):
-            found.update(piece)
+        with self.path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256")
         if found.hexdigest() != sha256:
             self.drop()
             problem = Problem(path="sha256", reason="the digest differs", value=sha256[:80])
@@ -87,7 +86,7 @@ class Copies:
         self, directory: Path, store: Callable[[], Store | None], opened: Callable[[], Awaitable[None]]
     ) -> None:
         self._directory, self._store, self._open = directory, store, opened
-        self._upload = Upload(directory / "restore.part")
+        self.upload = Upload(directory / "restore.part")
 
     async def backup(self, request: m.Backup, context: Context) -> m.BackupDone:
         """Answer with a copy of the store, in parts."""
@@ -116,19 +115,19 @@ class Copies:
             )
         if request.accept_loss:
             return await self._accept_loss(store, context)
-        self._upload.add(request)
-        size = self._upload.size
+        self.upload.add(request)
+        size = self.upload.size
         if not request.last:
             return m.Restored(size=size)
         try:
-            await asyncio.to_thread(self._upload.check, request.sha256)
-            await asyncio.to_thread(check_copy, self._upload.path)
+            await asyncio.to_thread(self.upload.check, request.sha256)
+            await asyncio.to_thread(check_copy, self.upload.path)
             revision = await self._replace(request)
         except tables.Damaged as error:
             problem = Problem(path="content", reason=str(error)[:400])
             raise bad_request("this is not a sound backup", problem, hint="Nothing was changed.") from error
         finally:
-            self._upload.drop()
+            self.upload.drop()
         log.warning("the store was restored by %s; it is at revision %d", actor(context), revision)
         store = self._store()
         return m.Restored(size=size, revision=revision, left=store.left() if store else ())
@@ -144,14 +143,10 @@ class Copies:
         return m.Restored(size=0, revision=store.engine.revision, left=store.left())
 
     async def _replace(self, request: m.Restore) -> int:
-        path, store = self._upload.path, self._store()
+        path, store = self.upload.path, self._store()
         if store is not None:
             uuids = await asyncio.to_thread(uuids_in, path, f"{PREFIX}Domain/", uuid_of)
             return await store.restore(path, request.upload, uuids, force=request.force)
         revision = await asyncio.to_thread(create, Place(self._directory), path, request.upload)
         await self._open()
         return revision
-
-    def close(self) -> None:
-        """Forget what came in so far."""
-        self._upload.drop()

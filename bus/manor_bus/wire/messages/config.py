@@ -16,6 +16,7 @@ GUARDS_MAX: Final = 2 * WRITES_MAX  # each document and its owner record
 _PARTS: Final = "[A-Za-z0-9_.:@+-]"
 Key = Annotated[str, Meta(pattern=f"^[A-Za-z0-9_]{_PARTS}*(/{_PARTS}+)*$(?!\n)", max_length=KEY_BYTES_MAX)]
 Prefix = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:@+/-]*$(?!\n)", max_length=KEY_BYTES_MAX)]
+Limit = Annotated[int, Meta(ge=1)]
 Value = Annotated[bytes, Meta(max_length=VALUE_BYTES_MAX)]
 
 
@@ -58,7 +59,7 @@ class Apply(Message, frozen=True, kw_only=True):
     (0 = must not exist yet). All problems of all documents are reported at once as `bad_request`.
     """
 
-    documents: tuple[dict[str, Any], ...]
+    documents: Annotated[tuple[dict[str, Any], ...], Meta(min_length=1, max_length=WRITES_MAX)]
     dry_run: bool = False
     reason: str = ""
 
@@ -93,7 +94,7 @@ class List(Message, frozen=True, kw_only=True):
 
     kind: str = ""
     selector: str = ""
-    limit: int = 500
+    limit: Limit = 500
     after: str = ""  # `<kind>/<name>` of the last one seen
 
 
@@ -110,7 +111,7 @@ class Delete(Message, frozen=True, kw_only=True):
     while a domain runs or is saved (its owner record says so).
     """
 
-    references: tuple[Reference, ...]
+    references: Annotated[tuple[Reference, ...], Meta(min_length=1, max_length=WRITES_MAX)]
     reason: str = ""
     dry_run: bool = False
     force: bool = False  # a domain's run or saved state may stay behind, without a document
@@ -124,7 +125,7 @@ class History(Message, frozen=True, kw_only=True):
 
     kind: str
     name: str = ""
-    limit: int = 50
+    limit: Limit = 50
     uuid: str = ""
 
 
@@ -204,8 +205,8 @@ class Changes(Message, frozen=True, kw_only=True):
 
     since: int
     prefix: Prefix = "document/"
-    limit: int = 500
-    wait_ms: int = 0
+    limit: Limit = 500
+    wait_ms: Annotated[int, Meta(ge=0)] = 0
 
 
 class KeyChange(Message, frozen=True, kw_only=True):
@@ -281,7 +282,7 @@ class Range(Message, frozen=True, kw_only=True):
     """Ask for the keys under a prefix, in order; at most `limit`, after a key."""
 
     prefix: Prefix
-    limit: int = 1000
+    limit: Limit = 1000
     after: Prefix = ""
 
 

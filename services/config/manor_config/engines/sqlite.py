@@ -97,11 +97,10 @@ class Engine:
     """
 
     def __init__(self, connection: sqlite3.Connection, place: Place | None = None) -> None:
-        self._place, file = place, place.file if place else None
-        self._file = file
+        self._place, self._file = place, place.file if place else None
         self._revision = tables.meta(connection).revision
         self._moved = asyncio.Event()
-        self._reader = connect(file, mode="ro") if file else connection
+        self._reader = connect(self._file, mode="ro") if self._file else connection
         self._reading = ThreadPoolExecutor(max_workers=1, thread_name_prefix="config-reader")
         self._writer = (
             Writer(connection, self._advanced, place) if place else Inline(connection, self._advanced)

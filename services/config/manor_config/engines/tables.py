@@ -133,12 +133,8 @@ def meta(connection: Connection) -> Meta:
 
 def advance(connection: Connection, revision: int) -> None:
     """Let the store be at a revision at least: what others know of those up to it is void."""
-    with_transaction(
-        connection,
-        lambda: connection.execute(
-            "UPDATE meta SET rev=?1, compact_rev=?1, feed_rev=?1 WHERE rev<?1", (revision,)
-        ),
-    )
+    sql = "UPDATE meta SET rev=?1, compact_rev=?1, feed_rev=?1 WHERE rev<?1"
+    with_transaction(connection, lambda: connection.execute(sql, (revision,)))
 
 
 def commit(connection: Connection, transactions: Sequence[Transaction]) -> list[Outcome]:

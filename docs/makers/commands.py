@@ -1,11 +1,9 @@
-"""Write docs/cli.md from the commands themselves: `python -m manor_cli.reference docs/cli.md`."""
+"""Makes docs/cli.md from the commands themselves; `make docs` runs it."""
 
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Final
 
 import click
@@ -18,7 +16,7 @@ _INTRODUCTION: Final = """\
 # The command line
 
 Every command with its arguments and options. This page is made from the code: do not edit it, run
-`python -m manor_cli.reference docs/cli.md`. A tour that a test runs is on the page [Using Manor](using.md).
+`make docs`. A tour that a test runs is on the page [Using Manor](using.md).
 
 A command posts messages to the bus and shows the answers; it decides nothing. Answers go to standard output,
 progress and advice to standard error. `-o json` and `-o yaml` have every field, `-o name` one name a line,
@@ -85,12 +83,3 @@ def _options(command: click.Command, context: click.Context) -> list[str]:
     found = [option.get_help_record(context) for option in command.params if isinstance(option, click.Option)]
     rows = [f"| `{names.replace('|', chr(92) + '|')}` | {text} |" for names, text in filter(None, found)]
     return ["| option | |", "|---|---|", *rows, ""] if rows else []
-
-
-def main(arguments: list[str]) -> None:
-    """Write the page into the file given."""
-    Path(arguments[0]).write_text(page(), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -1,11 +1,7 @@
-"""Writes docs/documents.md: every field of every document, as a person writes it in YAML.
-
-`python -m manor_config.reference` prints the page; a test compares the page with the present code.
-"""
+"""Makes docs/documents.md: every field of every document, as written in YAML; `make docs` runs it."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -23,7 +19,7 @@ INTRODUCTION: Final = """\
 # Documents
 
 Every field of every document, as it is written in YAML or JSON. This page is made from the code
-(`python -m manor_config.reference`): do not edit it. What documents are for is on the page
+(`make docs`): do not edit it. What documents are for is on the page
 [Config](config.md). A key that is not listed is refused with the nearest one that is; `spec.extra` of a
 Domain carries what Manor does not understand.
 
@@ -78,8 +74,9 @@ def _rows(path: str, struct: type) -> Iterator[str]:
 
 
 def _force(struct: type, name: str) -> str:
-    said = effects.told(struct, name)
-    return f" **{said}**" if said else ""
+    if name in effects.REFUSED.get(struct, ()):
+        return " **not supported yet**"
+    return " **kept, not in force yet**" if name in effects.NOT_IN_FORCE.get(struct, ()) else ""
 
 
 def _key(key: str, field: inspect.Field) -> str:
@@ -107,7 +104,3 @@ def _default(field: inspect.Field) -> str:
     if default in (msgspec.NODEFAULT, None, "", ()) or isinstance(default, msgspec.Struct):
         return ""
     return f"`{msgspec.json.encode(default).decode()}`"
-
-
-if __name__ == "__main__":
-    sys.stdout.write(page())
