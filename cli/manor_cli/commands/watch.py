@@ -14,8 +14,11 @@ from manor_bus.wire.envelope import Envelope
 from manor_bus.wire.messages.bus import RingListed, RingRead
 from manor_cli import events, facts
 from manor_cli.app import App
+from manor_cli.exits import PARTIAL
+from manor_cli.kinds import FACTS
 from manor_cli.render import as_json
 
+NOBODY: Final = "-"  # no name begins so: the answer is only who was heard
 NAME: Final = re.compile(r"[A-Za-z0-9_-]+")
 UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -23,7 +26,7 @@ UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 @click.command()
 @click.argument("pattern", default="domain.*")
 @click.option("-o", "--output", type=click.Choice(["line", "json"]), default="line", show_default=True)
-@click.option("--once", is_flag=True, help="Print what is there now and end.")
+@click.option("--once", is_flag=True, help="Print what is there now and end; with 8 when it is not all.")
 @click.option("--changes-only", is_flag=True, help="Not what is there now, only what changes.")
 @click.option(
     "--since", type=int, help="Begin with the past events after this number (0: all that are kept)."
@@ -32,7 +35,7 @@ UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 @click.pass_obj
 def watch(
     app: App, pattern: str, output: str, once: bool, changes_only: bool, since: int | None, count: int | None
-) -> None:
+) -> int:
     """Follow what is under PATTERN: as it is, then each change.
 
     Patterns: domain.web, domain.* (one word), device.> (one or more). The global --timeout ends it.
@@ -47,16 +50,18 @@ def watch(
     app.until_left()
     left = count or 0
     pattern = _by_uuid(app, pattern)
+    if once:
+        _complete(app, pattern)
     if since is not None:
         told = _past(app, pattern, since, output, left)
         if left and told == left:
-            return
+            return 0
         left -= min(left, told)
     snapshot = not changes_only and since is None
     for change in app.client.watch(pattern, policy="gap", snapshot=snapshot, timeout=app.timeout):
         if isinstance(change, Synced):
             if once:
-                return
+                return PARTIAL if app.partial else 0
             continue
         now = time.time()
         app.out(
@@ -66,7 +71,15 @@ def watch(
         )
         left -= 1
         if left == 0:
-            return
+            break
+    return 0
+
+
+def _complete(app: App, pattern: str) -> None:
+    """Find out, and tell, whose word is missing of what owners say is there."""
+    kind = pattern.partition(".")[0]
+    if kind in FACTS:
+        facts.find(app, kind, name=NOBODY)  # type: ignore[arg-type]
 
 
 def _by_uuid(app: App, pattern: str) -> str:

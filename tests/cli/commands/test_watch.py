@@ -6,6 +6,7 @@ from manor_bus.peer.view import Change, Synced
 from manor_bus.wire import codec
 from manor_bus.wire.envelope import Envelope, Kind
 from manor_bus.wire.messages.bus import RingEvent, RingListed, RingRead
+from manor_bus.wire.messages.discovery import Find, Found
 from tests.cli.fake import NOW, FakeClient, discovery, domain, run
 
 WEB = Change("domain.u1", domain(), "service/lifecycle@n1/1", "e1", 4)
@@ -37,8 +38,14 @@ def test_a_domain_given_by_its_name_is_watched_by_its_uuid():
 
 
 def test_once_ends_when_everything_there_is_has_been_told():
-    told = run("watch", "--once", client=FakeClient(changes=[WEB, Synced(), GONE])).out
-    assert len(told.splitlines()) == 1
+    ran = run("watch", "--once", client=discovery(changes=[WEB, Synced(), GONE]))
+    assert (ran.code, len(ran.out.splitlines())) == (0, 1)
+
+
+def test_once_says_when_it_was_not_all_there_is():
+    partial = Found(count=0, complete=False, missing=("service/lifecycle@n1 is gone since 3 s",))
+    ran = run("watch", "--once", client=discovery(answers={Find: partial}, changes=[WEB, Synced()]))
+    assert (ran.code, "service/lifecycle@n1" in ran.err) == (8, True)
 
 
 def test_a_count_ends_it():
