@@ -231,7 +231,9 @@ def test_a_delete_may_expect_a_revision(world: World) -> None:
     world.apply(domain())
     web = Reference(kind="Domain", name="web")
     assert refused(lambda: edits.delete(world.catalog, [replace(web, revision=2)])).kind is Kind.CONFLICT
+    assert refused(lambda: edits.delete(world.catalog, [web], 2)).kind is Kind.CONFLICT
     assert edits.delete(world.catalog, [replace(web, revision=1)]).writes[0].value is None
+    assert edits.delete(world.catalog, [web], 1).writes[0].value is None
 
 
 def test_a_delete_by_uuid_finds_the_document_under_its_present_name_and_no_other(world: World) -> None:

@@ -189,7 +189,7 @@ def rollback(catalog: Catalog, ref: Ref, past: AnyDocument, revision: int, stamp
     return apply(catalog, [Parsed(replace(past, metadata=metadata), None)], stamp, str)
 
 
-def delete(catalog: Catalog, references: Sequence[Reference]) -> Edit:
+def delete(catalog: Catalog, references: Sequence[Reference], revision: int | None = None) -> Edit:
     """Delete documents, all or none; refused while a document that stays uses one of them."""
     refs = [catalog.resolve(one) for one in references]
     gone = set(refs)
@@ -207,7 +207,10 @@ def delete(catalog: Catalog, references: Sequence[Reference]) -> Edit:
         refusal = denied_state(problems[0].reason, hint="Change or delete its users first, or with it.")
         refusal.problems = tuple(problems[:PROBLEMS_MAX])
         raise refusal
-    _expect(catalog, {ref: one.revision for ref, one in zip(refs, references, strict=True)})
+    _expect(
+        catalog,
+        {r: one.revision if revision is None else revision for r, one in zip(refs, references, strict=True)},
+    )
     return _edit(catalog, [(ref, None) for ref in refs])
 
 

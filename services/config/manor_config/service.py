@@ -107,7 +107,7 @@ class Config:
         """Delete documents."""
 
         def decide(stamp: edits.Stamp) -> edits.Edit:
-            return edits.delete(self.store.catalog, request.references)
+            return edits.delete(self.store.catalog, request.references, request.revision)
 
         return await self.store.edit(request, context, request.reason, decide)
 

@@ -113,6 +113,7 @@ class Delete(Message, frozen=True, kw_only=True):
 
     references: Annotated[tuple[Reference, ...], Meta(min_length=1, max_length=WRITES_MAX)]
     reason: str = ""
+    revision: int | None = None  # of each of them, when only that state may be deleted
     dry_run: bool = False
     force: bool = False  # a domain's run or saved state may stay behind, without a document
     operation: str = ""  # the one that ends these domains, as their owner records say
