@@ -393,6 +393,18 @@ def test_a_document_that_is_gone_leaves_the_guest_alone(tmp_path: Path) -> None:
     on_stage(tmp_path, scenario)
 
 
+def test_a_domain_that_shall_be_halted_is_shut_down_after_each_start(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        await scene.apply("web", run="halted")
+        for run in (1, 2):
+            await scene.do(m.DomainStart(name="web"))
+            await asyncio.sleep(60)
+            status = await scene.status()
+            assert (status.state, status.incarnation) == (State.DEFINED, run)
+
+    on_stage(tmp_path, scenario)
+
+
 def test_a_document_that_is_being_deleted_is_left_alone_and_only_that_one_goes(tmp_path: Path) -> None:
     async def scenario(scene: Scene) -> None:
         await started(scene, extra={"fake": {"destroy": {"wait_s": 20}}})

@@ -189,7 +189,7 @@ class Domains:
         if decision.verb is None:
             return None
         if decision.verb is Trigger.SHUTDOWN:
-            life.tried_revision = life.revision
+            life.tried = (life.revision, life.incarnation)
         return self._internal(life, decision.verb.value, decision.arguments, "the document says so")
 
     def _waits(self, life: Life) -> bool:
@@ -216,7 +216,7 @@ class Domains:
         if decision.pending != life.pending or waits != life.reason:
             life.pending, life.reason = decision.pending, waits
             self._changed(life)
-        if decision.verb is Trigger.SHUTDOWN and life.tried_revision == life.revision:
+        if decision.verb is Trigger.SHUTDOWN and life.tried == (life.revision, life.incarnation):
             return Decision(pending=decision.pending)
         return decision
 

@@ -93,7 +93,7 @@ class Life:
     reserved: int = 0  # up to this generation the journal knows that they may be used
     failures: int = 0
     retry_at: float = 0.0  # on the loop's clock; 0: not set, below 0: it is time
-    tried_revision: int = -1  # the halted policy asks the guest once per revision
+    tried: tuple[int, int] = (-1, 0)  # the halted policy asks a guest once for each revision of the document
     restarts: int = 0
     status: DomainStatus | None = None
     bell: Callable[[], None] | None = None  # rung when something happened to the run
