@@ -14,9 +14,10 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from manor_bus.wire.errors import Kind, ManorError, Problem, bad_request, conflict, not_found, unavailable
 
@@ -25,8 +26,7 @@ SERVICES: Final = ("config", "discovery", "lifecycle", "devices")
 _Z85_KEY: Final = re.compile(r"[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")
 
 
-@dataclass(frozen=True)
-class KeyPair:
+class KeyPair(msgspec.Struct, frozen=True):
     """A CURVE key pair in Z85, 40 characters each."""
 
     public: str

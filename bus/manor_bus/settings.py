@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from manor_bus.keys import key_file
 
@@ -32,8 +33,7 @@ def node_name(environment: Mapping[str, str] = os.environ) -> str:
         return "node1"
 
 
-@dataclass(frozen=True)
-class BusSettings:
+class BusSettings(msgspec.Struct, frozen=True):
     """What every peer needs to attach."""
 
     node: str
@@ -55,8 +55,7 @@ class BusSettings:
         )
 
 
-@dataclass(frozen=True)
-class BrokerSettings:
+class BrokerSettings(msgspec.Struct, frozen=True):
     """What the broker needs: where to listen, and the keys."""
 
     node: str

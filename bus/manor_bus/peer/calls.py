@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -22,8 +21,7 @@ RETRY_FIRST_S: Final = 0.01
 RETRY_MAX_S: Final = 0.25
 
 
-@dataclass(slots=True)
-class _Call:
+class _Call(msgspec.Struct, eq=False):
     token: int
     wire: Envelope  # as the application gave it: to, type, data, maybe key and on_behalf_of
     deadline: float

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
@@ -48,27 +47,23 @@ _BATCH: Final = b"\x92"  # a frame on the way down has three or four elements, a
 WINDOW_BYTES: Final = 4_194_304
 
 
-@dataclass
 class Session:
-    """One peer's side of the conversation with its broker."""
+    """One peer's side of the conversation with its broker; the shell takes `events`, and frames by `take`."""
 
-    instance: str
-    version: str
-    pid: int
-    boot_id: str
-    new_id: Callable[[], str]
-    serves: tuple[str, ...] = ()
-    owns: tuple[str, ...] = ()
-    out: list[bytes] = field(default_factory=list)
-    events: deque[Event] = field(default_factory=deque)
-    greeted: bool = False
-    address: str = ""
-    broker_epoch: str = ""
-    heartbeat_s: float = 1.0
-
-    def __post_init__(self) -> None:
-        self._calls = ClientCalls(self.new_id, self._send, self._called)
-        self._subscriptions = ClientSubscriptions(self.new_id, self._send, self._subscribed)
+    def __init__(
+        self, *, instance: str, version: str, pid: int, boot_id: str, new_id: Callable[[], str]
+    ) -> None:
+        self.instance, self.version, self.pid = instance, version, pid
+        self.new_id = new_id
+        self.serves: tuple[str, ...] = ()
+        self.owns: tuple[str, ...] = ()
+        self.out: list[bytes] = []
+        self.events: deque[Event] = deque()
+        self.greeted = False
+        self.address = self.broker_epoch = ""
+        self._boot_id, self._heartbeat_s = boot_id, 1.0
+        self._calls = ClientCalls(new_id, self._send, self._called)
+        self._subscriptions = ClientSubscriptions(new_id, self._send, self._subscribed)
         self._watches: ClientWatches | None = None
         self._up = self._draining = self._same_clock = self._batches = False
         self._hello_id = ""
@@ -210,7 +205,7 @@ class Session:
     def next_timer(self) -> float:
         """Return when `advance` wants to be called."""
         last = self._heard if self._asked_at <= self._heard else self._asked_at
-        beat = last + self.heartbeat_s if self._up else float("inf")
+        beat = last + self._heartbeat_s if self._up else float("inf")
         due = min(self._calls.next_timer(), self._greet_at, beat)
         return due if self._watches is None else min(due, self._watches.next_timer())
 
@@ -224,10 +219,10 @@ class Session:
             return
         if now >= self._greet_at:
             self.greet(now)
-        if now >= self._heard + self.heartbeat_s * SILENCE_BEATS:
+        if now >= self._heard + self._heartbeat_s * SILENCE_BEATS:
             self.events.append(Dead())
             self.lost()
-        elif now >= max(self._heard, self._asked_at) + self.heartbeat_s:  # as next_timer adds it
+        elif now >= max(self._heard, self._asked_at) + self._heartbeat_s:  # as next_timer adds it
             self._asked_at = now
             self._send(Envelope(k=Frame.PING, id=self.new_id()))
 
@@ -297,9 +292,9 @@ class Session:
         welcome = codec.decode(wire.data, words.Welcome)
         again = self.greeted and welcome.broker_epoch == self.broker_epoch
         self.greeted, self.address, self.broker_epoch = True, welcome.address, welcome.broker_epoch
-        self.heartbeat_s = welcome.heartbeat_ms / 1000
+        self._heartbeat_s = welcome.heartbeat_ms / 1000
         self._batches = welcome.batches
-        self._same_clock = bool(self.boot_id) and welcome.boot_id == self.boot_id
+        self._same_clock = bool(self._boot_id) and welcome.boot_id == self._boot_id
         self.events.append(Greeted(welcome))
         if not again:
             self._subscriptions.greeted()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import msgspec
 
@@ -15,8 +14,7 @@ from manor_bus.wire.errors import ManorError
 from manor_bus.wire.messages.bus import Credit, Subscribe, Subscribed, Unsubscribe
 
 
-@dataclass(slots=True)
-class _Sub:
+class _Sub(msgspec.Struct, eq=False):
     sid: int  # the application's
     pattern: str
     wish: Subscribe

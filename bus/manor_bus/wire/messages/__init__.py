@@ -8,8 +8,6 @@ Add fields with defaults only; never reuse or retype one; a breaking change is v
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import msgspec
 
 
@@ -21,8 +19,7 @@ class Done(Message, frozen=True, kw_only=True):
     """The reply of a call that has nothing to say."""
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(msgspec.Struct, frozen=True):
     """One request of the catalogue. `part` is the type of its partial replies, if it has any."""
 
     subject: str
@@ -38,8 +35,7 @@ class Call:
         return f"{self.subject}.v{self.version}"
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(msgspec.Struct, frozen=True):
     """One kind of event: `patterns` are what to subscribe to for all of them."""
 
     patterns: tuple[str, ...]
