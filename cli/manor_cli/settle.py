@@ -28,8 +28,10 @@ Judge = Callable[[Any], bool]
 
 
 def wait(app: App, changes: Iterable[Change]) -> None:
-    """Wait until every changed domain and volume has taken its revision in and rests; fail if that failed."""
-    changed = [change for change in changes if change.action in ("created", "changed")]
+    """Wait until every domain and volume has taken its revision in and rests; fail if that failed, also where
+    nothing was changed now: what a document asks for may have failed before."""
+    changed = [change for change in changes if change.action != "deleted"]
+    as_before = {change.name for change in changed if change.action == "unchanged"}
     began = time.time()
     volumes = {change.name: change for change in changed if change.kind == "Volume"}
     domains = {change.uuid: change for change in changed if change.kind == "Domain"}
@@ -40,7 +42,7 @@ def wait(app: App, changes: Iterable[Change]) -> None:
     for name, status in _until(app, "domain", domains, judge).items():
         app.out(told(status))
         if len(domains) <= FOLLOWED_MAX:
-            _check(app, name, began)
+            _check(app, name, began, as_before=name in as_before)
 
 
 def told(status: DomainStatus) -> str:
@@ -99,9 +101,11 @@ def _following(app: App) -> Judge:
     return judge
 
 
-def _check(app: App, name: str, began: float) -> None:
-    """Raise what the domain's last operation failed with, if it came from our change."""
+def _check(app: App, name: str, began: float, *, as_before: bool) -> None:
+    """Raise what the domain's last operation failed with, if it came from our change, or from a document that
+    is as it was."""
     listed = app.call(OperationList(target=name, limit=1), OperationsListed).operations
     for operation in listed:
-        if operation.state is OperationState.FAILED and operation.ended >= began:
+        ours = operation.ended >= began or (as_before and operation.who.startswith("lifecycle@"))
+        if operation.state is OperationState.FAILED and ours:
             follow.check(operation)

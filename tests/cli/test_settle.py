@@ -94,9 +94,23 @@ def test_a_volume_that_cannot_be_made_is_an_error():
         wait([changed("Volume", "root", 5)], [News("volume.root", failed)])
 
 
-def test_what_did_not_change_is_not_waited_for():
-    client = wait([changed("Domain", "web", 5, "unchanged"), changed("Network", "lan", 5)], [])
-    assert client.patterns == []
+def test_what_did_not_change_is_judged_as_what_did():
+    failed = {
+        "state": OperationState.FAILED,
+        "ended": 1.0,
+        "error": ErrorBody(kind=Kind.NO_CAPACITY, message="full"),
+    }
+    as_before, rests = changed("Domain", "web", 5, "unchanged"), news(domain(revision=5))
+    with pytest.raises(ManorError, match="full"):
+        wait([as_before], [rests], [operation(**failed, who="lifecycle@n1")])
+    wait([as_before], [rests], [operation(**failed, who="operator/me")])  # that was no wish of the document
+    broken = VolumeStatus(name="root", uuid="u", state="failed", reason="no image", revision=3)
+    with pytest.raises(ManorError, match="no image"):
+        wait([changed("Volume", "root", 3, "unchanged")], [News("volume.root", broken)])
+
+
+def test_what_was_deleted_is_not_waited_for():
+    assert wait([changed("Domain", "web", 5, "deleted")], []).patterns == []
 
 
 def test_when_the_time_is_over_it_says_that_the_change_is_stored():

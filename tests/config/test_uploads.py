@@ -4,12 +4,13 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from manor_bus.wire import codec
 from manor_bus.wire.errors import Kind, ManorError
-from manor_bus.wire.messages.config import Restore
-from manor_config import uploads
-from manor_config.uploads import PIECE_BYTES, Upload, pieces
+from manor_bus.wire.messages.config import PIECE_BYTES, Restore
+from manor_config.uploads import Upload, pieces
 
 
 def piece(offset: int, content: bytes, **more: Any) -> Restore:
@@ -55,18 +56,20 @@ def test_what_arrived_differently_is_refused_and_forgotten(tmp_path: Path) -> No
     assert refused(upload, piece(3, b"d")).kind is Kind.CONFLICT
 
 
-def test_limits_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_limits_are_named(tmp_path: Path) -> None:
     upload = Upload(tmp_path / "part")
-    monkeypatch.setattr(uploads, "UPLOAD_BYTES_MAX", 10)
+    for request in (piece(0, b"", upload="../x"), piece(0, b"", upload="")):
+        error = refused(upload, request)
+        assert (error.kind, error.problems[0].path) == (Kind.BAD_REQUEST, "upload")
+    assert not upload.path.exists()
     for request, path in (
         (piece(0, bytes(PIECE_BYTES + 1)), "content"),
-        (piece(8, b"abc"), "content"),
-        (piece(0, b"", upload="../x"), "upload"),
-        (piece(0, b"", upload=""), "upload"),
+        (piece(4 * 1024**3 + 1, b""), "offset"),
+        (piece(-1, b""), "offset"),
     ):
-        error = refused(upload, request)
-        assert (error.kind, error.problems[0].path) == (Kind.BAD_REQUEST, path)
-    assert not upload.path.exists()
+        with pytest.raises(ManorError) as refusal:
+            codec.decode(msgspec.Raw(codec.encode(request)), Restore)
+        assert refusal.value.problems[0].path == path
 
 
 def test_a_file_goes_out_in_pieces(tmp_path: Path) -> None:

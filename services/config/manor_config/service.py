@@ -216,9 +216,8 @@ class Config:
         outcome = await self.store.txn(transaction)
         if outcome.repeated:
             notes.repeated(outcome, request)
-        return m.TxnDone(
-            succeeded=outcome.succeeded, revision=outcome.revision, found=tuple(map(_wire, outcome.found))
-        )
+        found = tuple(map(_wire, outcome.found))
+        return m.TxnDone(succeeded=outcome.succeeded, revision=outcome.revision, found=found)
 
     async def range(self, request: m.Range, context: Context) -> m.Ranged:
         """Answer with a page of keys."""

@@ -15,14 +15,13 @@ from typing import Final
 from manor_bus.peer.aio import Context
 from manor_bus.wire.errors import Kind, ManorError, Problem, bad_request, denied_state
 from manor_bus.wire.messages import config as m
+from manor_bus.wire.messages.config import PIECE_BYTES
 from manor_config.documents import PREFIX, uuid_of
 from manor_config.engines import tables
 from manor_config.engines.place import Place
 from manor_config.engines.sqlite import accept_loss, check_copy, create, uuids_in
 from manor_config.store import Store, actor
 
-PIECE_BYTES: Final = 512 * 1024
-UPLOAD_BYTES_MAX: Final = 4 * 1024**3
 log = logging.getLogger(__name__)
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 
@@ -48,10 +47,6 @@ class Upload:
             allowed = "1 to 128 letters, digits and _.-"
             problem = Problem(path="upload", reason="not a name", value=request.upload[:80], allowed=allowed)
             raise bad_request("the upload has no name", problem)
-        if len(request.content) > PIECE_BYTES or request.offset + len(request.content) > UPLOAD_BYTES_MAX:
-            allowed = f"{PIECE_BYTES} bytes in a piece, {UPLOAD_BYTES_MAX} in all"
-            problem = Problem(path="content", reason="too large", allowed=allowed)
-            raise bad_request("the piece is too large", problem)
         if request.upload != self.name and request.offset == 0:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.path.write_bytes(b"")

@@ -12,6 +12,8 @@ from manor_bus.wire.messages.documents import AnyDocument
 KEY_BYTES_MAX: Final = 256
 VALUE_BYTES_MAX: Final = 256 * 1024  # of one key
 WRITES_MAX: Final = 1_024
+PIECE_BYTES: Final = 512 * 1024  # of a backup
+BACKUP_BYTES_MAX: Final = 4 * 1024**3
 GUARDS_MAX: Final = 2 * WRITES_MAX  # each document and its owner record
 _PARTS: Final = "[A-Za-z0-9_.:@+-]"
 Key = Annotated[str, Meta(pattern=f"^[A-Za-z0-9_]{_PARTS}*(/{_PARTS}+)*$(?!\n)", max_length=KEY_BYTES_MAX)]
@@ -320,8 +322,8 @@ class Restore(Message, frozen=True, kw_only=True):
     """
 
     upload: str  # chosen by the caller, the same for all chunks
-    offset: int
-    content: bytes
+    offset: Annotated[int, Meta(ge=0, le=BACKUP_BYTES_MAX)]
+    content: Annotated[bytes, Meta(max_length=PIECE_BYTES)]
     last: bool = False
     sha256: str = ""
     force: bool = False  # such runs stay, without a document
