@@ -12,7 +12,7 @@ from manor_devices.backends.fake import FakeBackend, World
 from manor_devices.connections import Connections
 from manor_devices.driver import Driver
 from manor_devices.modules import Installed, Modules
-from manor_devices.records import Journal
+from manor_devices.records import Records
 from tests.testkit import virtual
 
 UUID = "11111111-1111-1111-1111-111111111111"
@@ -49,14 +49,14 @@ class Bench:
         self.factory = self.factory or (lambda settings: FakeBackend(settings, self.world))
 
     async def start(self):
-        self.journal = Journal(self.folder / "records", inline)
+        self.records = Records(self.folder / "records", inline)
         self.driver = Driver(
-            self.journal, self.changed, lambda name: None, lambda *found: self.leftovers.append(found)
+            self.records, self.changed, lambda name: None, lambda *found: self.leftovers.append(found)
         )
         found = {"fake": Installed("1", lambda: self.factory)}
-        self.modules = Modules(self.journal, self.folder, "mark", found, self.driver)
+        self.modules = Modules(self.records, self.folder, "mark", found, self.driver)
         self.driver.modules = self.modules
-        self.calls = Connections(self.journal, self.driver, resolve)
+        self.calls = Connections(self.records, self.driver, resolve)
         await self.modules.start()
         self.driver.awake()
 
@@ -67,7 +67,7 @@ class Bench:
     async def stop(self):
         await self.driver.close()
         await self.modules.close()
-        await self.journal.close()
+        await self.records.close()
 
     async def restart(self):
         await self.stop()

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 
 import pytest
 
@@ -117,7 +118,7 @@ async def test_nothing_is_prepared_before_the_intent_is_on_the_disk(tmp_path):
             await written.wait()
             work()
 
-        made.journal._run = slowly
+        made.records._log._run = slowly
         connecting = asyncio.ensure_future(made.connect())
         await asyncio.sleep(10)
         assert made.world.served == {}
@@ -361,12 +362,12 @@ async def test_a_full_disk_is_told_to_the_caller_and_nothing_is_prepared(tmp_pat
         async def full(work):
             raise OSError(28, "No space left on device")
 
-        made.journal._run = full
+        made.records._log._run = full
         with pytest.raises(ManorError, match="No space left on device") as caught:
             await made.connect()
         assert caught.value.kind is Kind.NO_CAPACITY
         assert made.world.served == {}
-        made.journal._run = lambda work: inline_again(work)
+        made.records._log._run = lambda work: inline_again(work)
         assert (await made.connect()).type == "fake"
 
 
@@ -412,3 +413,29 @@ async def test_a_resource_that_does_not_answer_is_told_and_the_device_stays_conn
             assert made.connection().status().reason == reason
         made.world.tell(Notice("silent", "of another generation", key(), 7, 1))
         assert made.connection().reason == ""
+
+
+@on_virtual_time
+async def test_what_ends_something_is_done_where_nothing_can_be_written(tmp_path):
+    async with bench(tmp_path) as made:
+        for device in ("vda", "vdb", "vdc"):
+            await made.attach(device)
+        await made.records.sync()
+        full = [True]
+
+        async def refuse(work):
+            if full:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            work()
+
+        made.records._log._run = refuse
+        await made.calls.detach(key("vda"), force=True)
+        await made.calls.released(key("vdb"), 1, made.soon())
+        with pytest.raises(ManorError, match="cannot be written: No space left") as caught:
+            await made.connect("vdd")
+        assert caught.value.kind is Kind.NO_CAPACITY
+        await made.calls.domain_gone(UUID, 1, made.soon())
+        assert made.world.served == {}
+        full.clear()
+        await made.restart()
+        assert made.states() == {}

@@ -155,7 +155,7 @@ class Histories(RuleBasedStateMachine):
     @invariant()
     def what_is_served_was_written_down_before(self):
         for served, (generation, _) in self.bench.world.served.items():
-            record = self.bench.journal.get(f"connection/{UUID}/{served.incarnation}/{served.id}", Connection)
+            record = self.bench.records.get(f"connection/{UUID}/{served.incarnation}/{served.id}", Connection)
             assert record is None or record.generation >= generation
 
     @invariant()
@@ -201,7 +201,7 @@ class Histories(RuleBasedStateMachine):
             k = connection.request.key
             if connection.generation == 0:  # asked for in vain: there was never anything to write down
                 continue
-            stored = self.bench.journal.get(f"connection/{UUID}/{k.incarnation}/{k.id}", Connection)
+            stored = self.bench.records.get(f"connection/{UUID}/{k.incarnation}/{k.id}", Connection)
             assert msgspec.json.encode(stored) == msgspec.json.encode(connection)
 
 

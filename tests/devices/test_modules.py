@@ -144,7 +144,7 @@ async def test_a_death_at_any_moment_of_a_restart_is_one_loss(tmp_path):
             asyncio.get_running_loop().call_later(moment, made.world.kill, key())
             starting = asyncio.ensure_future(made.start())
             await asyncio.sleep(0)
-            made.journal._run = slowly
+            made.records._run = slowly
             await starting
             await asyncio.sleep(60)
             assert (made.states(), made.connection().generation) == ({("vda", 1): "CONNECTED"}, 2)
@@ -170,7 +170,7 @@ async def test_a_provider_is_a_back_end_under_another_name_with_settings(tmp_pat
         assert dict(made.modules.module("slow").values) == {"prepare": "refuse"}
         await made.modules.forget("slow")
         assert made.modules.names() == ("fake",)
-        assert made.journal.keys("module/slow") == ()
+        assert made.records.keys("module/slow") == ()
         with pytest.raises(ManorError, match="there is no back end 'nfs'"):
             await made.modules.configure("far", "nfs", {})
 

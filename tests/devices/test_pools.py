@@ -12,7 +12,7 @@ from manor_bus.wire.messages.documents import Metadata, Volume, VolumeSpec
 from manor_devices import images, pools
 from manor_devices.backends import Claim
 from manor_devices.pools import Pools
-from manor_devices.records import Journal
+from manor_devices.records import Records
 from manor_devices.uses import Uses
 
 pytestmark = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img is not installed")
@@ -54,9 +54,9 @@ class Keeper:
         self.open()
 
     def open(self):
-        self.journal = Journal(self.folder / "records", inline)
+        self.records = Records(self.folder / "records", inline)
         self.pools = Pools(
-            self.journal,
+            self.records,
             self.folder / "volumes",
             self.uses,
             self.was_deleted,
@@ -97,7 +97,7 @@ class Keeper:
 
     async def close(self):
         await self.pools.close()
-        await self.journal.close()
+        await self.records.close()
 
 
 @pytest.fixture
@@ -210,7 +210,7 @@ async def test_a_kept_volume_leaves_its_file(keeper):
     keeper.delete("root")
     await keeper.until(lambda: keeper.pools.status("root") is None)
     assert exists(path)
-    assert keeper.journal.keys("volume/") == ()
+    assert keeper.records.keys("volume/") == ()
 
 
 async def test_a_store_that_forgot_a_document_does_not_cost_the_file(keeper):
@@ -299,7 +299,7 @@ async def test_records_survive_with_what_cannot_change(keeper):
     keeper.apply(document(keep=True, pool="p"))
     await keeper.becomes("root", "ready")
     await keeper.restart()
-    stored = keeper.journal.get(keeper.journal.keys("volume/")[0], pools.Record)
+    stored = keeper.records.get(keeper.records.keys("volume/")[0], pools.VolumeRecord)
     assert (stored.made, stored.size_mib, stored.spec.pool, stored.spec.keep) == (True, 4, "p", True)
     assert msgspec.json.encode(stored)
 

@@ -17,7 +17,7 @@ from manor_devices.backends import Target, daemons, nbd
 from manor_devices.connections import Connections
 from manor_devices.driver import Driver
 from manor_devices.modules import Modules, installed
-from manor_devices.records import Journal
+from manor_devices.records import Records
 
 pytestmark = pytest.mark.skipif(
     shutil.which("qemu-storage-daemon") is None, reason="qemu-storage-daemon is not installed"
@@ -48,18 +48,18 @@ class Service:
         self.calls.forget_if_over(connection)
 
     async def start(self):
-        self.journal = Journal(self.folder / "records")
-        self.driver = Driver(self.journal, self.changed, lambda name: None, lambda *found: None)
+        self.records = Records(self.folder / "records")
+        self.driver = Driver(self.records, self.changed, lambda name: None, lambda *found: None)
         kept = {name: entry for name, entry in installed().items() if name in ("file", "nbd")}
-        self.modules = Modules(self.journal, self.folder, "mark", kept, self.driver)
+        self.modules = Modules(self.records, self.folder, "mark", kept, self.driver)
         self.driver.modules = self.modules
-        self.calls = Connections(self.journal, self.driver, resolve)
+        self.calls = Connections(self.records, self.driver, resolve)
         await self.modules.start()
 
     async def stop(self):
         await self.driver.close()
         await self.modules.close()
-        await self.journal.close()
+        await self.records.close()
 
     def now(self):
         return asyncio.get_running_loop().time()

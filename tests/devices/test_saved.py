@@ -33,7 +33,7 @@ class House:
         self.wake()
 
     def wake(self):
-        self.saved = Saved(self.made.journal, self.made.driver.uses, self.lifecycle.ask, self.freed.append)
+        self.saved = Saved(self.made.records, self.made.driver.uses, self.lifecycle.ask, self.freed.append)
         self.made.driver.saved = self.saved
 
     async def resolve(self, wanted, deadline):
@@ -82,7 +82,7 @@ def test_a_domain_that_was_not_saved_holds_nothing(tmp_path, state):
             await there.save(state)
             await there.attach(OTHER, name="db")
             assert there.freed == ["root"]
-            assert made.journal.keys("held/") == ()
+            assert made.records.keys("held/") == ()
 
     body(tmp_path)
 

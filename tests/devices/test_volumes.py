@@ -6,14 +6,26 @@ import msgspec
 import pytest
 
 from manor_bus.wire.messages.documents import VolumeSpec
-from manor_devices.volumes import Delete, Forget, Grow, Image, Make, Record, Refuse, Rest, Seen, Wait, plan
+from manor_devices.volumes import (
+    Delete,
+    Forget,
+    Grow,
+    Image,
+    Make,
+    Refuse,
+    Rest,
+    Seen,
+    VolumeRecord,
+    Wait,
+    plan,
+)
 
 SPEC = VolumeSpec(size_mib=100)
 BASE = Image("/v/base.qcow2", "qcow2", 50)
 
 
 def record(spec=SPEC, *, made=True, size_mib=100):
-    return Record(uuid="u", name="root", path="/v/root", spec=spec, made=made, size_mib=size_mib)
+    return VolumeRecord(uuid="u", name="root", path="/v/root", spec=spec, made=made, size_mib=size_mib)
 
 
 def spec(**fields):

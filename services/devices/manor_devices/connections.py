@@ -21,7 +21,7 @@ from manor_devices.backends import Target
 from manor_devices.connection import Connection, Event, Step, Trigger, Verdict
 from manor_devices.driver import Driver, Slot
 from manor_devices.machine import SERVED, allowed
-from manor_devices.records import Journal, Remembered
+from manor_devices.records import Records, Remembered
 from manor_devices.uses import Key, key_of
 
 S = ConnectionState
@@ -40,7 +40,8 @@ Resolve = Callable[[Connect, float], Awaitable[Target]]
 class Connections:
     """The connections of this node, by domain and run."""
 
-    def __init__(self, journal: Journal, driver: Driver, resolve: Resolve) -> None:
+    def __init__(self, records: Records, driver: Driver, resolve: Resolve) -> None:
+        self._records = records
         self._driver = driver
         self._resolve = resolve
         self._resolving: Counter[Key] = Counter()
@@ -48,7 +49,7 @@ class Connections:
         self._runs: dict[str, dict[DeviceKey, None]] = {}
         for slot in driver.slots.values():
             self._runs.setdefault(slot.connection.request.key.uuid, {})[slot.connection.request.key] = None
-        self._ended = Remembered(journal, "ended/", ENDED_MAX)
+        self._ended = Remembered(records, "ended/", ENDED_MAX)
 
     # --- calls ----------------------------------------------------------------------------------------
 
@@ -100,7 +101,7 @@ class Connections:
         if incarnation > self._ended.get(uuid):
             self._ended.put(uuid, incarnation)
         await self._close_runs(uuid, incarnation, deadline - MARGIN_S)
-        await self._driver.durable()
+        await self._records.durable(ends=True)
 
     def runs(self) -> list[DeviceStatus]:
         """List what is held or wanted, of every run."""

@@ -16,7 +16,7 @@ from manor_devices.backends import Target
 from manor_devices.modules import Modules
 from manor_devices.pools import Pools
 from manor_devices.routes import NotYet, route
-from manor_devices.volumes import Record
+from manor_devices.volumes import VolumeRecord
 
 ASK_S: Final = 10.0
 AGAIN_S: Final = 30.0
@@ -82,7 +82,7 @@ class Documents:
             self._networks.setdefault(missing.name, got.document.spec)
         return isinstance(got.document, Network)
 
-    async def was_deleted(self, record: Record) -> int:
+    async def was_deleted(self, record: VolumeRecord) -> int:
         """Ask config in which revision a volume's document was deleted on purpose, after the one we know."""
         request = History(kind="Volume", name=record.name, uuid=record.uuid, limit=HISTORY_MAX)
         try:

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from manor_bus.wire.errors import Kind, ManorError, denied_state
+from manor_bus.wire.errors import ManorError, denied_state
 from manor_bus.wire.messages.devices import ConnectionState, Descriptor
 from manor_devices import machine
 from manor_devices.backends import Backend, Leftover, Notice, Observation, Order
@@ -31,7 +31,7 @@ from manor_devices.connection import (
     timer,
 )
 from manor_devices.modules import Modules
-from manor_devices.records import Journal
+from manor_devices.records import Records
 from manor_devices.saved import Saved
 from manor_devices.uses import Key, Uses, key_of, name_of
 
@@ -71,21 +71,21 @@ class Driver:
 
     def __init__(
         self,
-        journal: Journal,
+        records: Records,
         on_change: Callable[[Connection], None],
         on_status: Callable[[str], None],
         on_leftover: Callable[[str, Leftover], None],
     ) -> None:
         self.slots: dict[Key, Slot] = {}
-        self._journal = journal
+        self._records = records
         self._on_change = on_change
         self._on_status = on_status
         self._on_leftover = on_leftover
         self.uses = Uses()
         self._limits: dict[str, asyncio.Semaphore] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        for key in journal.keys("connection/"):
-            connection = journal.get(key, Connection)
+        for key in records.keys("connection/"):
+            connection = records.get(key, Connection)
             if connection is not None:
                 self.slot(connection)
                 self.uses.hold(key_of(connection.request.key), connection)
@@ -101,24 +101,16 @@ class Driver:
         self._post(slot, event, None)
 
     async def ask(self, slot: Slot, event: Event, *, durable: bool = True) -> Step:
-        """Queue an event and return its outcome; durable, unless nobody is told of it yet."""
+        """Queue an event and return its outcome; durable, unless nobody is told of it yet.
+
+        What ends something needs no space: it is done where nothing can be written, too.
+        """
         answer: asyncio.Future[Step] = asyncio.get_running_loop().create_future()
         self._post(slot, event, answer)
         outcome = await answer
         if durable:
-            await self.durable()
+            await self._records.durable(ends=event.trigger in machine.ENDS)
         return outcome
-
-    async def durable(self) -> None:
-        """Return when all that happened is on the disk."""
-        try:
-            await self._journal.sync()
-        except OSError as error:
-            raise ManorError(
-                Kind.NO_CAPACITY,
-                f"the records of connections cannot be written: {error.strerror}",
-                hint="Free space on the file system of MANOR_DIR.",
-            ) from error
 
     async def until(self, slot: Slot, states: frozenset[S], deadline: float) -> bool:
         """Wait until the connection is in one of the states; False at the deadline."""
@@ -138,7 +130,7 @@ class Driver:
     def forget(self, key: Key) -> None:
         """Remove a connection that is ABSENT, its generation included: its run is over."""
         self.slots.pop(key)
-        self._journal.drop(_record(key))
+        self._records.drop(_record(key))
 
     def awake(self) -> None:
         """After a start: connections whose back end is not loaded any more have lost it. That one could not
@@ -247,7 +239,7 @@ class Driver:
         key = key_of(slot.connection.request.key)
         if self.uses.hold(key, slot.connection):
             self._on_status(slot.connection.target.provider)
-        self._journal.put(_record(key), slot.connection)
+        self._records.put(_record(key), slot.connection)
         self._on_change(slot.connection)
         changed, slot.changed = slot.changed, asyncio.Event()
         changed.set()
@@ -320,7 +312,7 @@ class Driver:
             return _stamped(connection, Event(T.PROVIDER_LOST, reason=reason))
         try:
             if connection.state is not S.PREPARING:  # its intent, REQUESTED, is durable already
-                await self.durable()
+                await self._records.durable(ends=connection.state is S.CLOSED)
             async with self._limits.setdefault(name, asyncio.Semaphore(AT_ONCE)):
                 event = await call(slot, connection, backend)
         except ManorError as error:

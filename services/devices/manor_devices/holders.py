@@ -11,6 +11,8 @@ import struct
 from pathlib import Path
 from typing import Final
 
+from manor_host import processes
+
 FLOCK: Final = "hhqqi4x"  # struct flock of 64-bit Linux
 WRITES: Final = 101  # held by who may write
 KEEPS_READERS_OUT: Final = 200
@@ -34,22 +36,12 @@ def _taken(file: int, byte: int) -> bool:
 
 def holders(path: str) -> dict[int, str]:
     """Return the processes that have a file open, as far as this service may see: pid and name."""
-    found = {}
-    for process in os.scandir("/proc"):
-        if process.name.isdigit() and int(process.name) != os.getpid() and _has_open(process.path, path):
-            found[int(process.name)] = _name(process.path)
-    return found
+    others = (pid for pid in processes.pids() if pid != os.getpid())
+    return {pid: _name(pid) for pid in others if path in processes.open_files(pid)}
 
 
-def _has_open(process: str, path: str) -> bool:
+def _name(pid: int) -> str:
     try:
-        return any(os.readlink(f"{process}/fd/{file}") == path for file in os.listdir(f"{process}/fd"))
-    except OSError:
-        return False  # it has ended, or is nobody's whom we may ask
-
-
-def _name(process: str) -> str:
-    try:
-        return Path(process, "comm").read_text(errors="replace").strip()
+        return Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
     except OSError:
         return "a process that has ended"

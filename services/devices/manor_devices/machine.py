@@ -100,6 +100,7 @@ def _ways_out(state: ConnectionState) -> dict[tuple[ConnectionState, Trigger], t
     return {(state, trigger): (Row(S.CLOSED, rules[trigger]),) for trigger in _CLOSE}
 
 
+ENDS: Final = frozenset({*_CLOSE, T.DETACH_SAFE})
 _ALREADY: Final = (Row(None, "idempotent"),)
 _ORPHAN_OR_FAIL: Final = (Row(S.ORPHANED, "D8", attached), Row(S.FAILED, "D2"))
 _ORPHAN_OR_WAIT: Final = (Row(S.ORPHANED, "D8", attached), Row(S.WAITING, "D1"))

@@ -28,7 +28,7 @@ from manor_devices.backends import (
 )
 from manor_devices.bounds import bounded
 from manor_devices.loading import Module, Trigger
-from manor_devices.records import Journal
+from manor_devices.records import Records
 
 OBSERVE_S: Final = 60.0
 CLOSE_S: Final = 10.0
@@ -72,7 +72,7 @@ class Listener(Protocol):
 
 
 @dataclass(frozen=True)
-class Kept:
+class ModuleRecord:
     """What is durable of one name."""
 
     backend: str
@@ -86,13 +86,13 @@ class Modules:
 
     def __init__(
         self,
-        journal: Journal,
+        records: Records,
         directory: Path,
         mark: str,
         found: Mapping[str, Installed],
         listener: Listener,
     ) -> None:
-        self._journal = journal
+        self._records = records
         self._directory = directory
         self._mark = mark
         self._installed = dict(found)
@@ -103,13 +103,13 @@ class Modules:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._early: dict[str, list[Notice]] = {}  # told while opening
         self._tasks: set[asyncio.Task[None]] = set()
-        for key in journal.keys("module/"):
-            kept = journal.get(key, Kept)
+        for key in records.keys("module/"):
+            kept = records.get(key, ModuleRecord)
             if kept is not None:
                 self._add(key.partition("/")[2], kept)
         for name in self._installed:
             if name not in self._modules:
-                self._add(name, Kept(backend=name, wanted=True, epoch=0, values={}))
+                self._add(name, ModuleRecord(backend=name, wanted=True, epoch=0, values={}))
 
     # --- asking ---------------------------------------------------------------------------------------
 
@@ -182,7 +182,7 @@ class Modules:
                     hint="Detach these devices, or use force: they reconnect when it is loaded again.",
                 )
             effect = self._step(name, Trigger.UNLOAD_FORCE if force else Trigger.UNLOAD)
-            await self._journal.sync()
+            await self._records.sync()
             if effect is loading.Effect.CLOSE:
                 await self._close(name, "the back end was unloaded")
                 self._step(name, Trigger.CLOSED)
@@ -195,7 +195,7 @@ class Modules:
         if module is not None and (module.backend, dict(module.values)) == (backend, dict(values)):
             return
         if module is None:
-            self._add(name, Kept(backend=backend, wanted=True, epoch=0, values=dict(values)))
+            self._add(name, ModuleRecord(backend=backend, wanted=True, epoch=0, values=dict(values)))
         elif name in self._backends and self._listener.users(name):
             self._set(replace(module, reason="its new settings apply when nothing uses it any more"))
             return
@@ -211,7 +211,7 @@ class Modules:
             await self.configure(name, name, {})
         else:
             del self._modules[name]
-            self._journal.drop(f"module/{name}")
+            self._records.drop(f"module/{name}")
             self._listener.changed(name)
 
     def renew(self, name: str) -> None:
@@ -231,15 +231,15 @@ class Modules:
 
     # --- doing ----------------------------------------------------------------------------------------
 
-    def _add(self, name: str, kept: Kept) -> None:
+    def _add(self, name: str, kept: ModuleRecord) -> None:
         version = self._installed[kept.backend].version if kept.backend in self._installed else ""
         made = Module(name, kept.backend, kept.values, wanted=kept.wanted, epoch=kept.epoch, version=version)
         self._modules[name] = replace(made, seen=not kept.wanted)
 
     def _set(self, module: Module) -> None:
         self._modules[module.name] = module
-        kept = Kept(module.backend, module.wanted, module.epoch, dict(module.values))
-        self._journal.put(f"module/{module.name}", kept)
+        kept = ModuleRecord(module.backend, module.wanted, module.epoch, dict(module.values))
+        self._records.put(f"module/{module.name}", kept)
         self._listener.changed(module.name)
 
     def _step(self, name: str, trigger: Trigger, reason: str = "") -> loading.Effect | None:
@@ -292,7 +292,7 @@ class Modules:
         self._listener.came(name, observation, found=found)
         for notice in self._early.pop(name, []):
             self._noticed(name, notice)
-        await self._journal.sync()
+        await self._records.sync()
 
     async def _open(self, name: str) -> Observation:
         module = self._modules[name]

@@ -17,7 +17,7 @@ from manor_bus.wire.errors import ManorError
 from manor_bus.wire.messages.documents import VolumeSpec
 from manor_devices import images, storage
 from manor_devices.backends import Claim
-from manor_devices.volumes import Image, Record
+from manor_devices.volumes import Image, VolumeRecord
 
 MIB: Final = 1 << 20
 HEADER_BYTES: Final = 65_536  # a qcow2 image has at least one cluster for its header
@@ -60,11 +60,11 @@ class Files:
                 claims.append(Claim(identity, resolved, write=False, founded=True))
         return tuple(claims)
 
-    async def look(self, record: Record) -> Look:
+    async def look(self, record: VolumeRecord) -> Look:
         """Look at a volume's file and those it stands on."""
         return await storage.ask(str(self.path(record.path)), partial(self._look, record))
 
-    def _look(self, record: Record) -> Look:
+    def _look(self, record: VolumeRecord) -> Look:
         path = self.path(record.path)
         try:
             seen = path.stat()
@@ -77,7 +77,7 @@ class Files:
         missing = next((str(self.path(kept)) for kept in record.below if not self.path(kept).exists()), "")
         return Look(identity, used, f"what it stands on is gone: {missing}" if missing else "")
 
-    async def remove(self, record: Record) -> None:
+    async def remove(self, record: VolumeRecord) -> None:
         """Remove a volume's file."""
         path = self.path(record.path)
         await storage.ask(str(path), partial(path.unlink, missing_ok=True), LONG_S)

@@ -22,7 +22,7 @@ from manor_bus.wire.messages.documents import Volume, VolumeSpec
 from manor_devices import images, volumes
 from manor_devices.backends import Claim
 from manor_devices.pool_files import NOTHING, Files, Look
-from manor_devices.records import Journal, Remembered
+from manor_devices.records import Records, Remembered
 from manor_devices.routes import VolumeFile
 from manor_devices.uses import Uses
 from manor_devices.volumes import (
@@ -33,10 +33,10 @@ from manor_devices.volumes import (
     Grow,
     Image,
     Make,
-    Record,
     Refuse,
     Rest,
     Seen,
+    VolumeRecord,
     Wait,
 )
 
@@ -58,30 +58,30 @@ class Pools:
 
     def __init__(
         self,
-        journal: Journal,
+        store: Records,
         directory: Path,
         uses: Uses,
-        was_deleted: Callable[[Record], Awaitable[int]],
+        was_deleted: Callable[[VolumeRecord], Awaitable[int]],
         on_change: Callable[[str], None],
     ) -> None:
-        self._journal = journal
+        self._store = store
         self._files = Files(directory)
         self._uses = uses
         self._was_deleted = was_deleted
         self._on_change = on_change
         self._documents: dict[str, Volume] = {}
-        self._records: dict[str, Record] = {}  # by uuid
+        self._records: dict[str, VolumeRecord] = {}  # by uuid
         self._names: dict[str, str] = {}  # uuid -> name, of documents
         self._sharing: dict[str, dict[str, str]] = {}  # name of a base -> uuid and name of its clones
         self._waiting: dict[str, None] = {}
         self._statuses: dict[str, VolumeStatus] = {}  # by uuid
         self._looks: dict[str, Look] = {}  # by uuid
         self._limits: dict[str, asyncio.Semaphore] = {}  # by pool: one that hangs holds nobody else
-        self._deleted = Remembered(journal, "deleted/", DELETED_MAX)
+        self._deleted = Remembered(store, "deleted/", DELETED_MAX)
         self._kicks: dict[str, asyncio.Event] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        for key in journal.keys("volume/"):
-            record = journal.get(key, Record)
+        for key in store.keys("volume/"):
+            record = store.get(key, VolumeRecord)
             if record is not None:
                 self._remember(record)
 
@@ -207,7 +207,7 @@ class Pools:
                 self._show(uuid, "failed", reason)
         return LOOK_S
 
-    async def _delete(self, record: Record, revision: int) -> None:
+    async def _delete(self, record: VolumeRecord, revision: int) -> None:
         """Delete the content, and remember that it was: the document may come back, what it was cannot."""
         self._show(record.uuid, "deleting")
         await self._files.remove(record)
@@ -216,14 +216,14 @@ class Pools:
         self._drop(record)
         self.used(record.name)
 
-    async def _do(self, record: Record, action: Make | Adopt | Grow | Forget) -> None:
+    async def _do(self, record: VolumeRecord, action: Make | Adopt | Grow | Forget) -> None:
         uuid, path = record.uuid, self._files.path(record.path)
         match action:
             case Make(base, copied):
-                await self._journal.sync()
+                await self._store.sync()
                 self._show(uuid, "creating")
                 await self._begin(record, base, copied=copied)
-                await self._journal.sync()
+                await self._store.sync()
             case Grow(size_mib):
                 self._show(uuid, "resizing")
                 async with self._limit(record.spec.pool):
@@ -237,7 +237,7 @@ class Pools:
             case Forget():
                 self._drop(record)
 
-    async def _begin(self, record: Record, base: Image | None, *, copied: bool) -> None:
+    async def _begin(self, record: VolumeRecord, base: Image | None, *, copied: bool) -> None:
         """Make the file; from now on nobody may write what it starts from, and what it shares never."""
         spec, below = record.spec, base.layers if base is not None else ()
         claims = tuple(Claim(layer.identity, layer.path, write=False, founded=True) for layer in below)
@@ -257,7 +257,7 @@ class Pools:
             if copied or not self._records[record.uuid].made:
                 self._claim(record, ())
 
-    async def _seen(self, spec: VolumeSpec | None, record: Record) -> Seen:
+    async def _seen(self, spec: VolumeSpec | None, record: VolumeRecord) -> Seen:
         self._looks[record.uuid] = look = await self._files.look(record)
         base, missing = await self._origin(spec) if spec is not None and not record.made else (None, "")
         return Seen(
@@ -291,7 +291,7 @@ class Pools:
         layers = tuple(Foundation(layer.path, layer.identity) for layer in chain)
         return Image(chain[0].path, format_, -(-chain[0].size // MIB), layers), ""
 
-    async def _proven_deleted(self, record: Record) -> int:
+    async def _proven_deleted(self, record: VolumeRecord) -> int:
         """Return the revision in which its document was deleted; 0: that is not proven."""
         try:
             if revision := await self._was_deleted(record):
@@ -311,7 +311,7 @@ class Pools:
         name = self._records[uuid].name if uuid in self._records else self._names.get(uuid, "")
         return (self._documents[name],) if name in self._documents else ()
 
-    def _follow(self, document: Volume, record: Record | None) -> Record:
+    def _follow(self, document: Volume, record: VolumeRecord | None) -> VolumeRecord:
         """Take the document into account. What a file was made as cannot change any more."""
         meta, spec = document.metadata, document.spec
         if record is not None and record.made:
@@ -320,7 +320,7 @@ class Pools:
         else:
             path = f"{spec.pool}/{meta.name}-{meta.uuid[:8]}.{spec.format}"
             deleted = self._deleted.get(meta.uuid)
-            followed = Record(meta.uuid, meta.name, path, spec, meta.revision, deleted=deleted)
+            followed = VolumeRecord(meta.uuid, meta.name, path, spec, meta.revision, deleted=deleted)
         if followed != record:
             self._save(followed)
         return followed
@@ -335,7 +335,7 @@ class Pools:
             found |= dict.fromkeys(clones)
         return tuple(sorted(found))
 
-    def _bases_used(self, record: Record) -> None:
+    def _bases_used(self, record: VolumeRecord) -> None:
         """Let every volume that one stands on show its users anew."""
         origins = {known.name: known.spec.clone_of for known in self._records.values()}
         name, left = record.spec.clone_of, len(origins) + 1
@@ -343,7 +343,7 @@ class Pools:
             self.used(name)
             name, left = origins.get(name, ""), left - 1
 
-    def _holders(self, record: Record) -> tuple[str, ...]:
+    def _holders(self, record: VolumeRecord) -> tuple[str, ...]:
         """Name who has the file: by the volume's name, or by its path."""
         users = tuple(name for name, _ in self._uses.of_volume(record.name))
         identity = self._looks.get(record.uuid, NOTHING).identity
@@ -354,23 +354,23 @@ class Pools:
     def _limit(self, pool: str) -> asyncio.Semaphore:
         return self._limits.setdefault(pool, asyncio.Semaphore(AT_ONCE))
 
-    def _claim(self, record: Record, claims: tuple[Claim, ...]) -> None:
+    def _claim(self, record: VolumeRecord, claims: tuple[Claim, ...]) -> None:
         self._uses.claim(_claimant(record), f"volume {record.name}", claims)
 
-    def _save(self, record: Record) -> None:
+    def _save(self, record: VolumeRecord) -> None:
         self._remember(record)
-        self._journal.put(f"volume/{record.uuid}", record)
+        self._store.put(f"volume/{record.uuid}", record)
 
-    def _remember(self, record: Record) -> None:
+    def _remember(self, record: VolumeRecord) -> None:
         self._records[record.uuid] = record
         if record.made and record.spec.clone_of and record.spec.format == "qcow2":
             self._sharing.setdefault(record.spec.clone_of, {})[record.uuid] = record.name
 
-    def _drop(self, record: Record) -> None:
+    def _drop(self, record: VolumeRecord) -> None:
         del self._records[record.uuid]
         self._sharing.get(record.spec.clone_of, {}).pop(record.uuid, None)
         self._claim(record, ())
-        self._journal.drop(f"volume/{record.uuid}")
+        self._store.drop(f"volume/{record.uuid}")
         self._statuses.pop(record.uuid, None)
         self._looks.pop(record.uuid, None)
         self._on_change(record.name)
@@ -396,5 +396,5 @@ class Pools:
         self._on_change(record.name)
 
 
-def _claimant(record: Record) -> tuple[str, str]:
+def _claimant(record: VolumeRecord) -> tuple[str, str]:
     return "volume", record.uuid

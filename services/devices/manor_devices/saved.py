@@ -16,7 +16,7 @@ from manor_bus.wire.errors import ManorError, denied_state
 from manor_bus.wire.messages.lifecycle import DomainStatus, State
 from manor_devices.backends import Claim
 from manor_devices.connection import Connection
-from manor_devices.records import Journal
+from manor_devices.records import Records
 from manor_devices.uses import Uses, key_of
 
 SOON_S: Final = 2.0
@@ -61,15 +61,15 @@ def identity(connection: Connection, claims: tuple[Claim, ...]) -> str:
 class Saved:
     """What is held for domains that may be saved. `changed(volume)` tells that a volume is used no more."""
 
-    def __init__(self, journal: Journal, uses: Uses, ask: Ask, changed: Callable[[str], None]) -> None:
-        self._journal = journal
+    def __init__(self, records: Records, uses: Uses, ask: Ask, changed: Callable[[str], None]) -> None:
+        self._records = records
         self._uses = uses
         self._ask = ask
         self._changed = changed
         self._held: dict[str, Held] = {}  # by the uuid of the domain
         self._woken = asyncio.Event()
-        for key in journal.keys("held/"):
-            held = journal.get(key, Held)
+        for key in records.keys("held/"):
+            held = records.get(key, Held)
             if held is not None:
                 self._hold(key.partition("/")[2], held)
 
@@ -82,7 +82,7 @@ class Saved:
             claims = tuple({**dict.fromkeys(before.claims), **dict.fromkeys(held.claims)})
             held = Held(held.domain, claims, before.disks | held.disks, before.volumes | held.volumes)
         self._hold(uuid, held)
-        self._journal.put(f"held/{uuid}", held)
+        self._records.put(f"held/{uuid}", held)
         self._woken.set()
 
     async def check(self, connection: Connection, claims: tuple[Claim, ...]) -> None:
@@ -138,6 +138,6 @@ class Saved:
     def _let_go(self, uuid: str) -> None:
         held = self._held.pop(uuid)
         self._uses.save(uuid, "", (), dict.fromkeys(held.volumes))
-        self._journal.drop(f"held/{uuid}")
+        self._records.drop(f"held/{uuid}")
         for volume in held.volumes:
             self._changed(volume)

@@ -45,12 +45,12 @@ from manor_devices.documents import Documents
 from manor_devices.driver import Driver
 from manor_devices.modules import Installed, Modules, installed
 from manor_devices.pools import Pools
-from manor_devices.records import Journal
+from manor_devices.records import Records
 from manor_devices.saved import Saved
 from manor_devices.settings import Settings
 from manor_devices.sweeps import Sweeps
 from manor_devices.uses import Key, key_of
-from manor_devices.volumes import Record
+from manor_devices.volumes import VolumeRecord
 
 OWNS: Final = ("device.*.*", "backend.*", "volume.*", "provider.*", "resource.*")
 ASK_S: Final = 20.0
@@ -70,7 +70,7 @@ class Devices:
     """The parts of the room, and what each message asks of them."""
 
     def __init__(
-        self, peer: Peer, settings: Settings, journal: Journal, found: Mapping[str, Installed]
+        self, peer: Peer, settings: Settings, records: Records, found: Mapping[str, Installed]
     ) -> None:
         self._peer = peer
         self._node = settings.bus.node
@@ -78,16 +78,16 @@ class Devices:
         self._stale_statuses: dict[str, None] = {}
         self._status_timer: asyncio.TimerHandle | None = None
         self._ready = False
-        self.driver = Driver(journal, self._connection_changed, self._backend_changed, self._leftover)
-        self.modules = Modules(journal, settings.directory, _mark(journal), found, self.driver)
+        self.driver = Driver(records, self._connection_changed, self._backend_changed, self._leftover)
+        self.modules = Modules(records, settings.directory, _mark(records), found, self.driver)
         self.driver.modules = self.modules
         self.pools = Pools(
-            journal, settings.volumes, self.driver.uses, self._was_deleted, self._volume_changed
+            records, settings.volumes, self.driver.uses, self._was_deleted, self._volume_changed
         )
         self.documents = Documents(peer, self._node, self.modules, self.pools)
-        self.connections = Connections(journal, self.driver, self.documents.resolve)
+        self.connections = Connections(records, self.driver, self.documents.resolve)
         self.sweeps = Sweeps(self.connections, self._domains)
-        self.driver.saved = Saved(journal, self.driver.uses, self._domains, self.pools.used)
+        self.driver.saved = Saved(records, self.driver.uses, self._domains, self.pools.used)
         self._tasks: list[asyncio.Task[None]] = []
 
     # --- calls ----------------------------------------------------------------------------------------
@@ -248,14 +248,14 @@ class Devices:
         await self._peer.call(request, Done, timeout=ASK_S, on_part=take, on_restart=told.clear)
         return told
 
-    async def _was_deleted(self, record: Record) -> int:
+    async def _was_deleted(self, record: VolumeRecord) -> int:
         return await self.documents.was_deleted(record)
 
 
-def _mark(journal: Journal) -> str:
+def _mark(records: Records) -> str:
     """Return this installation's own random name, made once."""
-    mark = journal.get("mark", str) or secrets.token_hex(6)
-    journal.put("mark", mark)
+    mark = records.get("mark", str) or secrets.token_hex(6)
+    records.put("mark", mark)
     return mark
 
 
@@ -288,13 +288,13 @@ async def open_room(
 ) -> Room:
     """Open the service on a connected peer."""
     _make_passable(settings)
-    journal = Journal(settings.directory / "records", run)
-    devices = Devices(peer, settings, journal, found if found is not None else installed())
+    records = Records(settings.directory / "records", run)
+    devices = Devices(peer, settings, records, found if found is not None else installed())
     await devices.start()
 
     async def close() -> None:
         await devices.close()
-        await journal.close()
+        await records.close()
 
     answers: dict[type[Message], Answer] = {
         Connect: devices.connect,

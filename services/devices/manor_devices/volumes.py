@@ -27,7 +27,7 @@ class Image:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class VolumeRecord:
     """What is durable of a volume, from before its file is made until after it is gone."""
 
     uuid: str
@@ -107,7 +107,7 @@ class Refuse:
 Action = Make | Adopt | Grow | Delete | Forget | Rest | Wait | Refuse
 
 
-def plan(spec: VolumeSpec | None, record: Record, seen: Seen) -> Action:
+def plan(spec: VolumeSpec | None, record: VolumeRecord, seen: Seen) -> Action:
     """Return the next thing to do; `spec` None: the document was deleted."""
     if spec is None:
         return Forget() if record.deleted else _end(record, seen)
@@ -123,7 +123,7 @@ def plan(spec: VolumeSpec | None, record: Record, seen: Seen) -> Action:
     return _change(spec, record, seen)
 
 
-def _end(record: Record, seen: Seen) -> Action:
+def _end(record: VolumeRecord, seen: Seen) -> Action:
     if record.spec.keep or not record.made:
         return Forget() if record.spec.keep else Delete()
     if seen.users or seen.clones:
@@ -160,7 +160,7 @@ def _wrong(spec: VolumeSpec) -> str:
     return ""
 
 
-def _change(spec: VolumeSpec, record: Record, seen: Seen) -> Action:
+def _change(spec: VolumeSpec, record: VolumeRecord, seen: Seen) -> Action:
     fixed = ("format", "pool", "clone_of", "backing_file")
     changed = [name for name in fixed if getattr(spec, name) != getattr(record.spec, name)]
     if changed:

@@ -9,6 +9,7 @@ import pytest
 
 from manor_bus.wire.errors import ManorError
 from manor_devices.backends import daemons
+from manor_host import processes
 
 MARK = "--mark=daemons-test-5c1e"
 WAIT = "import signal; print('up', flush=True); signal.pause()"
@@ -37,7 +38,7 @@ async def child():
 
 async def test_a_process_is_found_by_its_mark_and_its_end_is_told_at_once(child):
     process = await child()
-    program = os.path.basename(daemons.arguments(process.pid)[0])
+    program = os.path.basename(processes.command_line(process.pid)[0])
     assert daemons.find(program, "--mark=daemons-test")[MARK] == process.pid
     ended = asyncio.Event()
     held = daemons.hold(process.pid, MARK)
@@ -77,7 +78,7 @@ async def test_a_process_that_is_let_go_lives_on(child):
     process = await child()
     held = daemons.hold(process.pid, MARK)
     held.let_go()
-    assert daemons.arguments(process.pid)[-1] == MARK
+    assert processes.command_line(process.pid)[-1] == MARK
 
 
 async def test_one_that_had_ended_before_it_was_watched_is_told_too(child):

@@ -15,6 +15,7 @@ from manor_bus.wire.errors import Kind, ManorError
 from manor_devices import images
 from manor_devices.backends import daemons, nbd
 from manor_devices.processes import run
+from manor_host import processes
 from tests.devices.backends.orders import disk_order, settings
 
 pytestmark = pytest.mark.skipif(
@@ -179,7 +180,7 @@ async def test_a_stopped_daemon_is_noticed_and_killed_before_anything_new_is_sta
     held = daemons.hold(pid, nbd._listen(Path(provider.backend._address(order).path)))
     os.kill(pid, signal.SIGSTOP)
     await asyncio.wait_for(provider.told.wait(), 20)
-    assert held._ended.is_set() or not daemons.arguments(pid)
+    assert held._ended.is_set() or not processes.command_line(pid)
     held.let_go()
     assert (await provider.prepare(order)).type == "nbd"
     await provider.end()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import select
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Final
 
 from manor_bus.wire.errors import Kind, ManorError
 from manor_devices.processes import run
+from manor_host import processes
 
 START_S: Final = 20.0
 TERM_S: Final = 5.0  # then SIGKILL
@@ -99,31 +99,17 @@ def _number(pid_file: Path) -> int:
 def find(program: str, prefix: str) -> dict[str, int]:
     """Return the running processes of a program with an argument of that prefix: argument -> pid."""
     found: dict[str, int] = {}
-    for entry in os.scandir("/proc"):
-        if entry.name.isdigit():
-            argv = arguments(int(entry.name))
-            if argv and os.path.basename(argv[0]) == program:
-                found |= {argument: int(entry.name) for argument in argv[1:] if argument.startswith(prefix)}
+    for pid in processes.pids():
+        argv = processes.command_line(pid)
+        if argv and os.path.basename(argv[0]) == program:
+            found |= {argument: pid for argument in argv[1:] if argument.startswith(prefix)}
     return found
 
 
 def hold(pid: int, mark: str) -> Daemon | None:
     """Hold a process that carries the mark; None when it ended, or its number is another's by now."""
-    try:
-        pidfd = os.pidfd_open(pid)
-    except OSError:
+    identity = processes.Identity.of(pid)
+    if identity is None or mark not in processes.command_line(pid):
         return None
-    readable, _, _ = select.select([pidfd], [], [], 0)  # it has ended, and nobody has waited for it yet
-    if readable or mark not in arguments(pid):
-        os.close(pidfd)
-        return None
-    return Daemon(pid, pidfd)
-
-
-def arguments(pid: int) -> list[str]:
-    """Return the command line of a process; empty when it is gone."""
-    try:
-        content = Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return []
-    return [argument.decode(errors="replace") for argument in content.split(b"\0")[:-1]]
+    pidfd = identity.open()
+    return Daemon(pid, pidfd) if pidfd >= 0 else None
