@@ -53,7 +53,7 @@ def test_the_reply_of_the_called_instance_ends_the_call():
     service.reply(caller.address, "r1")
     assert caller.kinds().count(Frame.REP) == 1
     assert bench.switch.counters["replies_dropped"] == 1
-    assert not bench.switch.roster.pending
+    assert not bench.switch.sessions.pending
 
 
 def test_a_reply_from_anybody_else_is_dropped():
@@ -80,7 +80,7 @@ def test_nobody_to_ask_is_said_at_once_and_nothing_was_done():
     assert caller.error().kind is Kind.UNAVAILABLE
     assert caller.error().delivered is False
     assert caller.error().origin is Origin.BROKER
-    assert not bench.switch.roster.pending
+    assert not bench.switch.sessions.pending
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_when_the_caller_leaves_the_callee_is_told():
     bench.gone(caller)
     assert service.last().k == Frame.CANCEL
     assert service.downs[-1].items[0].sender == address
-    assert not bench.switch.roster.pending
+    assert not bench.switch.sessions.pending
 
 
 def test_a_wish_to_cancel_is_passed_on_and_the_reply_still_counts():
@@ -311,7 +311,7 @@ def test_a_call_to_one_instance_goes_to_no_other():
     assert caller.error().kind is Kind.UNAVAILABLE
     caller.ask(f"srv.info@{place}", "r4")
     assert Frame.REP in caller.kinds()
-    assert bench.switch.roster.pending[caller.address, "r4"].queued
+    assert bench.switch.sessions.pending[caller.address, "r4"].queued
 
 
 def test_an_instance_is_asked_only_what_it_serves_and_about_itself():

@@ -165,7 +165,7 @@ class Anything(RuleBasedStateMachine):
 
     @rule(pick=PICK, last=st.booleans())
     def forge_a_reply(self, pick, last):
-        pending = list(self.world.network.switch.roster.pending)
+        pending = list(self.world.network.switch.sessions.pending)
         if pending:
             caller, request = self.of(pending, pick)
             kind = Frame.REP if last else Frame.PART
@@ -173,7 +173,7 @@ class Anything(RuleBasedStateMachine):
 
     @rule(pick=PICK)
     def cancel_anothers_call(self, pick):
-        pending = list(self.world.network.switch.roster.pending)
+        pending = list(self.world.network.switch.sessions.pending)
         if pending:
             self.world.hostile.say(k=Frame.CANCEL, re=self.of(pending, pick)[1])
 

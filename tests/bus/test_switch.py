@@ -54,7 +54,7 @@ def test_a_wrong_greeting_is_refused_with_the_reason_and_makes_no_session(hello)
     assert hand.last().k == Frame.WELCOME
     assert hand.error().kind is Kind.BAD_REQUEST
     assert hand.error().delivered is False
-    assert not bench.switch.roster.by_conn
+    assert not bench.switch.sessions.by_conn
 
 
 @pytest.mark.parametrize("kind", [kind for kind in Frame if kind != Frame.HELLO] + [16, 99])
@@ -100,7 +100,7 @@ def test_greeting_again_changes_what_is_served_and_keeps_the_session():
     service.hello("i1", ("config.>",))
     caller.ask("config.get", "r2")
     assert service.last().k == Frame.REQ
-    assert len(bench.switch.roster.by_conn) == 2
+    assert len(bench.switch.sessions.by_conn) == 2
 
 
 def test_the_same_instance_on_a_new_connection_replaces_the_old_session():
@@ -119,7 +119,7 @@ def test_another_instance_on_the_same_connection_ends_the_first():
     bench = Bench()
     hand = bench.join()
     hand.hello("other")
-    assert [peer.instance for peer in bench.switch.roster.by_conn.values()] == ["other"]
+    assert [peer.instance for peer in bench.switch.sessions.by_conn.values()] == ["other"]
     assert not hand.cut
 
 
@@ -191,7 +191,7 @@ def test_what_may_be_served_and_owned_follows_the_policy_without_a_new_greeting(
         bench.flush()
         news = codec.decode(watcher.batches()[-1].items[-1].envelope.data, words.OwnerChanged)
         assert (news.present, news.owner.address) == (present, service.address)
-        assert bool(bench.switch.roster.pick("lifecycle.x")) is present
+        assert bool(bench.switch.sessions.pick("lifecycle.x")) is present
     assert watcher.last().type == "bus.serving.v1"
     assert not service.cut
 

@@ -45,7 +45,7 @@ class Hand:
     @property
     def address(self) -> str:
         """What the broker calls it."""
-        return self.bench.switch.roster.by_conn[self.conn].address
+        return self.bench.switch.sessions.by_conn[self.conn].address
 
     def say(self, wire: Envelope) -> None:
         """Send one envelope."""

@@ -423,7 +423,7 @@ class World:
         if switch is None or self.network._waiting is not None or self.network._cycle is not None:
             return []
         wrong = []
-        for peer in switch.roster.by_conn.values():
+        for peer in switch.sessions.by_conn.values():
             for sub in peer.subs.values():
                 road, accounted = (peer.conn, sub.sid), sub.next + sub.coalesced + len(sub.newest)
                 if not sub.wish.tap and self.wire.matched[road] != accounted:
@@ -447,15 +447,15 @@ class World:
         switch = self.network.switch
         if switch is None:
             return []
-        peers = switch.roster.by_conn.values()
+        peers = switch.sessions.by_conn.values()
         sizes = {
-            "pending": (len(switch.roster.pending), self.limits.pending_calls * len(peers)),
-            "deadlines": (len(switch.roster._deadlines), 2 * len(switch.roster.pending) + 4_097),
+            "pending": (len(switch.sessions.pending), self.limits.pending_calls * len(peers)),
+            "deadlines": (len(switch.sessions._deadlines), 2 * len(switch.sessions.pending) + 4_097),
             "in flight": (
-                max((len(p.intake.in_flight) for p in peers), default=0),
+                max((len(p.queue.in_flight) for p in peers), default=0),
                 self.limits.in_flight_per_callee,
             ),
-            "queued": (max((p.intake.queued for p in peers), default=0), self.limits.queued_per_callee),
+            "queued": (max((p.queue.queued for p in peers), default=0), self.limits.queued_per_callee),
             "subscriptions": (max((len(p.subs) for p in peers), default=0), self.limits.subscriptions),
             "made": (max((len(p.made) for p in peers), default=0), self.limits.pending_calls),
         }
@@ -469,10 +469,10 @@ class World:
         """A second after the broker came back everybody is there again, without the application."""
         switch = self.network.switch
         assert switch is not None
-        here = {peer.address for peer in switch.roster.by_conn.values()}
+        here = {peer.address for peer in switch.sessions.by_conn.values()}
         alive = [*self.callers, *(w.peer for w in self.watchers), *(s.peer for s in self.servers)]
         missing = [p.address for p in alive if p.session.address and p.address not in here]
-        unserved = [s.name for s in self.servers if switch.roster.pick("lifecycle.x") is None]
+        unserved = [s.name for s in self.servers if switch.sessions.pick("lifecycle.x") is None]
         return [f"not back: {missing}"] * bool(missing) + [f"not served: {unserved}"] * bool(unserved)
 
     def crashes(self) -> list[str]:
@@ -510,7 +510,7 @@ class Wire:
         """What a change of policy took from the slow is not lost in silence: it was taken."""
         switch = self.world.network.switch
         assert switch is not None
-        for peer in switch.roster.by_conn.values():
+        for peer in switch.sessions.by_conn.values():
             for sub in peer.subs.values():
                 self.matched[peer.conn, sub.sid] = sub.next + sub.coalesced + len(sub.newest)
 
@@ -530,7 +530,7 @@ class Wire:
     def _up(self, conn: bytes, frame: bytes) -> None:
         switch = self.world.network.switch
         assert switch is not None
-        peer = switch.roster.by_conn.get(conn)
+        peer = switch.sessions.by_conn.get(conn)
         if peer is None:
             return
         sent = self.sent[peer.address]
@@ -540,7 +540,7 @@ class Wire:
         except ManorError:
             return  # garbage
         if wire.k == Frame.PUB and self.world.decide(peer.label, "publish", wire.subject).allowed:
-            for other in switch.roster.by_conn.values():
+            for other in switch.sessions.by_conn.values():
                 for sub in other.subs.values():
                     may = self.world.decide(other.label, "watch", wire.subject).allowed
                     if may and matches(sub.stream.pattern, wire.subject):
@@ -605,7 +605,7 @@ class Wire:
     def _prompt(self, conn: bytes, sid: int) -> bool:
         """Whether nothing of a subscription may wait for its reader."""
         switch = self.world.network.switch
-        peer = switch.roster.by_conn.get(conn) if switch is not None else None
+        peer = switch.sessions.by_conn.get(conn) if switch is not None else None
         sub = peer.subs.get(sid) if peer is not None else None
         return sub is not None and sub.wish.policy != "coalesce"
 

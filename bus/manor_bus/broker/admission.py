@@ -24,7 +24,7 @@ class Timed(Protocol):
 C = TypeVar("C", bound=Timed)
 
 
-class Intake(Generic[C]):
+class AdmissionQueue(Generic[C]):
     """Calls by the principal that made them; each with the frame it came in."""
 
     def __init__(self, window: int, limit: int) -> None:

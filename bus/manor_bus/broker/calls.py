@@ -13,10 +13,10 @@ from typing import Final
 import msgspec
 
 from manor_bus.broker.fanout import Fanout
-from manor_bus.broker.outbox import Post, problem, raw, refusal
+from manor_bus.broker.outbox import Outbox, problem, raw, refusal
 from manor_bus.broker.policy import Decisions
 from manor_bus.broker.services import Services
-from manor_bus.broker.sessions import Call, Peer, Roster
+from manor_bus.broker.sessions import Call, Peer, Sessions
 from manor_bus.wire import codec, envelope
 from manor_bus.wire.envelope import Envelope
 from manor_bus.wire.envelope import Kind as Frame
@@ -35,11 +35,11 @@ class Calls:
     """Requests, replies, cancellations and the ends of calls. `answers` are the broker's own (`bus.*`)."""
 
     def __init__(
-        self, node: str, limits: Limits, post: Post, roster: Roster, fanout: Fanout, decide: Decisions,
-        services: Services,
+        self, node: str, limits: Limits, outbox: Outbox, sessions: Sessions, fanout: Fanout,
+        decide: Decisions, services: Services,
     ) -> None:  # fmt: skip
         self._node, self._limits, self._decide, self._services = node, limits, decide, services
-        self._post, self._roster, self._fanout = post, roster, fanout
+        self._outbox, self._sessions, self._fanout = outbox, sessions, fanout
         self.answers: dict[str, Callable[[msgspec.Raw, float], Message]] = {}
 
     # --- from peers -----------------------------------------------------------------------------------
@@ -49,14 +49,14 @@ class Calls:
         try:
             self._take(peer, wire, sent, now)
         except ManorError as error:
-            self._post.counters["refused_calls"] += 1
+            self._outbox.counters["refused_calls"] += 1
             self._refuse(peer, wire.id, wire.to, refusal(error))
 
     def _take(self, peer: Peer, wire: Envelope, sent: bytes, now: float) -> None:
         subject, _, place = wire.to.partition("@")
         self._check(peer, wire, subject)
         if self._fanout.taps:
-            self._fanout.tapped(subject, envelope.item(peer.packed, sent), self._post.out)
+            self._fanout.tapped(subject, envelope.item(peer.packed, sent), self._outbox.out)
         deadline = now + wire.timeout / 1000
         if wire.deadline:  # on this machine's clock: so the time before the broker read it counts, too
             deadline = min(deadline, wire.deadline / 1000)
@@ -66,7 +66,7 @@ class Calls:
             message = self._answer_of(subject, place)(wire.data, now)
             self._end(peer, wire.to, Envelope(k=Frame.REP, re=wire.id, last=True, data=raw(message)))
             return
-        if subject == "srv.snapshot" and place == f"{self._node}/{self._post.epoch}":
+        if subject == "srv.snapshot" and place == f"{self._node}/{self._outbox.epoch}":
             self._snapshot(peer, wire)
             return
         call = Call(peer, self._find(peer, subject, place), wire.id, wire.to, deadline, now)
@@ -80,7 +80,7 @@ class Calls:
         self._end(peer, wire.to, Envelope(k=Frame.REP, re=wire.id, last=True, data=raw(done)))
 
     def _enter(self, call: Call, sent: bytes) -> None:
-        refused = self._roster.enter(call, sent)
+        refused = self._sessions.enter(call, sent)
         if not refused:
             if not call.queued:
                 self._deliver(call, sent)
@@ -90,7 +90,7 @@ class Calls:
                 Kind.NO_CAPACITY, f"{call.callee.address} has its queue full",
                 hint="Try again later, or start a second instance of the service.",
             )  # fmt: skip
-            self._post.counters["refused_calls"] += 1
+            self._outbox.counters["refused_calls"] += 1
             self._refuse(other.caller, other.id, other.to, refusal(full))
         if call not in refused and not call.queued:
             self._deliver(call, sent)
@@ -106,13 +106,13 @@ class Calls:
             raise bad_request("a request needs a budget", wrong)
         if wire.on_behalf_of:
             self._check_behalf(peer, wire.on_behalf_of)
-        if (peer.address, wire.id) in self._roster.pending:
+        if (peer.address, wire.id) in self._sessions.pending:
             raise bad_request("this id is under way already", problem("id", wire.id, "an id of its own"))
         if len(peer.made) >= self._limits.pending_calls:
             raise ManorError(Kind.NO_CAPACITY, f"{len(peer.made)} calls of yours are under way")
         decision = self._decide(peer.label, "call", subject)
         if not decision.allowed:
-            self._post.counters["forbidden"] += 1
+            self._outbox.counters["forbidden"] += 1
             hint = f"Ask the policy's owner, or see: manor bus explain {peer.label} call {subject}"
             raise ManorError(
                 Kind.FORBIDDEN, f"{peer.label} may not call {subject} ({decision.rule})", hint=hint
@@ -121,24 +121,24 @@ class Calls:
     def _check_behalf(self, peer: Peer, whom: str) -> None:
         """Only services act for others, and only for who exists as far as this broker knows."""
         if not peer.label.startswith("service/"):
-            self._post.counters["forbidden"] += 1
+            self._outbox.counters["forbidden"] += 1
             raise ManorError(Kind.FORBIDDEN, f"{peer.label} may not act for others: only services may")
-        if _ADDRESS.fullmatch(whom) is None or not self._roster.may_be(whom):
+        if _ADDRESS.fullmatch(whom) is None or not self._sessions.may_be(whom):
             wrong = problem("on_behalf_of", whom, "the address of a caller, as the bus told it")
             raise bad_request("`on_behalf_of` is not a caller's address", wrong)
 
     def _find(self, caller: Peer, subject: str, place: str) -> Peer:
         instance = self._instance(place)
         if instance:
-            found = self._roster.by_instance.get(instance)
+            found = self._sessions.by_instance.get(instance)
             if found is not None and not subject.startswith("srv.") and not found.may_take(subject):
                 found = None
             missing = f"no instance {instance} on {self._node} serves {subject} now"
         else:
-            found = self._roster.pick(subject)
+            found = self._sessions.pick(subject)
             missing = f"nobody serves {subject} now"
         if found is None:
-            self._roster.remember_wait(caller, subject)
+            self._sessions.remember_wait(caller, subject)
             raise ManorError(Kind.UNAVAILABLE, missing, hint="See which services run: manor service list")
         return found
 
@@ -158,20 +158,20 @@ class Calls:
 
     def reply(self, peer: Peer, wire: Envelope, sent: bytes, now: float) -> None:
         """Pass a (partial) reply to the caller, if it comes from the instance that was called."""
-        call = self._roster.pending.get((wire.to, wire.re))
+        call = self._sessions.pending.get((wire.to, wire.re))
         if call is None or call.callee is not peer or call.queued:
-            self._post.counters["replies_dropped"] += 1
+            self._outbox.counters["replies_dropped"] += 1
             return
         self._pass_on(call.caller, envelope.single(peer.packed, sent))
         if self._fanout.taps:
             subject = call.to.partition("@")[0]
-            self._fanout.tapped(subject, envelope.item(peer.packed, sent), self._post.out)
+            self._fanout.tapped(subject, envelope.item(peer.packed, sent), self._outbox.out)
         if wire.k == Frame.REP:
             self._finish(call, now)
 
     def cancel(self, peer: Peer, wire: Envelope, sent: bytes, now: float) -> None:
         """The caller gives up: end a waiting call, tell the callee of a delivered one."""
-        call = self._roster.pending.get((peer.address, wire.re))
+        call = self._sessions.pending.get((peer.address, wire.re))
         if call is None:
             return
         if call.queued:
@@ -184,31 +184,31 @@ class Calls:
 
     def advance(self, now: float) -> None:
         """End the calls whose budget is over."""
-        for call in sorted(self._roster.overdue(now), key=lambda call: not call.queued):
+        for call in sorted(self._sessions.overdue(now), key=lambda call: not call.queued):
             waiting = call.queued
             self._finish(call, now)
-            self._post.counters["timeouts"] += 1
+            self._outbox.counters["timeouts"] += 1
             if not waiting:
                 self._withdraw(call)
             self._refuse_call(call, Kind.TIMEOUT, "no reply within the budget", delivered=not waiting)
 
     def policy_changed(self, now: float) -> None:
         """End the calls that wait and may no longer be made."""
-        for call in [call for call in self._roster.pending.values() if call.queued]:
+        for call in [call for call in self._sessions.pending.values() if call.queued]:
             if not self._decide(call.caller.label, "call", call.to.partition("@")[0]).allowed:
                 self._finish(call, now)
                 self._refuse_call(call, Kind.FORBIDDEN, "the policy has changed", delivered=False)
 
     def drain(self, peer: Peer, now: float) -> None:
         """No new calls for this instance; what still waits for it goes to another one, or back."""
-        for call, sent in self._roster.drain(peer):
+        for call, sent in self._sessions.drain(peer):
             subject, _, place = call.to.partition("@")
-            other = None if "/" in place else self._roster.pick(subject)
+            other = None if "/" in place else self._sessions.pick(subject)
             if other is not None:
                 self._enter(Call(call.caller, other, call.id, call.to, call.deadline, call.since), sent)
                 continue
             self._refuse_call(call, Kind.UNAVAILABLE, "the instance is leaving", delivered=False)
-        self._post.answer(peer, Envelope(k=Frame.DRAIN))
+        self._outbox.answer(peer, Envelope(k=Frame.DRAIN))
 
     def abandon(
         self, address: str, reason: str, lost: Iterable[Call], made: Iterable[Call], now: float
@@ -234,17 +234,17 @@ class Calls:
         """Send what another peer said, after the events it said before."""
         peer.sent += 1
         if peer.subs and self._fanout.dirty:
-            self._fanout.flush_for(peer.subs.values(), self._post.out)
-        self._post.out.append((peer.conn, frame))
+            self._fanout.flush_for(peer.subs.values(), self._outbox.out)
+        self._outbox.out.append((peer.conn, frame))
 
     def _finish(self, call: Call, now: float) -> None:
         """Forget a call; whoever waits for its place in the callee's window goes next."""
-        for following, sent in self._roster.leave(call, now):
+        for following, sent in self._sessions.leave(call, now):
             self._deliver(following, sent)
 
     def _withdraw(self, call: Call) -> None:
         wish = codec.encode(Envelope(k=Frame.CANCEL, re=call.id))
-        self._post.out.append((call.callee.conn, envelope.single(call.caller.packed, wish)))
+        self._outbox.out.append((call.callee.conn, envelope.single(call.caller.packed, wish)))
 
     def _refuse_call(self, call: Call, kind: Kind, message: str, *, delivered: bool) -> None:
         err = ErrorBody(kind=kind, message=f"{call.to}: {message}", origin=Origin.BROKER, delivered=delivered)
@@ -255,7 +255,7 @@ class Calls:
 
     def _end(self, peer: Peer, to: str, wire: Envelope) -> None:
         """Answer in the broker's own name."""
-        self._post.answer(peer, wire)
+        self._outbox.answer(peer, wire)
         if self._fanout.taps:
-            packed = envelope.item(self._post.packed, codec.encode(wire))
-            self._fanout.tapped(to.partition("@")[0], packed, self._post.out)
+            packed = envelope.item(self._outbox.packed, codec.encode(wire))
+            self._fanout.tapped(to.partition("@")[0], packed, self._outbox.out)

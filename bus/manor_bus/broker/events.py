@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import Final
 
 from manor_bus.broker.fanout import Fanout
-from manor_bus.broker.outbox import Post, problem, raw
+from manor_bus.broker.outbox import Outbox, problem, raw
 from manor_bus.broker.policy import Decisions
 from manor_bus.broker.ring import Ring
 from manor_bus.broker.services import PATTERN, TYPE, Services
-from manor_bus.broker.sessions import Peer, Roster
+from manor_bus.broker.sessions import Peer, Sessions
 from manor_bus.wire import codec, envelope
 from manor_bus.wire.envelope import Envelope
 from manor_bus.wire.envelope import Kind as Frame
@@ -40,11 +40,11 @@ class Events:
     """Publishing and subscribing. `wall` is seconds since 1970 minus the monotonic clock."""
 
     def __init__(
-        self, limits: Limits, wall: float, post: Post, roster: Roster, fanout: Fanout, decide: Decisions,
-        services: Services,
+        self, limits: Limits, wall: float, outbox: Outbox, sessions: Sessions, fanout: Fanout,
+        decide: Decisions, services: Services,
     ) -> None:  # fmt: skip
         self._limits, self._wall, self._decide, self._services = limits, wall, decide, services
-        self._post, self._roster, self._fanout = post, roster, fanout
+        self._outbox, self._sessions, self._fanout = outbox, sessions, fanout
         self.ring = Ring()
         self._count = 0
 
@@ -54,11 +54,11 @@ class Events:
         """Pass an event to its subscribers, exactly as it was sent; what policy denies is counted."""
         subject = wire.subject
         if not is_subject(subject) or not self._decide(peer.label, "publish", subject).allowed:
-            self._post.counters["forbidden"] += 1
+            self._outbox.counters["forbidden"] += 1
             return
-        self._post.counters["events"] += 1
+        self._outbox.counters["events"] += 1
         self.ring.add(self._wall + now, peer.address, subject, sent)
-        self._fanout.publish(subject, envelope.item(peer.packed, sent), self._post.out)
+        self._fanout.publish(subject, envelope.item(peer.packed, sent), self._outbox.out)
 
     def subscribe(self, peer: Peer, wire: Envelope, sent: bytes, now: float) -> None:
         """Make a subscription live, or refuse it."""
@@ -66,18 +66,18 @@ class Events:
             wish = codec.decode(wire.data, Subscribe)
             self._check(peer, wire.to, wish)
         except ManorError as error:
-            self._post.refuse(peer, wire.id, error)
+            self._outbox.refuse(peer, wire.id, error)
             return
-        made = self._fanout.subscribe(peer.conn, peer.address, peer.label, wire.to, wish, self._post.out)
+        made = self._fanout.subscribe(peer.conn, peer.address, peer.label, wire.to, wish, self._outbox.out)
         peer.subs[wish.sid] = made
         owners = [
             Owner(address=other.address, owns=other.owns)
-            for other in self._roster.by_conn.values()
+            for other in self._sessions.by_conn.values()
             if _concerns(wire.to, other.owns)
         ]
         if overlap(wire.to, PATTERN):
-            owners.append(Owner(address=self._post.address, owns=(PATTERN,)))
-        self._post.reply(peer, wire.id, Subscribed(sid=wish.sid, seq=made.next, owners=tuple(owners)))
+            owners.append(Owner(address=self._outbox.address, owns=(PATTERN,)))
+        self._outbox.reply(peer, wire.id, Subscribed(sid=wish.sid, seq=made.next, owners=tuple(owners)))
 
     def _check(self, peer: Peer, pattern: str, wish: Subscribe) -> None:
         if not is_pattern(pattern):
@@ -97,7 +97,7 @@ class Events:
         verb = "tap" if wish.tap else "watch"
         decision = self._decide(peer.label, verb, pattern)
         if not decision.allowed:
-            self._post.counters["forbidden"] += 1
+            self._outbox.counters["forbidden"] += 1
             raise ManorError(Kind.FORBIDDEN, f"{peer.label} may not {verb} {pattern} ({decision.rule})")
 
     def unsubscribe(self, peer: Peer, wire: Envelope, sent: bytes, now: float) -> None:
@@ -105,14 +105,14 @@ class Events:
         gone = peer.subs.pop(codec.decode(wire.data, Unsubscribe).sid, None)
         if gone is not None:
             self._fanout.unsubscribe(gone)
-        self._post.reply(peer, wire.id, Done())
+        self._outbox.reply(peer, wire.id, Done())
 
     def credit(self, peer: Peer, wire: Envelope, sent: bytes, now: float) -> None:
         """Take credit; raises ManorError when there is more than what was sent."""
         credit = codec.decode(wire.data, Credit)
         subscription = peer.subs.get(credit.sid)
         if subscription is not None and not self._fanout.credit(
-            subscription, credit.messages, credit.size, self._post.out
+            subscription, credit.messages, credit.size, self._outbox.out
         ):
             raise bad_request("credit beyond what was sent, or going back")
 
@@ -131,7 +131,7 @@ class Events:
     def flush(self, now: float) -> list[bytes]:
         """End of a drain cycle: send what collected; returns the connections whose policy ends them."""
         fanout = self._fanout
-        fanout.flush(self._post.out)
+        fanout.flush(self._outbox.out)
         if not fanout.slow and not fanout.kicked:
             return []
         slow, fanout.slow = fanout.slow, []
@@ -144,7 +144,7 @@ class Events:
                     dropped=late.dropped,
                 )  # fmt: skip
                 self._news("bus.slow", "bus.slow.v1", body, now)
-        fanout.flush(self._post.out)  # that news, too; who falls behind by it is told of later
+        fanout.flush(self._outbox.out)  # that news, too; who falls behind by it is told of later
         return list(dict.fromkeys(kicked))
 
     def owner_changed(self, peer: Peer, *, present: bool, reason: str) -> None:
@@ -153,10 +153,10 @@ class Events:
         sent = self._own(
             "bus.owner", "bus.owner.v1", OwnerChanged(owner=owner, present=present, reason=reason)
         )
-        packed = envelope.item(self._post.packed, sent)
+        packed = envelope.item(self._outbox.packed, sent)
         for stream in list(self._fanout.streams()):
             if not stream.tap and _concerns(stream.pattern, peer.owns):
-                self._fanout.announce(stream, f"bus.owner.{peer.address}", packed, self._post.out)
+                self._fanout.announce(stream, f"bus.owner.{peer.address}", packed, self._outbox.out)
 
     def peer_changed(self, peer: Peer, *, present: bool, reason: str, now: float) -> None:
         """Publish that a peer came or went."""
@@ -176,8 +176,8 @@ class Events:
         self._tell(subject, self._own(subject, type_name, body), now)
 
     def _tell(self, subject: str, sent: bytes, now: float) -> None:
-        self.ring.add(self._wall + now, self._post.address, subject, sent)
-        self._fanout.publish(subject, envelope.item(self._post.packed, sent), self._post.out)
+        self.ring.add(self._wall + now, self._outbox.address, subject, sent)
+        self._fanout.publish(subject, envelope.item(self._outbox.packed, sent), self._outbox.out)
 
     def _own(
         self, subject: str, type_name: str, body: Message | None, epoch: str = "", rev: int = 0

@@ -27,9 +27,9 @@ def answers(
 
     def stats(_: bus.BusStats, now: float) -> Message:
         return bus.BusStatsAnswer(
-            epoch=switch.epoch, uptime_s=now - switch.started, peers=len(switch.roster.by_conn),
-            subscriptions=sum(len(peer.subs) for peer in switch.roster.by_conn.values()),
-            pending=len(switch.roster.pending), ring=len(switch.ring), resident_kib=resident_kib(),
+            epoch=switch.epoch, uptime_s=now - switch.started, peers=len(switch.sessions.by_conn),
+            subscriptions=sum(len(peer.subs) for peer in switch.sessions.by_conn.values()),
+            pending=len(switch.sessions.pending), ring=len(switch.ring), resident_kib=resident_kib(),
             counters={**switch.counters, "events_dropped": switch.fanout.dropped},
         )  # fmt: skip
 
@@ -71,7 +71,7 @@ def _decoding(wanted: type[M], answer: Callable[[M, float], Message]) -> Answer:
 
 
 def _peers(switch: Switch, now: float) -> Message:
-    peers = sorted(switch.roster.by_conn.values(), key=lambda peer: peer.address)
+    peers = sorted(switch.sessions.by_conn.values(), key=lambda peer: peer.address)
     return bus.PeersListed(
         peers=tuple(
             bus.PeerView(
@@ -84,7 +84,7 @@ def _peers(switch: Switch, now: float) -> Message:
                 owns=peer.owns,
                 subscriptions=len(peer.subs),
                 calls_pending=peer.calls_pending,
-                calls_in_flight=len(peer.intake.in_flight),
+                calls_in_flight=len(peer.queue.in_flight),
                 received=peer.received,
                 sent=peer.sent,
                 draining=peer.draining,
@@ -109,14 +109,14 @@ def _subs(switch: Switch) -> Message:
                 coalesced=sub.coalesced,
                 outstanding=sub.sent_messages - sub.acked_messages,
             )
-            for peer in switch.roster.by_conn.values()
+            for peer in switch.sessions.by_conn.values()
             for sub in peer.subs.values()
         )
     )
 
 
 def _pending(switch: Switch, now: float) -> Message:
-    calls = sorted(switch.roster.pending.values(), key=lambda call: call.since)
+    calls = sorted(switch.sessions.pending.values(), key=lambda call: call.since)
     return bus.PendingListed(
         pending=tuple(
             bus.PendingView(

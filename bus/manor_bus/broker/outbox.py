@@ -19,7 +19,7 @@ from manor_bus.wire.messages.bus import Reset
 Reason = Literal["unknown", "slow", "protocol", "kicked", "revoked", "replaced", "quota"]
 
 
-class Post:
+class Outbox:
     """One broker's outgoing side; `out` and `cut` are emptied by the shell."""
 
     def __init__(self, address: str, epoch: str) -> None:

@@ -328,7 +328,7 @@ class Broker:
         ended = 0
         for connection in self._connections:
             if connection.conn and table.get(connection.key) != connection.label:
-                peer = self.switch.roster.by_conn.get(connection.conn)
+                peer = self.switch.sessions.by_conn.get(connection.conn)
                 ended += peer is not None and self.switch.kick(peer.address, "revoked", now)
                 self.switch.cut.append(connection.conn)
         return Reloaded(keys=len(table), ended=ended)

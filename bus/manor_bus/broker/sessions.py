@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from manor_bus.broker.admission import Intake
+from manor_bus.broker.admission import AdmissionQueue
 from manor_bus.broker.fanout import Subscription
 from manor_bus.wire.errors import Kind, ManorError, conflict
 from manor_bus.wire.messages.bus import Hello
@@ -37,7 +37,7 @@ class Peer:
     packed: bytes  # the address as MessagePack, put before everything it sends
     where: str
     since: float
-    intake: Intake[Call]
+    queue: AdmissionQueue[Call]
     instance: str = ""
     version: str = ""
     pid: int = 0
@@ -77,7 +77,7 @@ class Call:
     over: bool = False
 
 
-class Roster:
+class Sessions:
     """Sessions and pending calls of one broker."""
 
     def __init__(self) -> None:
@@ -86,7 +86,7 @@ class Roster:
         self.by_instance: dict[str, Peer] = {}
         self.pending: dict[tuple[str, str], Call] = {}
         self._principals: dict[str, str] = {}  # instance -> the principal that used it first
-        self._sessions: dict[str, int] = {}  # principal -> how many
+        self._counts: dict[str, int] = {}  # principal -> how many
         self._deadlines: list[tuple[float, int, Call]] = []
         self._routes: dict[str, tuple[Peer, ...]] = {}
         self._count = 0
@@ -102,14 +102,14 @@ class Roster:
             raise conflict(
                 f"instance {instance} belongs to another principal", hint="Greet with another one."
             )
-        if self._sessions.get(label, 0) >= PEERS_MAX and conn not in self.by_conn:
+        if self._counts.get(label, 0) >= PEERS_MAX and conn not in self.by_conn:
             raise ManorError(Kind.NO_CAPACITY, f"{label} has {PEERS_MAX} sessions already")
 
     def greet(self, peer: Peer, hello: Hello, serves: tuple[str, ...], owns: tuple[str, ...]) -> list[Peer]:
         """Take a peer in, or take its new wishes; return who was waiting for what it serves."""
         self._count += 1
         if peer.conn not in self.by_conn:
-            self._sessions[peer.label] = self._sessions.get(peer.label, 0) + 1
+            self._counts[peer.label] = self._counts.get(peer.label, 0) + 1
         peer.wishes, peer.order = hello, self._count
         peer.instance, peer.version, peer.pid = hello.instance, hello.version[:64], hello.pid
         peer.group = peer.label
@@ -147,15 +147,15 @@ class Roster:
             if index.get(key) is peer:
                 del index[key]
         if self.by_conn.pop(peer.conn, None) is not None:
-            self._sessions[peer.label] -= 1
-            if not self._sessions[peer.label]:
-                del self._sessions[peer.label]
+            self._counts[peer.label] -= 1
+            if not self._counts[peer.label]:
+                del self._counts[peer.label]
         if peer.serves:
             self._routes.clear()
         peer.draining = True
-        lost = [*peer.intake.in_flight, *(call for call, _ in peer.intake.waiting())]
-        peer.intake.in_flight.clear()
-        peer.intake.clear_queue()
+        lost = [*peer.queue.in_flight, *(call for call, _ in peer.queue.waiting())]
+        peer.queue.in_flight.clear()
+        peer.queue.clear_queue()
         for call in lost:
             self._forget(call)
         return lost, [call for call in peer.made if not call.over]
@@ -177,20 +177,20 @@ class Roster:
             serving = self._routes[subject] = tuple(sorted(peers, key=lambda p: -p.order))
         best = None
         for peer in serving:
-            if not peer.draining and (best is None or len(peer.intake) < len(best.intake)):
+            if not peer.draining and (best is None or len(peer.queue) < len(best.queue)):
                 best = peer
         return best
 
     def enter(self, call: Call, raw: bytes) -> Sequence[Call]:
         """Note a call, and whether it waits; returns those that must be refused for it, maybe itself."""
-        refused = call.callee.intake.take(call, call.caller.label, raw)
+        refused = call.callee.queue.take(call, call.caller.label, raw)
         if refused:
             for other in refused:
                 if other is not call:
                     self._forget(other)
             if call in refused:
                 return refused
-        call.queued = call not in call.callee.intake.in_flight
+        call.queued = call not in call.callee.queue.in_flight
         call.caller.made.add(call)
         self.pending[call.caller.address, call.id] = call
         self._count += 1
@@ -206,7 +206,7 @@ class Roster:
         One whose budget is over is not among them: it ends by its budget, undelivered.
         """
         self._forget(call)
-        moved = call.callee.intake.leave(call, call.caller.label, now)
+        moved = call.callee.queue.leave(call, call.caller.label, now)
         for following, _ in moved:
             following.queued = False
         return moved
@@ -234,8 +234,8 @@ class Roster:
     def drain(self, peer: Peer) -> list[tuple[Call, bytes]]:
         """Send nothing more to a peer; return the calls that were waiting for it."""
         peer.draining = True
-        waiting = peer.intake.waiting()
-        peer.intake.clear_queue()
+        waiting = peer.queue.waiting()
+        peer.queue.clear_queue()
         for call, _ in waiting:
             self._forget(call)
         return waiting

@@ -19,15 +19,15 @@ from typing import Final
 import msgspec
 
 from manor_bus import PROTOCOL
-from manor_bus.broker.admission import Intake
+from manor_bus.broker.admission import AdmissionQueue
 from manor_bus.broker.calls import Calls
 from manor_bus.broker.events import Events
 from manor_bus.broker.fanout import Fanout, Send
-from manor_bus.broker.outbox import Post, Reason, raw, refusal
+from manor_bus.broker.outbox import Outbox, Reason, raw, refusal
 from manor_bus.broker.policy import Decide, Decisions
 from manor_bus.broker.ring import Ring
 from manor_bus.broker.services import Services
-from manor_bus.broker.sessions import Call, Peer, Roster
+from manor_bus.broker.sessions import Call, Peer, Sessions
 from manor_bus.wire import codec, envelope
 from manor_bus.wire.envelope import Envelope
 from manor_bus.wire.envelope import Kind as Frame
@@ -65,12 +65,14 @@ class Switch:
         self.node, self.epoch, self.boot_id, self.limits = node, epoch, boot_id, limits
         self.address = f"bus@{node}/{epoch}"
         self.decide = Decisions(decide)
-        self.roster = Roster()
+        self.sessions = Sessions()
         self.fanout = Fanout(lambda label, subject: self.decide(label, "watch", subject).allowed)
-        self._post = post = Post(self.address, epoch)
+        self._outbox = outbox = Outbox(self.address, epoch)
         services = Services(node, epoch)
-        self._calls = calls = Calls(node, limits, post, self.roster, self.fanout, self.decide, services)
-        self._events = events = Events(limits, wall, post, self.roster, self.fanout, self.decide, services)
+        self._calls = calls = Calls(node, limits, outbox, self.sessions, self.fanout, self.decide, services)
+        self._events = events = Events(
+            limits, wall, outbox, self.sessions, self.fanout, self.decide, services
+        )
         self.started = 0.0
         self._next_beat = 0.0
         self._by_kind: dict[int, Callable[[Peer, Envelope, bytes, float], None]] = {
@@ -84,21 +86,21 @@ class Switch:
 
     def take(self) -> list[Send]:
         """Take out the frames to send."""
-        return self._post.take()
+        return self._outbox.take()
 
     @property
     def cut(self) -> list[bytes]:
         """Connections the shell must end; it puts a new list."""
-        return self._post.cut
+        return self._outbox.cut
 
     @cut.setter
     def cut(self, new: list[bytes]) -> None:
-        self._post.cut = new
+        self._outbox.cut = new
 
     @property
     def counters(self) -> Counter[str]:
         """What happened so far."""
-        return self._post.counters
+        return self._outbox.counters
 
     @property
     def ring(self) -> Ring:
@@ -127,23 +129,23 @@ class Switch:
             self._protocol_error(conn, str(error), now)
             return
         for message in messages:
-            if conn in self._post.cut:
+            if conn in self._outbox.cut:
                 return  # what came before has ended it
             self._message(conn, label, where, message, now)
 
     def _message(self, conn: bytes, label: str, where: str, untrusted: bytes, now: float) -> None:
-        self._post.counters["frames"] += 1
+        self._outbox.counters["frames"] += 1
         try:
             wire = envelope.read(untrusted)
         except (codec.Malformed, ManorError) as error:
             self._protocol_error(conn, str(error), now)
             return
-        peer = self.roster.by_conn.get(conn)
+        peer = self.sessions.by_conn.get(conn)
         if wire.k == _HELLO:
             self._hello(conn, label, where, wire, now)
         elif peer is None or peer.label != label:
-            self._post.counters["reset_unknown"] += 1
-            self._post.reset(conn, "unknown")
+            self._outbox.counters["reset_unknown"] += 1
+            self._outbox.reset(conn, "unknown")
         else:
             peer.received += 1
             act = self._by_kind.get(wire.k)
@@ -157,7 +159,7 @@ class Switch:
 
     def gone(self, conn: bytes, reason: str, now: float) -> None:
         """A connection has ended: end its session, its calls, and what was called of it."""
-        peer = self.roster.by_conn.get(conn)
+        peer = self.sessions.by_conn.get(conn)
         if peer is not None:
             self._leave(peer, reason, now)
 
@@ -166,33 +168,33 @@ class Switch:
         self._calls.advance(now)
         if now >= self._next_beat:
             self._next_beat = now + HEARTBEAT_S
-            self.fanout.heartbeat(self._post.out)
+            self.fanout.heartbeat(self._outbox.out)
 
     def flush(self, now: float) -> None:
         """End of a drain cycle: send the collected events, apply policies to slow subscribers."""
         while kicked := self._events.flush(now):
             for conn in kicked:
-                self._post.counters["kicked_slow"] += 1
+                self._outbox.counters["kicked_slow"] += 1
                 self._end(conn, "slow", now)
 
     def next_timer(self) -> float:
         """Return when `advance` wants to be called."""
-        return min(self.roster.next_deadline(), self._next_beat)
+        return min(self.sessions.next_deadline(), self._next_beat)
 
     def kick(self, address: str, reason: Reason, now: float) -> bool:
         """End one session; False when there is none at this address."""
-        peer = self.roster.by_address.get(address)
+        peer = self.sessions.by_address.get(address)
         if peer is not None:
             self._end(peer.conn, reason, now)
         return peer is not None
 
     def change_policy(self, decide: Decide, now: float) -> None:
         """Decide by another policy from now on: grants follow it, and who watches too much is ended."""
-        self.fanout.flush(self._post.out)  # what was taken under the old policy goes under it
+        self.fanout.flush(self._outbox.out)  # what was taken under the old policy goes under it
         self.decide.replace(decide)
         self.fanout.policy_changed()
         self._calls.policy_changed(now)
-        for peer in list(self.roster.by_conn.values()):
+        for peer in list(self.sessions.by_conn.values()):
             subs = (("tap" if sub.wish.tap else "watch", sub.stream.pattern) for sub in peer.subs.values())
             if all(self.decide(peer.label, verb, pattern).allowed for verb, pattern in subs):
                 self._grant_again(peer, now)
@@ -205,7 +207,7 @@ class Switch:
         if owns != peer.owns and peer.owns:
             self._events.owner_changed(peer, present=False, reason="revoked")
         changed = owns != peer.owns
-        self._tell_woken(peer, self.roster.grant(peer, serves, owns))
+        self._tell_woken(peer, self.sessions.grant(peer, serves, owns))
         self._events.service_changed(peer, present=True, now=now)
         if changed and owns:
             self._events.owner_changed(peer, present=True, reason="")
@@ -216,27 +218,29 @@ class Switch:
         try:
             hello = codec.decode(wire.data, words.Hello)
             _check_hello(hello)
-            self.roster.admit(label, hello.instance, conn)
+            self.sessions.admit(label, hello.instance, conn)
         except ManorError as error:
-            self._post.send(conn, Envelope(k=Frame.WELCOME, re=wire.id, err=refusal(error)))
+            self._outbox.send(conn, Envelope(k=Frame.WELCOME, re=wire.id, err=refusal(error)))
             return
         address = f"{label}@{self.node}/{hello.instance}"
         peer = self._replaced(conn, address, now)
         new = peer is None
         if peer is None:
-            intake: Intake[Call] = Intake(self.limits.in_flight_per_callee, self.limits.queued_per_callee)
-            peer = Peer(conn, label, address, envelope.pack_text(address), where, now, intake)
+            queue: AdmissionQueue[Call] = AdmissionQueue(
+                self.limits.in_flight_per_callee, self.limits.queued_per_callee
+            )
+            peer = Peer(conn, label, address, envelope.pack_text(address), where, now, queue)
         serves, no_serves = self._grant(label, "serve", hello.serves)
         owns, no_owns = self._grant(label, "publish", hello.owns)
-        woken = self.roster.greet(peer, hello, serves, owns)
+        woken = self.sessions.greet(peer, hello, serves, owns)
         welcome = words.Welcome(
             protocol=PROTOCOL, broker_epoch=self.epoch, address=address, boot_id=self.boot_id,
             heartbeat_ms=int(HEARTBEAT_S * 1000), limits=self.limits, serves=serves,
             denied=no_serves + no_owns, batches=True,
         )  # fmt: skip
-        self._post.answer(peer, Envelope(k=Frame.WELCOME, re=wire.id, data=raw(welcome)))
+        self._outbox.answer(peer, Envelope(k=Frame.WELCOME, re=wire.id, data=raw(welcome)))
         if hello.batches:
-            self._post.batching.add(conn)
+            self._outbox.batching.add(conn)
         self._tell_woken(peer, woken)
         if new:
             self._events.peer_changed(peer, present=True, reason="", now=now)
@@ -247,18 +251,18 @@ class Switch:
     def _tell_woken(self, peer: Peer, woken: list[Peer]) -> None:
         serving = raw(words.Serving(group=peer.group))
         for waiting in woken:
-            self._post.answer(waiting, Envelope(k=Frame.PUB, type="bus.serving.v1", data=serving))
+            self._outbox.answer(waiting, Envelope(k=Frame.PUB, type="bus.serving.v1", data=serving))
 
     def _replaced(self, conn: bytes, address: str, now: float) -> Peer | None:
         """Return the session that greets again; end one that this greeting replaces."""
-        known = self.roster.by_address.get(address)
+        known = self.sessions.by_address.get(address)
         if known is not None and known.conn == conn:
             return known
-        for before in (known, self.roster.by_conn.get(conn)):
+        for before in (known, self.sessions.by_conn.get(conn)):
             if before is not None:
                 self._leave(before, "replaced", now)
                 if before.conn != conn:
-                    self._post.cut.append(before.conn)
+                    self._outbox.cut.append(before.conn)
         return None
 
     def _grant(
@@ -269,29 +273,29 @@ class Switch:
         return granted, tuple(f"{p}: {d.rule}" for p, d in decisions.items() if not d.allowed)
 
     def _ping(self, peer: Peer, wire: Envelope, sent: bytes, now: float) -> None:
-        self._post.answer(peer, Envelope(k=Frame.PING, re=wire.id))
+        self._outbox.answer(peer, Envelope(k=Frame.PING, re=wire.id))
 
     def _drain(self, peer: Peer, wire: Envelope, sent: bytes, now: float) -> None:
         self._calls.drain(peer, now)
         self._events.service_changed(peer, present=True, now=now)
 
     def _leave(self, peer: Peer, reason: str, now: float) -> None:
-        self._post.batching.discard(peer.conn)
-        lost, made = self.roster.remove(peer)
+        self._outbox.batching.discard(peer.conn)
+        lost, made = self.sessions.remove(peer)
         self._calls.abandon(peer.address, reason, lost, made, now)
         self._events.leave(peer, reason, now)
 
     def _end(self, conn: bytes, reason: Reason, now: float) -> None:
-        self._post.reset(conn, reason)
+        self._outbox.reset(conn, reason)
         self.gone(conn, reason, now)
-        self._post.cut.append(conn)
+        self._outbox.cut.append(conn)
 
     def _protocol_error(self, conn: bytes, reason: str, now: float) -> None:
-        self._post.counters["protocol_errors"] += 1
+        self._outbox.counters["protocol_errors"] += 1
         err = ErrorBody(kind=Kind.BAD_REQUEST, message=reason, origin=Origin.BROKER, delivered=False)
-        self._post.reset(conn, "protocol", err)
+        self._outbox.reset(conn, "protocol", err)
         self.gone(conn, "protocol", now)
-        self._post.cut.append(conn)
+        self._outbox.cut.append(conn)
 
 
 def _check_hello(hello: words.Hello) -> None:

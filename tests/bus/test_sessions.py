@@ -1,14 +1,14 @@
 import pytest
 
-from manor_bus.broker import sessions as roster
-from manor_bus.broker.admission import Intake
-from manor_bus.broker.sessions import Call, Peer, Roster
+from manor_bus.broker import sessions as module
+from manor_bus.broker.admission import AdmissionQueue
+from manor_bus.broker.sessions import Call, Peer, Sessions
 from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages.bus import Hello
 
 
 def greeted(made, name, serves=(), label="service/x"):
-    peer = Peer(name.encode(), label, f"{label}@n1/{name}", b"", "", 0.0, Intake(8, 8))
+    peer = Peer(name.encode(), label, f"{label}@n1/{name}", b"", "", 0.0, AdmissionQueue(8, 8))
     made.admit(label, name, peer.conn)
     made.greet(peer, Hello(protocol=(1, 1), instance=name), serves, ())
     return peer
@@ -16,7 +16,7 @@ def greeted(made, name, serves=(), label="service/x"):
 
 @pytest.fixture
 def house():
-    made = Roster()
+    made = Sessions()
     return made, greeted(made, "caller", label="operator/a"), greeted(made, "callee", ("x.>",))
 
 
@@ -46,7 +46,7 @@ def test_who_waits_for_a_service_is_told_once(house):
     made, caller, _ = house
     made.remember_wait(caller, "y.do")
     assert greeted(made, "z", ("z.>",)) is not None
-    waiting = Peer(b"y", "service/y", "service/y@n1/y", b"", "", 0.0, Intake(8, 8))
+    waiting = Peer(b"y", "service/y", "service/y@n1/y", b"", "", 0.0, AdmissionQueue(8, 8))
     hello = Hello(protocol=(1, 1), instance="y")
     assert made.greet(waiting, hello, ("y.>",), ()) == [caller]
     assert made.greet(waiting, hello, ("y.>",), ()) == []
@@ -54,9 +54,9 @@ def test_who_waits_for_a_service_is_told_once(house):
 
 def test_what_a_peer_waits_for_is_bounded(house):
     made, caller, _ = house
-    for number in range(roster.WAITS_MAX + 5):
+    for number in range(module.WAITS_MAX + 5):
         made.remember_wait(caller, f"y.{number}")
-    assert len(caller.waits) == roster.WAITS_MAX
+    assert len(caller.waits) == module.WAITS_MAX
 
 
 def test_deadlines_come_in_order_and_forget_what_is_over(house):
@@ -73,11 +73,11 @@ def test_deadlines_come_in_order_and_forget_what_is_over(house):
 
 def test_ended_calls_with_long_budgets_do_not_pile_up(house):
     made, caller, callee = house
-    for number in range(3 * roster.ENDED_MAX):
+    for number in range(3 * module.ENDED_MAX):
         one = call(caller, callee, str(number), 86_400.0)
         made.enter(one, b"")
         list(made.leave(one, 0.0))
-    assert len(made._deadlines) <= roster.ENDED_MAX + 2
+    assert len(made._deadlines) <= module.ENDED_MAX + 2
 
 
 def test_a_peer_that_leaves_takes_its_calls_with_it(house):
@@ -99,7 +99,7 @@ def test_a_peer_that_calls_itself_loses_the_call_once(house):
 
 def test_instances_of_the_absent_are_remembered_up_to_a_bound(house, monkeypatch):
     made, _, callee = house
-    monkeypatch.setattr(roster, "INSTANCES_MAX", 3)
+    monkeypatch.setattr(module, "INSTANCES_MAX", 3)
     old = greeted(made, "old", label="operator/b")
     made.remove(old)
     for name in ("n1", "n2"):

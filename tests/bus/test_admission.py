@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manor_bus.broker import admission as intake
-from manor_bus.broker.admission import Intake
+from manor_bus.broker import admission
+from manor_bus.broker.admission import AdmissionQueue
 from tests.testkit.chance import SEARCH
 
 
@@ -39,7 +39,7 @@ def leave(made, name, now=0.0):
 
 
 def test_one_principal_has_at_most_half_of_the_window():
-    made = Intake(4, 10)
+    made = AdmissionQueue(4, 10)
     fill(made, "a", 3)
     assert flying(made) == ["a0", "a1"]
     fill(made, "b", 3)
@@ -48,13 +48,13 @@ def test_one_principal_has_at_most_half_of_the_window():
 
 
 def test_a_window_of_one_still_lets_one_call_through():
-    made = Intake(1, 10)
+    made = AdmissionQueue(1, 10)
     fill(made, "a", 2)
     assert flying(made) == ["a0"]
 
 
 def test_those_who_wait_take_turns_and_keep_their_own_order():
-    made = Intake(2, 100)
+    made = AdmissionQueue(2, 100)
     fill(made, "a", 4)
     fill(made, "b", 4)
     fill(made, "c", 2)
@@ -69,7 +69,7 @@ def test_those_who_wait_take_turns_and_keep_their_own_order():
 
 
 def test_nobody_overtakes_its_own_waiting_calls():
-    made = Intake(2, 100)
+    made = AdmissionQueue(2, 100)
     fill(made, "a", 2)
     assert flying(made) == ["a0"]
     assert leave(made, "a0") == ["a1"]
@@ -78,7 +78,7 @@ def test_nobody_overtakes_its_own_waiting_calls():
 
 
 def test_in_a_full_queue_who_has_most_in_it_gives_way():
-    made = Intake(2, 4)
+    made = AdmissionQueue(2, 4)
     assert fill(made, "a", 6) == ["a5"]
     assert fill(made, "b", 2) == ["a4"]
     assert fill(made, "b", 1, start=2) == ["a3"]
@@ -87,23 +87,23 @@ def test_in_a_full_queue_who_has_most_in_it_gives_way():
 
 
 def test_the_queue_is_bounded_in_bytes(monkeypatch):
-    monkeypatch.setattr(intake, "QUEUED_BYTES_MAX", 100)
-    made = Intake(2, 1_000)
+    monkeypatch.setattr(admission, "QUEUED_BYTES_MAX", 100)
+    made = AdmissionQueue(2, 1_000)
     assert fill(made, "a", 4, size=40) == ["a3"]
     assert made.queued_bytes == 80
     assert fill(made, "b", 2, size=40) == ["a2"]
 
 
 def test_a_call_that_is_larger_than_the_whole_queue_gives_way_to_all(monkeypatch):
-    monkeypatch.setattr(intake, "QUEUED_BYTES_MAX", 100)
-    made = Intake(1, 1_000)
+    monkeypatch.setattr(admission, "QUEUED_BYTES_MAX", 100)
+    made = AdmissionQueue(1, 1_000)
     fill(made, "a", 1)
     assert fill(made, "a", 1, size=101, start=1) == ["a1"]
     assert (made.queued, made.queued_bytes) == (0, 0)
 
 
 def test_whose_budget_is_over_is_passed_over():
-    made = Intake(1, 10)
+    made = AdmissionQueue(1, 10)
     fill(made, "a", 1)
     fill(made, "a", 1, start=1, deadline=5.0)
     fill(made, "a", 1, start=2)
@@ -112,7 +112,7 @@ def test_whose_budget_is_over_is_passed_over():
 
 
 def test_a_waiting_call_may_leave():
-    made = Intake(1, 10)
+    made = AdmissionQueue(1, 10)
     fill(made, "a", 3)
     assert leave(made, "a1") == []
     assert leave(made, "a1") == []
@@ -120,7 +120,7 @@ def test_a_waiting_call_may_leave():
 
 
 def test_what_waits_can_be_cleared():
-    made = Intake(1, 10)
+    made = AdmissionQueue(1, 10)
     fill(made, "a", 3)
     made.clear_queue()
     assert (made.waiting(), made.queued, made.queued_bytes, flying(made)) == ([], 0, 0, ["a0"])
@@ -133,7 +133,7 @@ def test_what_waits_can_be_cleared():
 )  # fmt: skip
 def test_what_is_counted_is_what_is_there(window, limit, steps):
     """Letters let a call of that principal in, numbers let one of those inside leave."""
-    made: Intake[Named] = Intake(window, limit)
+    made: AdmissionQueue[Named] = AdmissionQueue(window, limit)
     inside: dict[str, str] = {}
     for count, step in enumerate(steps):
         if isinstance(step, str):
