@@ -28,6 +28,7 @@ from manor_devices.backends import (
     Observation,
     Order,
     Prepared,
+    fields,
 )
 
 if TYPE_CHECKING:
@@ -85,13 +86,7 @@ class BridgeBackend:
     async def claim(self, order: Order) -> tuple[Claim, ...]:
         """Check what is asked for; taps are nobody else's."""
         nic, network = _nic(order), _network(order)
-        for field, value in (("vlan", nic.vlan), ("rate_kib_per_second", nic.rate_kib_per_second)):
-            if value is not None:
-                reason = "is not offered by back end bridge"
-                raise bad_request(
-                    f"{nic.id}: {field} {reason}",
-                    Problem(path=f"nic.{field}", reason=reason, value=str(value)),
-                )
+        fields.check("bridge", nic, network)
         if not _fits(network.bridge):
             raise bad_request(
                 f"network {nic.network}: {network.bridge!r} cannot be the name of a bridge",

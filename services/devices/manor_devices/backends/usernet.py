@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from manor_bus import VERSION
-from manor_bus.wire.errors import Problem, bad_request
 from manor_devices.backends import (
     BackendSettings,
     Claim,
@@ -14,6 +13,7 @@ from manor_devices.backends import (
     Observation,
     Order,
     Prepared,
+    fields,
 )
 
 
@@ -30,12 +30,8 @@ class UsernetBackend:
 
     async def claim(self, order: Order) -> tuple[Claim, ...]:
         """Check that the card asks for nothing that only a bridge can do."""
-        nic = order.request.nic
-        if nic is not None and nic.vlan is not None:
-            raise bad_request(
-                f"{nic.id}: user-mode networking has no VLANs",
-                Problem(path="nic.vlan", reason="needs a Network of type bridge", value=str(nic.vlan)),
-            )
+        if order.request.nic is not None:
+            fields.check("usernet", order.request.nic, order.target.network)
         return ()
 
     async def prepare(self, order: Order) -> Prepared:
