@@ -29,11 +29,13 @@ from manor_bus.wire.messages.lifecycle import Operation, State
 from manor_config import service as config_service
 from manor_config.settings import Settings as ConfigSettings
 from manor_devices import service as devices_service
+from manor_devices import storage
 from manor_devices.settings import Settings as DevicesSettings
 from manor_discovery import service as discovery_service
 from manor_discovery.settings import Settings as DiscoverySettings
 from manor_lifecycle import service as lifecycle_service
 from manor_lifecycle.settings import Settings as LifecycleSettings
+from tests.devices.driving import Inline
 from tests.testkit import virtual
 from tests.testkit.house import House, Open, house
 
@@ -65,6 +67,7 @@ def chance(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], random.Random]:
         )
         monkeypatch.setattr(uuid, "uuid4", lambda: uuid.UUID(int=source.getrandbits(128), version=4))
         monkeypatch.setattr(asyncio, "to_thread", inline)
+        monkeypatch.setattr(storage, "lanes", Inline())
         monkeypatch.setattr(time, "time", lambda: 1_700_000_000.0 + asyncio.get_running_loop().time())
         monkeypatch.setattr(time, "time_ns", lambda: int(time.time() * 1e9))
         return source
