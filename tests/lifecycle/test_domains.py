@@ -182,9 +182,117 @@ def test_news_of_an_older_run_are_dropped(tmp_path: Path) -> None:
 
 def test_a_hung_device_model_is_treated_by_policy(tmp_path: Path) -> None:
     async def scenario(scene: Scene) -> None:
-        uuid = await started(scene, on_device_model_crash="restart")
+        uuid = await started(scene, on_silence={"after_s": 60, "action": "restart"})
         scene.fake.say(Hung(Run(uuid, 1), "silent for 30 s"))
+        await asyncio.sleep(59)
+        assert (await scene.status()).incarnation == 1
         await scene.until(lambda s: s.incarnation == 2 and s.state is State.RUNNING)
+
+    on_stage(tmp_path, scenario)
+
+
+def test_a_guest_that_answers_in_time_is_left_alone_whatever_its_policy(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        uuid = await started(scene, on_silence={"after_s": 60, "action": "destroy"})
+        scene.fake.say(Hung(Run(uuid, 1), "silent for 30 s"))
+        await asyncio.sleep(30)
+        scene.fake.say(Answering(Run(uuid, 1)))
+        await asyncio.sleep(600)
+        assert (await scene.status()).state is State.RUNNING
+
+    on_stage(tmp_path, scenario)
+
+
+def test_a_silent_guest_is_never_ended_by_default(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        uuid = await started(scene)
+        scene.fake.say(Hung(Run(uuid, 1), "silent for 30 s"))
+        await asyncio.sleep(86_400)
+        status = await scene.status()
+        assert (status.state, status.incarnation) == (State.RUNNING, 1)
+        assert status.not_answering_since > 0
+        scene.fake.say(Answering(Run(uuid, 1)))
+        assert (await scene.until(lambda s: s.reason == "")).not_answering_since == 0
+
+    on_stage(tmp_path, scenario)
+
+
+@pytest.mark.parametrize(("how", "incarnation"), [("late", 2), ("fail-after", 2), ("fail", 1)])
+def test_a_reset_that_did_not_plainly_work_leaves_the_state_that_is_there(
+    tmp_path: Path, how: str, incarnation: int
+) -> None:
+    """Its end is noticed afterwards, whichever run it is."""
+
+    async def scenario(scene: Scene) -> None:
+        uuid = await started(scene, on_crash="restart")
+        scene.fake.faults.next("reset", how)
+        assert (await scene.do(m.DomainReset(name="web"))).state is OperationState.FAILED
+        status = await scene.status()
+        assert (status.state, status.incarnation) == (State.RUNNING, incarnation)
+        scene.fake.end(uuid, EndReason.CRASH, "as it happens")
+        await scene.until(lambda s: s.state is State.RUNNING and s.incarnation > incarnation)
+
+    on_stage(tmp_path, scenario)
+
+
+def test_a_pause_that_came_late_is_shown(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        await started(scene)
+        scene.fake.faults.next("pause", "late")
+        assert (await scene.do(m.DomainPause(name="web"))).state is OperationState.FAILED
+        there = scene.fake.domains()
+        assert (await scene.status()).state is RUNS[(await there)[0].state]
+
+    on_stage(tmp_path, scenario)
+
+
+RUNS = {GuestState.RUNNING: State.RUNNING, GuestState.PAUSED: State.PAUSED}
+
+
+def test_a_run_that_vanished_without_a_word_is_noticed_by_the_next_operation(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        uuid = await started(scene, on_device_model_crash="restart")
+        await scene.fake.destroy(Run(uuid, 1))
+        assert (await scene.do(m.DomainPause(name="web"))).state is OperationState.FAILED
+        await scene.until(lambda s: s.incarnation == 2 and s.state is State.RUNNING)
+
+    on_stage(tmp_path, scenario)
+
+
+def test_a_guest_that_did_not_hear_is_asked_again_within_the_deadline(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        await started(scene)
+        deaf = scene.folder / "lifecycle" / "fake" / "faults.json"
+        deaf.write_text('{"web": {"shutdown": "ignore"}}')
+        asked = await scene.call(m.DomainShutdown(name="web", timeout_s=60))
+        await asyncio.sleep(2)
+        deaf.unlink()
+        assert (await scene.outcome(asked.id)).state is OperationState.DONE
+
+    on_stage(tmp_path, scenario)
+
+
+def test_on_a_full_disk_a_start_is_refused_for_good_and_a_destroy_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(scene: Scene) -> None:
+        await started(scene)
+        await scene.apply("db")
+        journal = scene.opened[-1].means.journal
+
+        async def full() -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(journal, "commit", full)
+        with pytest.raises(ManorError) as refusal:
+            await scene.call(m.DomainStart(name="db"), key="refused")
+        assert refusal.value.kind is Kind.NO_CAPACITY
+        for verb in (m.DomainPause, m.DomainResume, m.DomainDestroy):
+            assert (await scene.do(verb(name="web"))).state is OperationState.DONE
+        monkeypatch.undo()
+        await asyncio.sleep(60)
+        assert (await scene.status("db")).state is State.DEFINED
+        assert (await scene.outcome("refused")).state is OperationState.CANCELLED
 
     on_stage(tmp_path, scenario)
 

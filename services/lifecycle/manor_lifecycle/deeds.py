@@ -7,6 +7,7 @@ deed. Deadlines, order, journal and undo are the driver's.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
@@ -307,7 +308,12 @@ async def _await_end(means: Means, life: Life, work: Work, step: Step) -> None:
     life.bell = bell.set
     try:
         while life.ending is None and life.guest in (GuestState.RUNNING, GuestState.PAUSED):
-            await bell.wait()
+            try:
+                async with asyncio.timeout(life.spec.shutdown_repeat_s or None):
+                    await bell.wait()
+            except TimeoutError:  # a guest that boots does not hear the first request
+                with contextlib.suppress(ManorError):
+                    await means.hypervisor(life).shutdown(life.run)
             bell.clear()
     finally:
         life.bell = None

@@ -12,11 +12,11 @@ from typing import Final, Protocol
 
 from manor_bus.wire.errors import not_found
 from manor_bus.wire.messages.devices import ConnectionState, DeviceStatus
-from manor_bus.wire.messages.documents import Domain, OnEnd
+from manor_bus.wire.messages.documents import Domain
 from manor_bus.wire.messages.lifecycle import Operation, State
 from manor_lifecycle import endings, hypervisors, machine, reconcile
 from manor_lifecycle.driver import Driver, Listeners
-from manor_lifecycle.hypervisors import EndReason, GuestState, OldEvent, RunningDomain
+from manor_lifecycle.hypervisors import GuestState, OldEvent, Run, RunningDomain
 from manor_lifecycle.life import Connection, Life, Work, lived
 from manor_lifecycle.machine import Trigger
 from manor_lifecycle.means import Means
@@ -298,9 +298,22 @@ class Domains:
         self.poke(life)
 
     def _hung(self, life: Life, event: hypervisors.Hung) -> None:
+        """Silence is suspicion, not proof: only a policy of the document makes an action of it."""
         life.silent = f"the device model does not answer: {event.detail}"
-        if life.spec.on_device_model_crash is not OnEnd.PRESERVE and life.document is not None:
-            life.ending = hypervisors.Ended(event.run, EndReason.DEVICE_MODEL, event.detail, kept=True)
+        life.silent_since = self._means.wall()
+        policy = life.spec.on_silence
+        if policy.action != "never":
+            loop = asyncio.get_running_loop()
+            loop.call_later(policy.after_s, self._still_silent, life, life.run, life.silent_since)
+
+    def _still_silent(self, life: Life, run: Run, since: float) -> None:
+        policy, silent = life.spec.on_silence, life.silent and life.silent_since == since
+        if not silent or life.run != run or life.document is None or policy.action == "never":
+            return
+        kind = "restart" if policy.action == "restart" else "end"
+        if life.guest is not None and machine.knows(life.state, Trigger(kind)):
+            self._internal(life, kind, Arguments(), f"silent for {policy.after_s:g} s", first=not life.works)
+            self.driver.wake(life)
 
     def _moved(self, life: Life, event: hypervisors.Stopped | hypervisors.Continued) -> None:
         stopped = isinstance(event, hypervisors.Stopped)

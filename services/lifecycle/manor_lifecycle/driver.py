@@ -24,6 +24,7 @@ from manor_lifecycle.deeds import DEEDS
 from manor_lifecycle.hypervisors import GuestState
 from manor_lifecycle.ledger import Begun, Closed, Stepped, Turned
 from manor_lifecycle.life import Life, Work, lived, observed
+from manor_lifecycle.looking import look_again
 from manor_lifecycle.machine import Trigger
 from manor_lifecycle.means import Means
 from manor_lifecycle.operations import trigger_of
@@ -159,7 +160,7 @@ class Driver:
 
     async def _perform(self, life: Life, work: Work) -> None:
         try:
-            await self._means.commit()
+            await self._means.commit(work.kind)
         except ManorError as full:
             self._end(life, work, full.body())
             return
@@ -168,6 +169,8 @@ class Driver:
             error = error or work.close_with
         elif error is None:
             error = self._enter(life, work) or await self._execute(life, work)
+        if error is not None:
+            await look_again(self._means, life)
         self._end(life, work, error)
 
     def _end(self, life: Life, work: Work, error: ErrorBody | None) -> None:
@@ -237,7 +240,7 @@ class Driver:
             self._view(work, step=step.text, progress=done, cancellable=left)
         try:
             if not step.cancellable:  # there may be no way back: what was done so far is on disk first
-                await self._means.commit()
+                await self._means.commit(work.kind)
             work.interruptible = step.cancellable
             await self._do(life, work, step)
         except asyncio.CancelledError:

@@ -84,6 +84,7 @@ class Life:
     ending: Ended | None = None
     acknowledged: bool = False
     silent: str = ""  # the device model does not answer
+    silent_since: float = 0.0  # seconds since 1970
     connections: dict[str, Connection] = field(default_factory=dict)
     views: dict[str, DeviceStatus] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
@@ -181,6 +182,7 @@ def status(life: Life, node: str) -> DomainStatus:
         operation=first.id if first is not None else "",
         run=life.document.spec.run.value if life.document is not None else "",
         restarts=life.restarts,
+        not_answering_since=life.silent_since if life.silent else 0.0,
         labels=life.document.metadata.labels if life.document is not None else {},
     )
 

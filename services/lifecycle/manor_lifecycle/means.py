@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from manor_bus.peer.aio import Peer
 from manor_bus.wire.errors import Kind, ManorError, bad_request
@@ -17,6 +18,8 @@ from manor_lifecycle.hypervisors import Description, Hypervisor
 from manor_lifecycle.journal import Journal
 from manor_lifecycle.ledger import Ledger, Record
 from manor_lifecycle.life import Life
+
+UNWRITTEN: Final = frozenset({"destroy", "shutdown", "resume", "pause"})  # they go on with a full disk
 
 
 class Turns:
@@ -82,11 +85,14 @@ class Means:
         self.ledger.apply(record)
         self.journal.append(record)
 
-    async def commit(self) -> None:
-        """Wait until everything noted is on disk; `no_capacity` when the disk refuses."""
+    async def commit(self, kind: str = "") -> None:
+        """Wait until everything noted is on disk; `no_capacity` when the disk refuses, unless that is for a
+        kind of operation that no full disk stops."""
         try:
             await self.journal.commit()
         except OSError as error:
+            if kind in UNWRITTEN:
+                return
             message = f"the journal of the lifecycle service cannot be written: {error}"
             raise ManorError(Kind.NO_CAPACITY, message, hint="Free space on the disk, then retry.") from None
 

@@ -152,7 +152,11 @@ class Lifecycle:
         caller = context.actor
         who = caller.partition("@")[0]
         self._domains.driver.begin(life, work, who=who, caller=caller, reason=reason, deadline=deadline)
-        await self._means.commit()
+        try:
+            await self._means.commit(work.kind)
+        except ManorError:  # what is refused does not run later
+            self._domains.driver.cancel(work.id, "it could not be written down")
+            raise
         self._domains.driver.wake(life)
         operation = self._means.ledger.get(work.id)
         if operation is None:
