@@ -446,24 +446,6 @@ def test_disks_and_nics_are_plugged_and_unplugged_live(tmp_path: Path) -> None:
     on_stage(tmp_path, scenario)
 
 
-def test_a_refused_unplug_leaves_no_limbo(tmp_path: Path) -> None:
-    async def scenario(scene: Scene) -> None:
-        faults = {"fake": {"unplug": {"do": "refuse", "times": 1}}}
-        uuid = await started(scene, disks=[disk(), disk("more")], extra=faults)
-        await scene.apply("web", disks=[disk()], extra=faults)
-        status = await scene.until(
-            lambda s: any(p.applies == "in-progress" and "refused" in p.new for p in s.pending)
-        )
-        assert {d.id: d.state for d in status.devices} == {"root": "CONNECTED", "more": "DETACH_PENDING"}
-        await asyncio.sleep(300)
-        assert len([o for o in await scene.operations("web") if o.kind == "configure"]) == 1
-        scene.fake.let_go(uuid, "more")
-        await scene.until(lambda s: len(s.devices) == 1 and not s.pending)
-        assert {name for _, name in scene.devices.open} == {"root"}
-
-    on_stage(tmp_path, scenario)
-
-
 def test_a_refused_device_is_detached_by_force(tmp_path: Path) -> None:
     async def scenario(scene: Scene) -> None:
         faults = {"fake": {"unplug": "ignore"}}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from manor_bus.wire.errors import Kind, ManorError, not_found
+from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages import config as c
 from manor_bus.wire.messages import lifecycle as m
 from manor_bus.wire.messages.lifecycle import OperationState, State
@@ -78,7 +78,6 @@ def test_steps_are_done_in_order_and_undone_in_reverse(tmp_path: Path, stage: St
             "report the connection of a",
             "report the connection of b",
             "let the guest run",
-            "stop the virtual CPUs",
             "end the run",
             "release the back end of b",
             "release the back end of a",
@@ -106,11 +105,10 @@ def test_a_step_that_takes_too_long_is_named_and_undone(tmp_path: Path, stage: S
 def test_undoing_is_tried_again_and_what_is_not_there_needs_none(tmp_path: Path, stage: Stage) -> None:
     async def scenario(scene: Scene) -> None:
         stage.instead[Act.RESUME] = raises(full())
-        stage.instead[Act.PAUSE] = raises(not_found("no such run"))
         stage.instead[Act.DESTROY] = raises(full(), full())
         await scene.apply("web")
         failed = await scene.do(m.DomainStart(name="web"))
-        assert stage.order.count("stop the virtual CPUs") == 1
+        assert "stop the virtual CPUs" not in stage.order  # they never ran
         assert stage.order.count("end the run") == 3
         assert not [key for key in failed.result if key.startswith("not undone")]
 

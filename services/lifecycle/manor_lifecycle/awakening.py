@@ -11,15 +11,14 @@ from typing import Final
 import msgspec
 
 from manor_bus.wire.errors import Kind, ManorError
-from manor_bus.wire.messages.config import Get, Got
-from manor_bus.wire.messages.documents import Domain, DomainSpec
+from manor_bus.wire.messages.documents import Domain
 from manor_bus.wire.messages.lifecycle import OperationState, State
 from manor_lifecycle import machine, recovery
 from manor_lifecycle.deeds import forget_run
 from manor_lifecycle.domains import Domains
-from manor_lifecycle.hypervisors import Ended, GuestState, Run, RunningDomain
+from manor_lifecycle.hypervisors import Ended, GuestState, Run, RunningDomain, Seen
 from manor_lifecycle.ledger import Closed, Open, Stepped
-from manor_lifecycle.life import Connection, Life, Work, lived
+from manor_lifecycle.life import Connection, Life, Work, learn, lived
 from manor_lifecycle.machine import Trigger
 from manor_lifecycle.means import Means
 from manor_lifecycle.ownership import is_mine
@@ -37,6 +36,7 @@ class Found:
 
     hypervisor: str
     domain: RunningDomain
+    seen: Seen
 
 
 async def awaken(domains: Domains, means: Means, documents: Mapping[str, Domain]) -> None:
@@ -54,6 +54,8 @@ async def awaken(domains: Domains, means: Means, documents: Mapping[str, Domain]
     for uuid in means.ledger.generations.keys() - domains.by_uuid.keys():
         means.ledger.forget(uuid)
     await _tidy(means, found)
+    if means.ledger.boot_id != means.boot_id:  # the node was started
+        domains.starts_with_node()
     for life in list(domains.by_uuid.values()):
         domains.poke(life)
 
@@ -77,8 +79,9 @@ async def _tidy(means: Means, found: Mapping[str, Found]) -> None:
 async def _list(means: Means) -> dict[str, Found]:
     found: dict[str, Found] = {}
     for name, hypervisor in means.hypervisors.items():
+        there = await hypervisor.look()
         for domain in await hypervisor.domains():
-            found[domain.uuid] = Found(name, domain)
+            found[domain.uuid] = Found(name, domain, there.get(domain.uuid, Seen(domain.uuid)))
     return found
 
 
@@ -149,29 +152,17 @@ async def _life(
         life.cpus, life.memory_mib, life.started = listed.cpus, listed.memory_mib, listed.started
     if life.started == 0.0 and expected is not None:
         life.started = expected.started
-    if listed is not None and life.guest is not None:
-        life.running = await _spec_of_run(means, life, record.revision if record else 0, listed)
+    if found is not None and life.guest is not None:
+        learn(life, found.seen)
+        if life.running is None:  # an older version of this service made it
+            life.running = life.spec
         devices = {device.id: device for device in devices_of(life.running)}
-        life.connections = {id_: Connection(devices[id_], 0) for id_ in listed.devices if id_ in devices}
+        life.connections = {
+            id_: Connection(devices[id_], 0) for id_ in found.domain.devices if id_ in devices
+        }
     elif expected is not None:  # it is gone: whatever was connected is to be released
         life.connections = {device.id: Connection(device, 0) for device in devices_of(life.spec)}
     return life
-
-
-async def _spec_of_run(means: Means, life: Life, revision: int, listed: RunningDomain) -> DomainSpec:
-    """Return what the run was started with, as far as anybody remembers; what is plugged is what is there."""
-    document = life.document
-    if document is None:
-        return DomainSpec()
-    if revision in (0, document.metadata.revision):
-        return document.spec
-    try:
-        request = Get(kind="Domain", name=life.name, revision=revision)
-        got = (await means.peer.call(request, Got, timeout=READ_TIMEOUT_S)).document
-    except ManorError as error:
-        log.info("the document of the run of %s at revision %d is gone: %s", life.name, revision, error)
-        return document.spec
-    return recovery.as_observed(got.spec, document.spec, listed) if isinstance(got, Domain) else document.spec
 
 
 async def _destroy_leftover(means: Means, life: Life, incarnation: int) -> None:

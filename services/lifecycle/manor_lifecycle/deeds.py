@@ -177,12 +177,12 @@ def _creation(means: Means, life: Life, work: Work) -> Creation:
         for name, connection in life.connections.items()
         if name in work.descriptors
     )
-    return Creation(life.run, life.name, life.spec, attachments, means.record(life.uuid).uid)
+    return Creation(life.run, life.name, life.made_of, attachments, means.record(life.uuid).uid)
 
 
 def _is_there(means: Means, life: Life, work: Work) -> None:
     record = means.record(life.uuid)
-    life.guest, life.running, life.paused = GuestState.PAUSED, life.spec, work.arguments.paused
+    life.guest, life.running, life.paused = GuestState.PAUSED, life.made_of, work.arguments.paused
     life.started, life.restarts = means.wall(), record.crashes + record.reboots
     life.ending, life.acknowledged, life.silent = None, False, ""
     means.note(lived(life, means.boot_id))
@@ -270,7 +270,7 @@ async def _unsave(means: Means, life: Life, work: Work, step: Step) -> None:
 
 
 async def _remove_saved(means: Means, life: Life, work: Work, step: Step) -> None:
-    await asyncio.to_thread(means.saved_path(life.uuid).unlink, missing_ok=True)
+    await means.aside(lambda: means.saved_path(life.uuid).unlink(missing_ok=True))
 
 
 async def _dump(means: Means, life: Life, work: Work, step: Step) -> None:
@@ -308,10 +308,10 @@ async def _await_end(means: Means, life: Life, work: Work, step: Step) -> None:
     life.bell = bell.set
     try:
         while life.ending is None and life.guest in (GuestState.RUNNING, GuestState.PAUSED):
-            try:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(life.spec.shutdown_repeat_s or None):
                     await bell.wait()
-            except TimeoutError:  # a guest that boots does not hear the first request
+            if not bell.is_set():  # a guest that was booting has not heard it
                 with contextlib.suppress(ManorError):
                     await means.hypervisor(life).shutdown(life.run)
             bell.clear()

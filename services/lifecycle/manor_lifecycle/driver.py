@@ -19,22 +19,26 @@ import msgspec
 
 from manor_bus.wire.errors import ErrorBody, Kind, ManorError, not_found
 from manor_bus.wire.messages.lifecycle import Operation, OperationState, State
-from manor_lifecycle import machine, plan
+from manor_lifecycle import looking, machine, plan
 from manor_lifecycle.deeds import DEEDS
 from manor_lifecycle.hypervisors import GuestState
 from manor_lifecycle.ledger import Begun, Closed, Stepped, Turned
 from manor_lifecycle.life import Life, Work, lived, observed
-from manor_lifecycle.looking import look_again
 from manor_lifecycle.machine import Trigger
 from manor_lifecycle.means import Means
 from manor_lifecycle.operations import trigger_of
+from manor_lifecycle.outcome import say, too_late
 from manor_lifecycle.plan import Act, Step
 
+LOOK_AGAIN_S: Final = 2.0  # after the hypervisor could not say what is there
 UNDO_TIMEOUT_S: Final = 60.0
 UNDO_TRIES: Final = 3
 UNDO_PAUSE_S: Final = 1.0
-GOES_ON: Final = frozenset({"start", "restart", "reboot", "restore", "resume", "pause", "clear"})
-TAKES_A_TURN: Final = frozenset({Act.CONNECT, Act.CREATE, Act.RESTORE})
+LOOKED_AT: Final = frozenset(
+    {"start", "pause", "resume", "reset", "destroy", "shutdown", "save", "restore", "reboot"}
+)
+SO_ALREADY: Final = frozenset({(Act.PAUSE, GuestState.PAUSED), (Act.RESUME, GuestState.RUNNING)})
+TAKES_A_TURN: Final = frozenset({Act.CREATE, Act.RESTORE})  # what waits for a provider holds none
 log = logging.getLogger(__name__)
 
 
@@ -147,6 +151,10 @@ class Driver:
 
     async def _live(self, life: Life) -> None:
         try:
+            if life.look or life.unknown:
+                await looking.look(self._means, life)
+                looking.settle(life)
+                self._listeners.changed(life)
             while (work := self._listeners.next(life)) is not None:
                 try:
                     await self._perform(life, work)
@@ -156,7 +164,10 @@ class Driver:
                     self._end(life, work, bug)
         finally:
             del self._tasks[life.uuid]
-            self._listeners.idle(life)
+            if life.unknown and not self._closed:
+                asyncio.get_running_loop().call_later(LOOK_AGAIN_S, self.wake, life)
+            else:
+                self._listeners.idle(life)
 
     async def _perform(self, life: Life, work: Work) -> None:
         try:
@@ -168,10 +179,11 @@ class Driver:
         if work.close_with is not None:
             error = error or work.close_with
         elif error is None:
-            error = self._enter(life, work) or await self._execute(life, work)
-        if error is not None:
-            await look_again(self._means, life)
-        self._end(life, work, error)
+            error = await looking.at_saved(self._means, life, work.kind) or self._enter(life, work)
+            error = error or await self._execute(life, work)
+        if error is not None or work.kind in LOOKED_AT:
+            await looking.look(self._means, life)
+        self._end(life, work, error or looking.contradicted(life, work.kind, work.arguments))
 
     def _end(self, life: Life, work: Work, error: ErrorBody | None) -> None:
         if work.turn:
@@ -223,6 +235,7 @@ class Driver:
                 error = await self._step(life, work, index, step)
             if error is None:
                 continue
+            await looking.look(self._means, life)
             if step.act is Act.DESTROY:
                 work.stuck = True
             begun = [s for at, s in enumerate(work.steps[: index + 1]) if at >= since or s.always]
@@ -266,7 +279,7 @@ class Driver:
             async with asyncio.timeout(step.timeout_s):
                 await DEEDS[step.act](self._means, life, work, step)
         except TimeoutError:
-            raise _too_late(life, step) from None
+            raise too_late(life, step) from None
 
     async def _undo(
         self, life: Life, work: Work, acts: Sequence[Act], devices: Sequence[str] = ()
@@ -284,6 +297,8 @@ class Driver:
         return stuck
 
     async def _undo_one(self, life: Life, work: Work, step: Step) -> ErrorBody | None:
+        if (step.act, life.guest) in SO_ALREADY:
+            return None
         for attempt in range(UNDO_TRIES):
             try:
                 await self._do(life, work, step)
@@ -307,7 +322,7 @@ class Driver:
         if work.stuck and machine.knows(life.state, Trigger.GIVE_UP) and life.state is not State.DYING:
             life.state, _ = machine.step(life.state, Trigger.GIVE_UP)
         elif life.ending is None and life.guest is not GuestState.ENDED:
-            trigger = _seen(life)
+            trigger = looking.seen(life)
             if machine.knows(life.state, trigger):
                 life.state, _ = machine.step(life.state, trigger)
         if life.guest is not None and life.uuid not in self._means.ledger.live:
@@ -315,20 +330,7 @@ class Driver:
         if life.guest is None and life.connections:  # no run, no connections: devices is told until it knows
             self._means.owed[life.uuid, life.born] = None
             life.connections.clear()
-        self._say(life, work, error)
-
-    def _say(self, life: Life, work: Work, error: ErrorBody | None) -> None:
-        """Put into words how it went, and count failures in a row."""
-        if error is None:
-            life.failures = 0
-            if work.kind in GOES_ON:
-                life.reason = "; ".join(note for key, note in work.result.items() if key.startswith("note"))
-            return
-        if error is work.cancel or not (work.steps or work.undo_first):
-            return
-        life.failures += 1
-        zombie = life.state is State.DYING
-        life.reason = f"ZOMBIE: {error.message}" if zombie else f"{work.kind} failed: {error.message}"
+        say(life, work, error, self._means.wall())
 
     def _close(self, life: Life, work: Work, error: ErrorBody | None, *, cancelled: bool) -> None:
         state = OperationState.DONE
@@ -377,22 +379,3 @@ class Driver:
         for future in self._waiters.pop(operation.id, ()):
             if not future.done():
                 future.set_result(None)
-
-
-def _seen(life: Life) -> Trigger:
-    match life.guest:
-        case GuestState.RUNNING:
-            return Trigger.RUNS
-        case GuestState.PAUSED:
-            return Trigger.STANDS
-        case _:
-            return Trigger.SAVED if life.saved else Trigger.GONE
-
-
-def _too_late(life: Life, step: Step) -> ManorError:
-    if step.act is Act.AWAIT_END:
-        said = "acknowledged the request, but" if life.acknowledged else "did not react and"
-        message = f"the guest {said} is still running after {step.timeout_s:g} s"
-        return ManorError(Kind.TIMEOUT, message, hint="Wait longer (--deadline), use --force, or destroy it.")
-    message = f"{step.text}: not done within {step.timeout_s:g} s"
-    return ManorError(Kind.TIMEOUT, message, hint="Ask for the domain's state, then decide.")

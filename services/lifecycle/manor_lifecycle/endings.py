@@ -78,7 +78,8 @@ def decide(run: Run, spec: DomainSpec | None) -> Ending:
     dump = policy in _DUMPS
     if dump and not run.kept:
         said, dump = f"{said}; no core dump: nothing of the run is left", False
-    wanted = policy in _RESTARTS or spec.run is RunPolicy.ALWAYS
+    always = spec.run is RunPolicy.ALWAYS or (spec.run is RunPolicy.ON_BOOT and run.reason in CRASHES)
+    wanted = policy in _RESTARTS or always
     if not wanted or run.stopped or spec.run is RunPolicy.HALTED:
         return Ending(Trigger.END, said, dump=dump)
     return _guarded(run, said, dump)

@@ -95,7 +95,13 @@ class Numbered(Message, frozen=True, kw_only=True, tag_field="r", tag="numbered"
     generation: int
 
 
-Record = Begun | Stepped | Turned | Closed | Lived | Kept | Numbered
+class Booted(Message, frozen=True, kw_only=True, tag_field="r", tag="booted"):
+    """What was to start with this boot of the node has been begun."""
+
+    boot_id: str
+
+
+Record = Booted | Begun | Stepped | Turned | Closed | Lived | Kept | Numbered
 
 
 @dataclass(slots=True)
@@ -118,6 +124,7 @@ class Ledger:
     ended: OrderedDict[str, Operation] = field(default_factory=OrderedDict)
     live: dict[str, Lived] = field(default_factory=dict)
     generations: dict[str, int] = field(default_factory=dict)
+    boot_id: str = ""
 
     def apply(self, record: Record) -> None:
         """Take one record. Records about unknown operations are of no use any more and change nothing."""
@@ -135,6 +142,8 @@ class Ledger:
                 self.live.pop(record.uuid, None)
             case Kept():
                 self._keep(record.operation)
+            case Booted():
+                self.boot_id = record.boot_id
             case Numbered():
                 self._number(record.uuid, record.generation)
 
@@ -169,6 +178,7 @@ class Ledger:
 
     def records(self) -> Iterator[Record]:
         """Yield the shortest journal that leads to this ledger."""
+        yield Booted(boot_id=self.boot_id)
         for uuid, generation in self.generations.items():
             yield Numbered(uuid=uuid, generation=generation)
         for operation in self.ended.values():

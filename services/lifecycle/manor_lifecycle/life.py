@@ -13,8 +13,21 @@ from manor_bus.wire.errors import ErrorBody
 from manor_bus.wire.messages.config import DocumentChanged
 from manor_bus.wire.messages.devices import Descriptor, DeviceStatus
 from manor_bus.wire.messages.documents import Domain, DomainSpec
-from manor_bus.wire.messages.lifecycle import DeviceView, DomainStatus, PendingChange, State
-from manor_lifecycle.hypervisors import Device, Ended, Feature, GuestState, Run
+from manor_bus.wire.messages.lifecycle import DeviceView, DomainStatus, LastFailure, PendingChange, State
+from manor_lifecycle.hypervisors import (
+    Activity,
+    Cause,
+    CauseWord,
+    Device,
+    Ended,
+    EndReason,
+    Feature,
+    GuestState,
+    Run,
+    SavedImage,
+    Seen,
+    SeenRun,
+)
 from manor_lifecycle.ledger import Lived
 from manor_lifecycle.machine import LIVE, verbs
 from manor_lifecycle.operations import Waiting
@@ -85,9 +98,18 @@ class Life:
     acknowledged: bool = False
     silent: str = ""  # the device model does not answer
     silent_since: float = 0.0  # seconds since 1970
+    unknown: str = ""  # why the hypervisor could not say what is there; asked again until it can
+    look: bool = False  # something may be different from what is known: ask first
+    cause: Cause = field(default_factory=Cause)  # why the run stands
+    last_failure: LastFailure | None = None
+    image: SavedImage | None = None  # what a restore under way continues
     connections: dict[str, Connection] = field(default_factory=dict)
     views: dict[str, DeviceStatus] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+    asked: int = 0  # how often in a row a guest was asked in vain; the pauses grow with it
+    asks: bool = False  # it is asked again in time
+    barred: tuple[int, int, str] | None = None  # revision and run to which a change was refused, and why
+    boot_due: bool = False  # the node was started, and this is to start with it
     works: list[Work] = field(default_factory=list)
     pending: tuple[PendingChange, ...] = ()
     generation: int = 0
@@ -112,6 +134,11 @@ class Life:
         return self.running or DomainSpec()
 
     @property
+    def made_of(self) -> DomainSpec:
+        """What a run is made of now: a saved one of what it had, whatever the document says meanwhile."""
+        return self.image.spec if self.image is not None else self.spec
+
+    @property
     def revision(self) -> int:
         """The revision of the document that is known."""
         return self.document.metadata.revision if self.document is not None else 0
@@ -128,11 +155,53 @@ class Life:
         return next((d for d in devices_of(self.spec) if d.id == device), None)
 
 
+def learn(life: Life, there: Seen) -> None:
+    """Take what the hypervisor shows for what is so, whatever was answered or remembered.
+
+    What it cannot tell stays as it was, marked: no conclusion is drawn from silence.
+    """
+    life.look, life.unknown = False, there.unknown
+    if there.unknown:
+        return
+    if there.run is not None and there.run.activity is not Activity.ENDED:
+        _learn_run(life, there.run)
+    elif life.guest in (GuestState.RUNNING, GuestState.PAUSED) and life.ending is None:
+        kept = there.run is not None
+        reason, detail = EndReason.DEVICE_MODEL, "its end was not noticed"
+        if there.run is not None and there.run.end is not None:
+            reason, detail = there.run.end, there.run.end_detail
+        elif there.ended is not None and there.ended.incarnation == life.incarnation:
+            reason, detail = there.ended.reason, there.ended.detail
+        life.ending = Ended(life.run, reason, detail, kept)
+        life.guest = GuestState.ENDED if kept else None
+
+
+def _learn_run(life: Life, run: SeenRun) -> None:
+    stands = run.activity is Activity.STANDS
+    life.guest = GuestState.PAUSED if stands else GuestState.RUNNING
+    life.incarnation, life.cause = run.run.incarnation, run.cause
+    life.cpus, life.memory_mib, life.features = run.cpus, run.memory_mib, run.features
+    life.running = run.spec or life.running
+    if not run.silent_for_s:
+        life.silent, life.silent_since = "", 0.0
+    for device in devices_of(life.running) if life.running is not None else ():
+        if device.id in {there.id for there in run.devices} and device.id not in life.connections:
+            life.connections[device.id] = Connection(device, 0)
+
+
+def said(cause: Cause) -> str:
+    """Say why a run stands, for people; empty when somebody paused it, or nothing is to be said."""
+    if cause.word in (CauseWord.NONE, CauseWord.PERSON, CauseWord.PRELAUNCH):
+        return ""
+    about = f" on disk {cause.device}" if cause.device else ""
+    return f"{cause.word}{about}" + (f": {cause.detail}" if cause.detail else "")
+
+
 def observed(life: Life, *, keeps_running: bool, expected: bool = False, renewed: bool = False) -> Observed:
     """Return what a plan depends on."""
     return Observed(
         guest=life.guest,
-        devices=devices_of(life.spec),
+        devices=devices_of(life.made_of),
         connected=frozenset(life.connections),
         saved=life.saved,
         documented=life.document is not None,
@@ -175,14 +244,17 @@ def status(life: Life, node: str) -> DomainStatus:
         cpus=life.cpus or life.spec.cpu.count,
         memory_mib=life.memory_mib or life.spec.memory.size_mib,
         started=life.started if life.state in HAS_TIMES else 0.0,
-        reason=life.silent or life.reason,
+        reason=(life.unknown and f"not known: {life.unknown}") or life.silent or life.reason,
+        cause=said(life.cause) if life.guest is GuestState.PAUSED else "",
+        not_answering_since=life.silent_since,
+        last_failure=life.last_failure,
         pending=life.pending,
         devices=tuple(_devices(life)),
         allowed=verbs(life.state),
         operation=first.id if first is not None else "",
         run=life.document.spec.run.value if life.document is not None else "",
         restarts=life.restarts,
-        not_answering_since=life.silent_since if life.silent else 0.0,
+        conditions=("NO DOCUMENT",) if life.document is None and life.guest is not None else (),
         labels=life.document.metadata.labels if life.document is not None else {},
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -20,6 +20,12 @@ from manor_lifecycle.ledger import Ledger, Record
 from manor_lifecycle.life import Life
 
 UNWRITTEN: Final = frozenset({"destroy", "shutdown", "resume", "pause"})  # they go on with a full disk
+Aside = Callable[[Callable[[], None]], Awaitable[None]]
+
+
+async def at_once(work: Callable[[], None]) -> None:
+    """Do it here: on virtual time no thread keeps time from passing."""
+    work()
 
 
 class Turns:
@@ -75,6 +81,7 @@ class Means:
     wall: Callable[[], float]
     starts: Turns
     uids: tuple[int, int] | None = None
+    aside: Aside = asyncio.to_thread  # does what may block
     owed: dict[tuple[str, int], None] = field(default_factory=dict)
     _given: dict[str, int] = field(default_factory=dict)  # users, by the domains' uuids
     _taken: set[int] = field(default_factory=set)

@@ -16,7 +16,7 @@ from manor_bus.wire.messages.config import DocumentChanged
 from manor_bus.wire.messages.devices import DeviceStatus, DomainGone
 from manor_bus.wire.messages.documents import ClusterSettings, ClusterSettingsSpec, Domain, Node
 from manor_host import clock
-from manor_lifecycle import hypervisors
+from manor_lifecycle import attached, hypervisors
 from manor_lifecycle.awakening import awaken
 from manor_lifecycle.capacity import measure
 from manor_lifecycle.claims import Claims
@@ -27,7 +27,7 @@ from manor_lifecycle.journal import Journal
 from manor_lifecycle.ledger import Ledger, Numbered
 from manor_lifecycle.life import document_of
 from manor_lifecycle.listening import Listening
-from manor_lifecycle.means import Means, Turns
+from manor_lifecycle.means import Means, Turns, at_once
 from manor_lifecycle.publishing import Publishing
 from manor_lifecycle.settings import Settings
 
@@ -118,6 +118,7 @@ async def _means(peer: Peer, settings: Settings, wall: Callable[[], float]) -> M
         wall=wall,
         starts=Turns(ClusterSettingsSpec().concurrent_starts),
         uids=settings.uids,
+        aside=asyncio.to_thread if settings.durable else at_once,
     )
 
 
@@ -156,7 +157,8 @@ def _begin(opened: Opened, peer: Peer, watch: _Watch) -> None:
 
     def device(change: Change) -> None:
         _, domain, name = change.subject.split(".", 2)
-        domains.device(domain, name, change.value if isinstance(change.value, DeviceStatus) else None)
+        status = change.value if isinstance(change.value, DeviceStatus) else None
+        attached.told(domains, domain, name, status)
 
     works: list[Coroutine[Any, Any, None]] = [
         _follow(watch, document),
@@ -193,8 +195,6 @@ async def _follow(watch: _Watch, take: Callable[[Change], None]) -> None:
 async def _listen(domains: Domains, name: str, adapter: Hypervisor) -> None:
     """Take every event of an adapter, as `_follow` does."""
     async for event in adapter.events():
-        if isinstance(event, hypervisors.Changed):
-            continue
         try:
             domains.happened(name, event)
         except Exception:

@@ -250,7 +250,8 @@ def _resume(arguments: Arguments, observed: Observed) -> tuple[Step, ...]:
 
 
 def _destroy(arguments: Arguments, observed: Observed) -> tuple[Step, ...]:
-    return (*_remember(arguments, observed), *_tear_down(observed))
+    remember = (replace(step, optional=True) for step in _remember(arguments, observed))
+    return (*remember, *_tear_down(observed))
 
 
 def _save(arguments: Arguments, observed: Observed) -> tuple[Step, ...]:

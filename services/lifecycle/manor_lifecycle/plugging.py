@@ -37,7 +37,7 @@ def _key(life: Life, device: str) -> DeviceKey:
 
 async def connect(means: Means, life: Life, work: Work, step: Step) -> None:
     """Have the back end prepared; its descriptor is in `work` and its connection in `life` then."""
-    device = next(d for d in devices_of(life.spec) if d.id == step.device)
+    device = next(d for d in devices_of(life.made_of) if d.id == step.device)
     request = Connect(
         key=_key(life, device.id),
         domain=life.name,

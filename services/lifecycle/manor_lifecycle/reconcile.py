@@ -61,6 +61,9 @@ class Situation:
     features: frozenset[Feature] = frozenset()
     refused: Mapping[str, str] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
+    boot_due: bool = False
+    namesake: str = ""  # uuid of another run that has this name
+    barred: str = ""  # why the changes of this document cannot be made in this run
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,14 @@ def decide(document: Domain | None, there: Situation) -> Decision:
         return Decision(Trigger.SHUTDOWN, arguments, difference.pending)
     if not difference.live:
         return Decision(pending=difference.pending)
+    if there.barred:
+        barred = tuple(
+            msgspec.structs.replace(
+                _as_pending(change, there.running), applies="refused", reason=there.barred
+            )
+            for change in difference.live
+        )
+        return Decision(pending=(*barred, *difference.pending))
     under_way = tuple(_as_pending(change, there.running) for change in difference.live)
     arguments = Arguments(changes=difference.live)
     return Decision(Trigger.CONFIGURE, arguments, (*under_way, *difference.pending))
@@ -102,10 +113,14 @@ def decide(document: Domain | None, there: Situation) -> Decision:
 
 def _when_defined(spec: DomainSpec, there: Situation) -> Decision:
     record = there.record
-    if spec.run is not RunPolicy.ALWAYS or (record is not None and (record.stopped or record.failed)):
+    kept_off = record is not None and (record.failed or (record.stopped and not there.boot_due))
+    wanted = spec.run is RunPolicy.ALWAYS or (spec.run is RunPolicy.ON_BOOT and there.boot_due)
+    if kept_off or not wanted:
         return Decision()
     if there.missing:
         return Decision(waits=f"waits for {', '.join(there.missing)}")
+    if there.namesake:
+        return Decision(waits=f"waits for the end of {there.namesake}, which runs under this name")
     if record is None:
         return Decision(Trigger.START)
     return Decision(Trigger.START, Arguments(crashes=record.crashes, reboots=record.reboots))

@@ -129,6 +129,9 @@ class Lifecycle:
             await self._means.commit()
             return self._means.ledger.get(context.key) or repeated
         life = self._domains.find(request.name)
+        if kind in ("start", "restore") and (other := self._domains.namesake(life)):
+            message = f"{other} runs under the name {life.name}"
+            raise denied_state(message, hint=f"End it first: manor shutdown {other}")
         if kind == "rename":
             self._check_name_is_free(life, arguments.new_name)
         verb = trigger_of(kind, arguments)
@@ -154,8 +157,8 @@ class Lifecycle:
         self._domains.driver.begin(life, work, who=who, caller=caller, reason=reason, deadline=deadline)
         try:
             await self._means.commit(work.kind)
-        except ManorError:  # what is refused does not run later
-            self._domains.driver.cancel(work.id, "it could not be written down")
+        except ManorError as full:  # refused is refused: it must not be begun later
+            self._domains.driver.cancel(work.id, full.message)
             raise
         self._domains.driver.wake(life)
         operation = self._means.ledger.get(work.id)

@@ -214,18 +214,8 @@ class Changed:
 
 GuestAnswered = ShutdownAcknowledged  # the name it goes by when the old calls have gone
 
-OldEvent = (
-    Ended
-    | ShutdownAcknowledged
-    | Unplugged
-    | Stopped
-    | Continued
-    | Hung
-    | Answering
-    | Resized
-    | ForeignChanged
-)
-HypervisorEvent = OldEvent | Changed
+RunEvent = Ended | ShutdownAcknowledged | Unplugged | Stopped | Continued | Hung | Answering | Resized
+HypervisorEvent = RunEvent | ForeignChanged | Changed
 Progress = Callable[[float], None]  # 0 to 1
 
 
