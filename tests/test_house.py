@@ -31,7 +31,7 @@ PURE = "decisions reach no clock, no chance and no I/O"
 FUNCTION_LINES_MAX = 50
 MODULE_LINES_MAX = 400
 MAIN_LINES_MAX = 60
-CODE_LINES_MAX = 26_500
+CODE_LINES_MAX = 27_000
 
 BANNED = re.compile(r"controller|manager|handlers?|utils?|helpers?|common|base|info|data|misc")
 # Names that stand on the wire: `srv.info` is a question every service answers.
@@ -91,7 +91,12 @@ def test_no_function_is_longer_than_a_screen(tree):
 
 
 def test_the_whole_product_stays_small_enough_to_read():
-    files = [*sources(), *ROOT.glob("deploy/**/*.py"), *ROOT.glob("docs/*.py"), *ROOT.glob("examples/*.py")]
+    files = [
+        *sources(),
+        *ROOT.glob("deploy/**/*.py"),
+        *ROOT.glob("docs/**/*.py"),
+        *ROOT.glob("examples/*.py"),
+    ]
     assert sum(map(lines_of_code, files)) < CODE_LINES_MAX
 
 
