@@ -1,9 +1,9 @@
 import gc
 import os
 import socket
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from manor_bus.wire.errors import Kind, ManorError
 from manor_cli import processes, reach

@@ -19,9 +19,17 @@ CLI = SERVICES.parent / "cli"
 # Read by config itself, shown to people as they are, or read by a name that is put together.
 ELSEWHERE: dict[type, set[str]] = {
     d.Metadata: {"annotations", "modified", "modified_by"},
-    d.DomainSpec: {"title", "description", "on_poweroff", "on_reboot", "on_crash", "on_watchdog"},
+    d.DomainSpec: {
+        "title",
+        "description",
+        "on_poweroff",
+        "on_reboot",
+        "on_crash",
+        "on_watchdog",
+        "on_device_model_crash",
+    },
     d.Disk: {"required"},
-    d.Nic: {"required"},
+    d.Nic: {"required", "rate_kib_per_second", "vlan"},  # the table of back ends asks for them by name
     d.CredentialSpec: {"principal", "public_key", "revoked", "comment"},
     d.ClusterSettingsSpec: {"history_keep"},
 }

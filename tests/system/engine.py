@@ -79,7 +79,7 @@ def base_image() -> Path:
             raise NoEngine(f"no base image: {str(error)[-400:]}") from None
         for folder in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/locale"):
             shutil.rmtree(root / folder)
-        part = archive.with_suffix(f".{os.getpid()}")
+        part = archive.with_suffix(f".tar.{os.getpid()}")  # not the name of the folder
         run("tar", "-C", root, "--exclude=./dev/*", "-cf", part, ".")
         part.rename(archive)
     finally:

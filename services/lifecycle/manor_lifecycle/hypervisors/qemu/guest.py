@@ -107,6 +107,8 @@ class Guest:
 
     async def look(self) -> None:
         """Ask QEMU what it has and does; `views` tells it. Raises ManorError when it does not say."""
+        if not self.process.identity.lives():  # its descriptor says so in this very moment
+            await self.process.ended.wait()
         if self.process.ended.is_set():
             self._process_over()
         if self.record.ended is None:
