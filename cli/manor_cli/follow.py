@@ -140,38 +140,23 @@ def check(operation: Operation) -> None:
 
 @contextmanager
 def progress(app: App) -> Iterator[Progress]:
-    """Yield a function that shows an operation's present step: a bar on a terminal, else a line per step."""
+    """Yield a function that shows the present step of an operation: on a terminal always in the same line."""
     if app.terminal:
-        with bar(app) as report:
-            yield report
+        with output.status_line(app) as draw:
+            yield lambda operation: draw(_step(operation))
         return
     seen: set[tuple[str, str]] = set()
 
     def line(operation: Operation) -> None:
         if operation.step and (operation.id, operation.step) not in seen:
             seen.add((operation.id, operation.step))
-            app.note(f"{_title(operation)}: {clean(operation.step)} ({percent(operation.progress)})")
+            app.note(_step(operation))
 
     yield line
 
 
-@contextmanager
-def bar(app: App) -> Iterator[Progress]:
-    """Yield a function that draws one bar for each operation it is told of."""
-    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-    from rich.text import Text
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    tasks: dict[str, TaskID] = {}
-    with Progress(*columns, console=output.console(app, stderr=True), transient=True) as display:
-
-        def draw(operation: Operation) -> None:
-            title = Text(f"{_title(operation)} {clean(operation.step)}").markup
-            if operation.id not in tasks:
-                tasks[operation.id] = display.add_task(title, total=1.0)
-            display.update(tasks[operation.id], description=title, completed=operation.progress)
-
-        yield draw
+def _step(operation: Operation) -> str:
+    return f"{_title(operation)}: {clean(operation.step)} ({percent(operation.progress)})"
 
 
 def _title(operation: Operation) -> str:

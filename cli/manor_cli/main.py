@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import suppress
 from importlib import import_module
@@ -61,6 +62,27 @@ COMMANDS: Final = {
     "version": "version:version",
     "completion": "completion:completion",
 }
+GROUPS: Final = {
+    "wishes": "apply diff get delete history rollback rename",
+    "domains": "start shutdown reboot reset pause resume destroy save restore discard clear nmi",
+    "looking": "list describe watch console screenshot ops",
+    "devices": "device volume backend",
+    "this node": "init up down status service credential config",
+    "the bus": "bus call publish schema",
+    "beside": "version completion",
+}
+# Words of other tools, and what they are here.
+MEANT: Final = {
+    "stop": "shutdown", "poweroff": "shutdown", "restart": "reboot", "kill": "destroy", "suspend": "save",
+    "unpause": "resume", "run": "start", "boot": "start", "create": "apply", "define": "apply",
+    "update": "apply", "edit": "get domain NAME -o yaml", "rm": "delete", "remove": "delete",
+    "undefine": "delete", "ps": "list", "ls": "list", "show": "describe", "inspect": "describe",
+    "dominfo": "describe", "dumpxml": "get domain NAME -o yaml", "logs": "service logs",
+    "log": "service logs", "attach": "device attach", "detach": "device detach",
+    "events": "watch", "top": "bus top",
+    "exec": "console", "shell": "console", "ssh": "console", "user": "credential", "backup": "config backup",
+    "operations": "ops list", "nodes": "list nodes", "vm": "list", "domain": "list", "help": "--help",
+}  # fmt: skip
 
 # Where the standard streams lead that the caller closed; what is printed into /dev/full is told to be lost.
 STREAMS: Final = {"stdin": os.devnull, "stdout": "/dev/full", "stderr": os.devnull}
@@ -98,6 +120,8 @@ class LazyCommands:
     def get(self, name: str, default: click.Command | None = None) -> click.Command | None:
         """Return a command by name."""
         place = COMMANDS.get(name)
+        if place is None and name in MEANT:
+            raise click.UsageError(f"there is no command {name!r}; here it is `manor {MEANT[name]}`")
         if place is None:
             return default
         module, _, attribute = place.partition(":")
@@ -113,6 +137,7 @@ class LazyCommands:
 
 @click.group(
     commands=cast("MutableMapping[str, click.Command]", LazyCommands()),
+    invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Begin with: manor up --detach; manor apply -f FILE; manor list. Every command has --help.",
 )
@@ -120,10 +145,13 @@ class LazyCommands:
 @click.option(
     "--timeout", type=click.FloatRange(min=0.1), metavar="SECONDS", help="How long to wait at most."
 )
+@click.option("--utc", is_flag=True, help="Tell times in UTC, not in the zone of this machine.")
 @click.option("--debug", is_flag=True, help="Print where in the program an unexpected error came from.")
 @click.version_option(package_name="manor-cli", message="manor %(version)s", prog_name="manor")
 @click.pass_context
-def manor(context: click.Context, directory: str | None, timeout: float | None, debug: bool) -> None:
+def manor(
+    context: click.Context, directory: str | None, timeout: float | None, utc: bool, debug: bool
+) -> None:
     """Run virtual machines: describe them, start them, watch them.
 
     \b
@@ -133,6 +161,16 @@ def manor(context: click.Context, directory: str | None, timeout: float | None, 
     app = context.ensure_object(App)
     app.configure(directory=directory or "", timeout=timeout, debug=debug)
     context.call_on_close(app.close)
+    if utc:
+        os.putenv("TZ", "UTC")
+        time.tzset()
+    if context.invoked_subcommand is None:
+        app.out("Manor runs virtual machines: describe them, start them, watch them.\n")
+        for title, names in GROUPS.items():
+            app.out(f"  {title:<10} {names}")
+        app.out(
+            "\nBegin with `manor up --detach`, `manor apply FILE`, `manor list`. Every command has --help."
+        )
 
 
 def main(arguments: Sequence[str] | None = None, app: App | None = None) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, Final, TypeVar
 
 import click
@@ -12,7 +14,6 @@ from manor_cli.app import App
 from manor_cli.render import View
 
 FORMS: Final = ("table", "wide", "json", "yaml", "name")
-RICH_ROWS_MAX: Final = 500  # rich takes a millisecond for each row
 STYLES: Final = {
     "RUNNING": "green",
     "CONNECTED": "green",
@@ -71,32 +72,34 @@ def show_one(app: App, view: View, row: Mapping[str, Any], output: str) -> None:
 
 
 def _table(app: App, view: View, rows: Sequence[Mapping[str, Any]], *, wide: bool) -> None:
-    titles = [column.title for column in view.shown(wide=wide)]
-    cells = view.cells(rows, wide=wide)
-    if not app.terminal or len(rows) > RICH_ROWS_MAX:
-        for line in render.plain(titles, cells):
-            app.out(line)
-        return
-    console(app).print(rich_table(titles, cells))
+    """Print a table: on a terminal within its width and with colours, wide or elsewhere all of it."""
+    for line in lines(app, view, rows, wide=wide):
+        app.out(line)
 
 
-def console(app: App, *, stderr: bool = False) -> Any:
-    """Return rich's console; colours only where they are wanted."""
-    from rich.console import Console
+def lines(app: App, view: View, rows: Sequence[Mapping[str, Any]], *, wide: bool) -> list[str]:
+    """Return the lines of a table."""
+    width = shutil.get_terminal_size().columns if app.terminal and not wide else None
+    table = list(render.plain(view.table(rows, wide=wide, width=width)))
+    if app.terminal and app.settings.color:
+        table = [[_colored(cell) for cell in row] for row in table]
+    return ["  ".join(row).rstrip() for row in table]
 
-    return Console(
-        stderr=stderr, force_terminal=app.terminal or None, no_color=not app.settings.color, highlight=False
-    )
+
+def _colored(cell: str) -> str:
+    color = STYLES.get(cell.rstrip())
+    return click.style(cell, fg=color) if color else cell
 
 
-def rich_table(titles: Sequence[str], cells: Sequence[Sequence[str]]) -> Any:
-    """Return a table for a terminal; cells are texts, never mark-up."""
-    from rich.table import Table
-    from rich.text import Text
+@contextmanager
+def status_line(app: App) -> Iterator[Callable[[str], None]]:
+    """Yield a function that shows a text in the last line of the terminal; the line goes at the end."""
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in titles:
-        table.add_column(title, overflow="fold")
-    for row in cells:
-        table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
-    return table
+    def draw(text: str) -> None:
+        with suppress(OSError):
+            click.echo(f"\r\x1b[K{text[: shutil.get_terminal_size().columns - 1]}", nl=False, err=True)
+
+    try:
+        yield draw
+    finally:
+        draw("")

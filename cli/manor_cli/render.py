@@ -84,10 +84,13 @@ def duration(seconds: float) -> str:
 
 
 def mebibytes(count: int) -> str:
-    """Show MiB, or GiB when that is a short number."""
-    if count >= 1024 and count % 256 == 0:
-        return f"{count / 1024:g}G"
-    return f"{count}M" if count else "-"
+    """Show a size in the largest unit in which it is a short number."""
+    if not count:
+        return "-"
+    for unit, size in (("TiB", 1_048_576), ("GiB", 1_024)):
+        if count >= size and count % (size // 4) == 0:
+            return f"{count / size:g}{unit}"
+    return f"{count}MiB"
 
 
 def percent(fraction: float) -> str:
@@ -96,25 +99,60 @@ def percent(fraction: float) -> str:
 
 
 def moment(seconds: float) -> str:
-    """Show seconds since 1970 as UTC."""
+    """Show seconds since 1970 in local time (with `--utc` in UTC), with the zone's distance from UTC."""
     import datetime
 
     if not seconds:
         return "-"
-    when = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
-    return when.strftime("%Y-%m-%d %H:%M:%SZ")
+    when = datetime.datetime.fromtimestamp(seconds, datetime.UTC).astimezone()
+    return when.strftime("%Y-%m-%d %H:%M:%S%z")
+
+
+def count(items: Any) -> str:
+    """Show how many there are; none is a dash."""
+    return str(len(items)) if items else "-"
+
+
+def number(value: Any) -> str:
+    """Show a whole number; nothing is a dash, zero is zero."""
+    return "-" if value is None else f"{value:g}"
+
+
+def seconds(value: Any) -> str:
+    """Show a length of time; none is a dash."""
+    return duration(value) if value else "-"
+
+
+def milliseconds(value: Any) -> str:
+    """Show a length of time that is told in milliseconds; zero is one, too."""
+    return duration((value or 0) / 1000)
 
 
 # -- tables --------------------------------------------------------------------------------------------------
 
+CUT_MIN: Final = 12
+MOMENTS: Final = frozenset({"created", "ended", "at", "modified", "since", "started", "not_answering_since"})
+BY_ENDING: Final[tuple[tuple[str, Callable[[Any], str]], ...]] = (
+    ("_mib", mebibytes),
+    ("_ms", milliseconds),
+    ("_s", seconds),
+)
+
 
 class Column(msgspec.Struct, frozen=True):
-    """One column: its title, the row's key, how a value is shown, and whether only `-o wide` has it."""
+    """One column: its title, the row's key, how a value is shown, and what becomes of it in a narrow table.
+
+    `wide`: only `-o wide` has it. `cut`: free text that may end with an ellipsis. `optional`: not shown when
+    no row has it. Columns of a higher `rank` are dropped first.
+    """
 
     title: str
     key: str
     show: Callable[[Any], str] = text
     wide: bool = False
+    cut: bool = False
+    optional: bool = False
+    rank: int = 1
 
 
 class View(msgspec.Struct, frozen=True):
@@ -125,6 +163,17 @@ class View(msgspec.Struct, frozen=True):
     prefix: str = ""
     empty: str = "nothing there"
 
+    @staticmethod
+    def of(
+        words: str, *, name: str = "name", prefix: str = "", empty: str = "nothing there", **shows: Any
+    ) -> View:
+        """Return the view of a struct's fields, in order.
+
+        Marks behind a field: `+` wide only, `~` may be cut, `?` only when there is one, `!` dropped last, `-`
+        dropped first. How a value is shown follows from the field's name unless `shows` says it.
+        """
+        return View(tuple(_column(word, shows) for word in words.split()), name, prefix, empty)
+
     def shown(self, *, wide: bool) -> tuple[Column, ...]:
         """Return the columns of the narrow or the wide form."""
         return tuple(column for column in self.columns if wide or not column.wide)
@@ -134,12 +183,58 @@ class View(msgspec.Struct, frozen=True):
         columns = [(column.key, column.show) for column in self.shown(wide=wide)]
         return [[clean(show(row.get(key))) for key, show in columns] for row in rows]
 
+    def table(
+        self, rows: Sequence[Mapping[str, Any]], *, wide: bool, width: int | None = None
+    ) -> list[list[str]]:
+        """Return the titles and the cells of all rows, within a width if there is one."""
+        columns, cells = self.shown(wide=wide), self.cells(rows, wide=wide)
+        kept = [
+            at
+            for at, column in enumerate(columns)
+            if not column.optional or wide or any(row[at] != "-" for row in cells)
+        ]
+        lines = [[column.title for column in columns], *cells]
+        if width is not None:
+            return fitted([columns[at] for at in kept], [[row[at] for at in kept] for row in lines], width)
+        return lines if len(kept) == len(columns) else [[row[at] for at in kept] for row in lines]
 
-def plain(titles: Sequence[str], cells: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Yield the lines of a table without a terminal's help: aligned, two spaces apart."""
-    widths = [max([len(title), *(len(row[at]) for row in cells)]) for at, title in enumerate(titles)]
-    for row in (titles, *cells):
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+def _column(word: str, shows: Mapping[str, Callable[[Any], str]]) -> Column:
+    key = word.rstrip("+~?!-")
+    marks = word[len(key) :]
+    ending, show = next(((end, show) for end, show in BY_ENDING if key.endswith(end)), ("", text))
+    show = shows.get(key, moment if key in MOMENTS else percent if key == "progress" else show)
+    title = key.removesuffix(ending).replace("_", " ").upper()
+    rank = 0 if "!" in marks else 2 if "-" in marks else 1
+    return Column(title, key, show, "+" in marks, "~" in marks, "?" in marks, rank)
+
+
+def fitted(columns: Sequence[Column], lines: Sequence[Sequence[str]], width: int) -> list[list[str]]:
+    """Return a table within a width: free texts are cut, then columns dropped, the least important first."""
+    natural = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+    order = sorted(range(1, len(columns)), key=lambda at: (columns[at].rank, at))
+    for count_ in range(len(order), -1, -1):
+        kept = sorted([0, *order[:count_]])
+        widths = {at: natural[at] for at in kept}
+        over = sum(widths.values()) + 2 * (len(kept) - 1) - width
+        cut = [at for at in kept if columns[at].cut or not count_]
+        for at in sorted(cut, key=lambda at: -natural[at]):
+            widths[at] -= max(0, min(over, natural[at] - CUT_MIN))
+            over -= natural[at] - widths[at]
+        if over <= 0 or not count_:
+            break
+    return [[_short(line[at], widths[at]) for at in kept] for line in lines]
+
+
+def _short(cell: str, width: int) -> str:
+    return cell if len(cell) <= width else f"{cell[: width - 1]}…"
+
+
+def plain(lines: Sequence[Sequence[str]]) -> Iterator[list[str]]:
+    """Yield the cells of each line of a table, filled up to the width of their column."""
+    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+    for row in lines:
+        yield [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
 
 
 # -- machine-readable ----------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from manor_bus.wire.errors import ErrorBody
 from manor_bus.wire.messages.lifecycle import DomainStatus, Operation, PendingChange, State
-from manor_cli.render import Column, View, duration, mebibytes, moment, percent, whole
+from manor_cli.render import View, count, number, whole
 
 if TYPE_CHECKING:
     from manor_bus.wire.messages.devices import DeviceStatus
@@ -31,254 +31,99 @@ def pending(changes: Any) -> str:
     )
 
 
-def count(items: Any) -> str:
-    """Show how many there are; none is a dash."""
-    return str(len(items)) if items else "-"
-
-
 def problem(error: Any) -> str:
     """Show the error of an operation."""
     return f"{error['kind']}: {error['message']}" if error else "-"
 
 
-def number(value: Any) -> str:
-    """Show a whole number; none is a dash, zero is zero."""
-    return "-" if value is None else f"{value:g}"
-
-
-def seconds(value: Any) -> str:
-    """Show a length of time; zero is a dash."""
-    return duration(value) if value else "-"
-
-
-DOMAINS: Final = View(
-    (
-        Column("NAME", "name"),
-        Column("STATE", "state"),
-        Column("GEN", "generation"),
-        Column("NODE", "node"),
-        Column("HYPERVISOR", "hypervisor"),
-        Column("CPUS", "cpus"),
-        Column("MEMORY", "memory_mib", mebibytes),
-        Column("UPTIME", "uptime_s", seconds),
-        Column("PENDING", "pending", count),
-        Column("UUID", "uuid", wide=True),
-        Column("RUN", "run", wide=True),
-        Column("REVISION", "revision", wide=True),
-        Column("INCARNATION", "incarnation", wide=True),
-        Column("DEVICES", "devices", count, wide=True),
-        Column("OPERATION", "operation", wide=True),
-        Column("REASON", "reason", wide=True),
-    ),
+DOMAINS: Final = View.of(
+    "name state! conditions?~ node- hypervisor- cpus memory_mib uptime_s pending? reason?~"
+    " uuid+ run+ revision+ incarnation+ devices+ operation+ restarts+",
     prefix="domain/",
     empty="no domains; describe one in a file and say: manor apply -f FILE",
+    pending=count,
+    devices=count,
 )
-NODES: Final = View(
-    (
-        Column("NAME", "name"),
-        Column("CPUS", "cpus"),
-        Column("MEMORY", "memory_mib", mebibytes),
-        Column("FREE", "memory_free_mib", mebibytes),
-        Column("ACCELERATORS", "accelerators"),
-        Column("HYPERVISORS", "hypervisors"),
-        Column("VERSION", "version"),
-        Column("LABELS", "labels", wide=True),
-        Column("BOOT", "boot_id", wide=True),
-    ),
+NODES: Final = View.of(
+    "name cpus memory_mib memory_free_mib accelerators hypervisors version conditions?~ labels+ boot_id+",
     prefix="node/",
     empty="no node is registered",
 )
-SERVICES: Final = View(
-    (
-        Column("NAME", "name"),
-        Column("INSTANCE", "instance"),
-        Column("PID", "pid"),
-        Column("READY", "ready"),
-        Column("VERSION", "version"),
-        Column("NODE", "node"),
-        Column("DRAINING", "draining", wide=True),
-        Column("UPTIME", "uptime_s", seconds, wide=True),
-        Column("ADDRESS", "address", wide=True),
-    ),
+SERVICES: Final = View.of(
+    "name instance pid ready! version node conditions?~ draining+ uptime_s+ address+",
     prefix="service/",
     empty="no service is attached to the bus",
 )
-PROVIDERS: Final = View(
-    (
-        Column("NAME", "name"),
-        Column("BACKEND", "backend"),
-        Column("STATE", "state"),
-        Column("CLASSES", "classes"),
-        Column("NODE", "node"),
-        Column("EPOCH", "epoch"),
-        Column("IN USE", "in_use"),
-        Column("VERSION", "version", wide=True),
-        Column("REASON", "reason", wide=True),
-    ),
+PROVIDERS: Final = View.of(
+    "name backend state! classes node epoch- in_use conditions?~ version+ reason?~",
     prefix="provider/",
     empty="no provider offers back ends",
 )
-RESOURCES: Final = View(
-    (
-        Column("NAME", "name"),
-        Column("TYPE", "type"),
-        Column("STATE", "state"),
-        Column("NODE", "node"),
-        Column("REASON", "reason"),
-    ),
-    prefix="resource/",
-    empty="no resource is registered",
+RESOURCES: Final = View.of(
+    "name type state! node conditions?~ reason?~", prefix="resource/", empty="no resource is registered"
 )
-OPERATIONS: Final = View(
-    (
-        Column("ID", "id"),
-        Column("KIND", "kind"),
-        Column("TARGET", "target"),
-        Column("STATE", "state"),
-        Column("STEP", "step"),
-        Column("PROGRESS", "progress", percent),
-        Column("CREATED", "created", moment),
-        Column("ERROR", "error", problem),
-        Column("WHO", "who", wide=True),
-        Column("ENDED", "ended", moment, wide=True),
-        Column("REASON", "reason", wide=True),
-    ),
+OPERATIONS: Final = View.of(
+    "id! kind target state! step~ progress created- error~ who+ ended+ reason+",
     name="id",
-    prefix="operation/",
     empty="no operations",
+    error=problem,
 )
-DEVICES: Final = View(
-    (
-        Column("DOMAIN", "domain"),
-        Column("ID", "id"),
-        Column("TYPE", "type"),
-        Column("STATE", "state"),
-        Column("PROVIDER", "provider"),
-        Column("GEN", "generation"),
-        Column("REASON", "reason"),
-        Column("BACK END", "backend", wide=True),
-        Column("EPOCH", "provider_epoch", wide=True),
-    ),
+DEVICES: Final = View.of(
+    "domain! id! type state! io? provider- reason?~ backend+ provider_epoch+ generation+",
     name="path",
     prefix="device/",
     empty="no devices are connected",
 )
-BACKENDS: Final = View(
-    (
-        Column("NAME", "name"),
-        Column("STATE", "state"),
-        Column("VERSION", "version"),
-        Column("CLASSES", "classes"),
-        Column("IN USE", "in_use"),
-        Column("EPOCH", "epoch"),
-        Column("REASON", "reason"),
-    ),
+BACKENDS: Final = View.of(
+    "name state! version- classes in_use epoch- reason?~",
     prefix="backend/",
     empty="no back ends are installed",
 )
-VOLUMES: Final = View(
-    (
-        Column("NAME", "name"),
-        Column("STATE", "state"),
-        Column("FORMAT", "format"),
-        Column("SIZE", "size_mib", mebibytes),
-        Column("USED", "used_mib", mebibytes),
-        Column("USERS", "users"),
-        Column("REASON", "reason"),
-        Column("PATH", "path", wide=True),
-        Column("UUID", "uuid", wide=True),
-    ),
+VOLUMES: Final = View.of(
+    "name state! format- size_mib used_mib users~ reason?~ path+ uuid+",
     prefix="volume/",
     empty="no volumes; make one: manor volume create NAME --size 1G",
 )
-DOCUMENTS: Final = View(
-    (
-        Column("KIND", "kind"),
-        Column("NAME", "name"),
-        Column("REVISION", "revision"),
-        Column("MODIFIED", "modified", moment),
-        Column("BY", "modified_by"),
-        Column("LABELS", "labels"),
-        Column("UUID", "uuid", wide=True),
-        Column("STATE", "state", wide=True),
-        Column("PENDING", "pending", pending, wide=True),
-        Column("REASON", "reason", wide=True),
-    ),
+DOCUMENTS: Final = View.of(
+    "kind name! revision modified modified_by~- labels~- uuid+ state+ pending+ reason+",
     name="path",
     empty="no documents",
+    pending=pending,
 )
-HISTORY: Final = View(
-    (
-        Column("REVISION", "revision"),
-        Column("AT", "at", moment),
-        Column("ACTION", "action"),
-        Column("NAME", "name"),
-        Column("BY", "by"),
-        Column("REASON", "reason"),
-        Column("CHANGES", "diff", lambda diff: ", ".join(line["path"] for line in diff or ()) or "-"),
-    ),
+HISTORY: Final = View.of(
+    "revision at action name by~ reason~ diff~",
     name="revision",
     empty="no revisions are kept",
+    diff=lambda diff: ", ".join(line["path"] for line in diff or ()) or "-",
 )
-CHANGES: Final = View(
-    (
-        Column("KIND", "kind"),
-        Column("NAME", "name"),
-        Column("ACTION", "action"),
-        Column("REVISION", "revision"),
-    ),
-    name="path",
-    empty="nothing to apply",
-)
-CREDENTIALS: Final = View(
-    (Column("PRINCIPAL", "principal"), Column("PUBLIC KEY", "public_key"), Column("KEY FILE", "file")),
+CHANGES: Final = View.of("kind name action revision", name="path", empty="nothing to apply")
+CREDENTIALS: Final = View.of(
+    "principal public_key file~",
     name="principal",
     empty="no credentials; make the first ones: manor init",
 )
-PEERS: Final = View(
-    (
-        Column("ADDRESS", "address"),
-        Column("PID", "pid"),
-        Column("VERSION", "version"),
-        Column("RECEIVED", "received", number),
-        Column("SENT", "sent", number),
-        Column("MADE", "calls_pending", number),
-        Column("IN FLIGHT", "calls_in_flight", number),
-        Column("SUBS", "subscriptions", number),
-        Column("SINCE", "connected_s", duration),
-        Column("SERVES", "serves", wide=True),
-        Column("OWNS", "owns", wide=True),
-        Column("WHERE", "where", wide=True),
-        Column("DRAINING", "draining", wide=True),
-    ),
+PEERS: Final = View.of(
+    "address pid version- received sent calls_pending calls_in_flight subscriptions connected_s"
+    " serves+ owns+ where+ draining+",
     name="address",
     empty="nobody is attached",
+    received=number,
+    sent=number,
+    calls_pending=number,
+    calls_in_flight=number,
+    subscriptions=number,
 )
-PENDING: Final = View(
-    (
-        Column("TO", "to"),
-        Column("CALLER", "caller"),
-        Column("CALLEE", "callee"),
-        Column("AGE", "age_ms", lambda ms: duration(ms / 1000)),
-        Column("LEFT", "left_ms", lambda ms: duration(ms / 1000)),
-        Column("QUEUED", "queued"),
-        Column("ID", "id", wide=True),
-    ),
-    name="id",
-    empty="no calls are under way",
+PENDING: Final = View.of(
+    "to~ caller~ callee~ age_ms left_ms queued id+", name="id", empty="no calls are under way"
 )
-SUBSCRIPTIONS: Final = View(
-    (
-        Column("ADDRESS", "address"),
-        Column("PATTERN", "pattern"),
-        Column("POLICY", "policy"),
-        Column("SENT", "sent", number),
-        Column("DROPPED", "dropped", number),
-        Column("COALESCED", "coalesced", number),
-        Column("OUTSTANDING", "outstanding", number),
-    ),
+SUBSCRIPTIONS: Final = View.of(
+    "address pattern~ policy sent dropped coalesced outstanding",
     name="address",
     empty="nobody watches",
+    sent=number,
+    dropped=number,
+    coalesced=number,
+    outstanding=number,
 )
 
 

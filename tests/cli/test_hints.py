@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 import pytest
 
-from manor_cli.main import manor
+from manor_cli.main import COMMANDS, GROUPS, MEANT, manor
+from tests.cli.fake import run
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted({*ROOT.glob("*/manor_*/**/*.py"), *ROOT.glob("services/*/manor_*/**/*.py")})
@@ -51,7 +52,7 @@ def fault(advice):
             if word not in allowed:
                 return f"no option {word} of {command.name}"
         elif isinstance(command, click.Group):
-            if word in ("X", "...") or word.isupper():
+            if word in ("X", "...", "--help") or word.isupper():
                 return ""
             found = command.get_command(context, word.rstrip(".:"))
             if found is None:
@@ -65,6 +66,24 @@ def test_every_command_line_that_the_product_advises_exists():
     found = list(advised())
     assert len(found) > 50
     assert [(place, advice, fault(advice)) for place, advice in found if fault(advice)] == []
+
+
+@pytest.mark.parametrize(("word", "here"), MEANT.items())
+def test_a_word_of_another_tool_leads_to_what_it_is_here(word, here):
+    assert word not in COMMANDS
+    assert fault(here) == ""
+    ran = run(word, "x")
+    assert ran.code == 2
+    assert f"`manor {here}`" in ran.err
+
+
+def test_the_short_help_names_every_command_once_in_its_group():
+    named = " ".join(GROUPS.values()).split()
+    assert sorted(named) == sorted(COMMANDS)
+    ran = run()
+    assert ran.code == 0
+    assert len(ran.out.splitlines()) < 15
+    assert all(len(line) <= 100 for line in ran.out.splitlines())
 
 
 @pytest.mark.parametrize(

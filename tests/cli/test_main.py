@@ -120,10 +120,10 @@ def test_a_short_command_imports_nothing_but_click():
         assert f"{module}'" not in loaded
 
 
-def test_list_imports_neither_asyncio_nor_yaml_nor_rich():
+def test_list_imports_neither_asyncio_nor_yaml():
     program = (
         "import sys; from tests.cli.fake import run, discovery, domain;"
-        "mods = ('asyncio', 'yaml', 'rich'); [sys.modules.pop(m, None) for m in mods];"
+        "mods = ('asyncio', 'yaml'); [sys.modules.pop(m, None) for m in mods];"
         "ran = run('list', client=discovery(domain())); assert ran.code == 0, ran;"
         "print([m for m in mods if m in sys.modules])"
     )

@@ -1,4 +1,5 @@
 import json
+import time
 
 import pytest
 import yaml
@@ -73,7 +74,8 @@ def test_a_length_of_time_is_told_in_its_two_largest_units(seconds, told):
 
 
 @pytest.mark.parametrize(
-    ("count", "told"), [(0, "-"), (512, "512M"), (1024, "1G"), (1536, "1.5G"), (1100, "1100M")]
+    ("count", "told"),
+    [(0, "-"), (512, "512MiB"), (1024, "1GiB"), (1536, "1.5GiB"), (1100, "1100MiB"), (1_048_576, "1TiB")],
 )
 def test_memory_is_told_in_the_unit_that_is_short(count, told):
     assert render.mebibytes(count) == told
@@ -88,14 +90,63 @@ def test_plain_values_are_told_plainly(value, told):
     assert render.text(value) == told
 
 
-def test_times_are_told_in_utc():
+@pytest.fixture
+def zone(monkeypatch):
+    def choose(name):
+        monkeypatch.setenv("TZ", name)
+        time.tzset()
+
+    yield choose
+    monkeypatch.undo()
+    time.tzset()
+
+
+def test_times_are_told_in_the_zone_of_the_machine_and_say_which(zone):
     assert render.moment(0) == "-"
-    assert render.moment(1_800_000_000) == "2027-01-15 08:00:00Z"
+    zone("CET-1")
+    assert render.moment(1_800_000_000) == "2027-01-15 09:00:00+0100"
+    zone("UTC")
+    assert render.moment(1_800_000_000) == "2027-01-15 08:00:00+0000"
 
 
-def test_a_plain_table_is_aligned_and_has_no_trailing_spaces():
-    lines = list(render.plain(("NAME", "STATE"), [["web", "RUNNING"], ["database", ""]]))
-    assert lines == ["NAME      STATE", "web       RUNNING", "database"]
+def test_the_cells_of_a_plain_table_are_aligned():
+    told = list(render.plain([["NAME", "STATE"], ["web", "RUNNING"], ["database", ""]]))
+    assert told == [["NAME    ", "STATE  "], ["web     ", "RUNNING"], ["database", "       "]]
+
+
+NARROW = View.of("name state! node- memory_mib since reason~? note?~")
+ROW = {"name": "web", "state": "RUNNING", "node": "n1", "memory_mib": 1536, "since": 0, "reason": "a" * 60}
+
+
+def test_a_field_says_how_it_is_shown_and_what_becomes_of_it():
+    told = {column.title: column for column in NARROW.columns}
+    assert list(told) == ["NAME", "STATE", "NODE", "MEMORY", "SINCE", "REASON", "NOTE"]
+    assert told["MEMORY"].show(1536) == "1.5GiB"
+    assert told["SINCE"].show(0) == "-"
+
+
+def test_a_column_that_no_row_needs_is_shown_only_in_the_wide_form():
+    assert "NOTE" not in NARROW.table([ROW], wide=False)[0]
+    assert "NOTE" in NARROW.table([ROW], wide=True)[0]
+
+
+@pytest.mark.parametrize("width", range(1, 120))
+def test_a_table_keeps_to_its_width_and_folds_nothing(width):
+    table = NARROW.table([ROW, ROW], wide=False, width=width)
+    (line,) = {"  ".join(row).rstrip() for row in render.plain(table[1:])}
+    assert len(line) <= max(width, len("web"))
+    assert line.startswith("web")
+    if width >= len("web  RUNNING  aaaaaaaaaaa…"):
+        assert "RUNNING" in line
+        assert "1.5G" not in line or "1.5GiB" in line
+
+
+def test_free_text_is_cut_before_a_column_is_dropped_and_the_least_important_goes_first():
+    titles = {width: NARROW.table([ROW], wide=False, width=width)[0] for width in (100, 60, 47, 40, 30)}
+    assert titles[100][-1] == titles[60][-1] == "REASON"
+    assert "NODE" in titles[60]
+    assert "NODE" not in titles[40]
+    assert "STATE" in titles[30]
 
 
 def test_wide_columns_come_only_when_asked_for():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from manor_bus.wire.errors import ManorError
 from manor_bus.wire.messages import bus as words
 from manor_cli import events, recording, views
 from manor_cli.app import App
-from manor_cli.output import console, output_option, rich_table, show
+from manor_cli.output import lines, output_option, show
 from manor_cli.recording import Recorded
 from manor_cli.render import View, as_json, clean, whole
 
@@ -50,14 +51,11 @@ def top(app: App, what: str, interval: float, once: bool, output: str) -> None:
         view, rows = _rows(app, what)
         show(app, view, rows, output)
         return
-    from rich.live import Live
-
-    with Live(console=console(app), screen=False, auto_refresh=False) as display:
-        while True:
-            view, rows = _rows(app, what)
-            titles = [column.title for column in view.shown(wide=output == "wide")]
-            display.update(rich_table(titles, view.cells(rows, wide=output == "wide")), refresh=True)
-            time.sleep(interval)
+    while True:
+        view, rows = _rows(app, what)
+        shown = lines(app, view, rows, wide=output == "wide") if rows else [view.empty]
+        app.out("\x1b[H\x1b[J" + "\n".join(shown[: shutil.get_terminal_size().lines - 1]))
+        time.sleep(interval)
 
 
 def _rows(app: App, what: str) -> tuple[View, list[dict[str, Any]]]:

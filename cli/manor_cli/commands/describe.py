@@ -16,7 +16,7 @@ from manor_cli import facts, names, views
 from manor_cli.app import App
 from manor_cli.kinds import FACTS, document_kind, singular
 from manor_cli.output import show
-from manor_cli.render import View, as_yaml, clean, duration, moment, text, whole
+from manor_cli.render import View, as_yaml, clean, duration, mebibytes, moment, text, whole
 
 RECENT: Final = 5
 
@@ -100,7 +100,7 @@ def _status(app: App, name: str) -> dict[str, Any]:
         "incarnation": status.incarnation,
         "revision": status.revision,
         "cpus": status.cpus,
-        "memory": f"{status.memory_mib} MiB",
+        "memory": mebibytes(status.memory_mib),
         "uptime": f"{duration(row['uptime_s'])} (since {moment(status.started)})" if row["uptime_s"] else "",
         "run policy": status.run,
         "restarts": status.restarts,
