@@ -384,3 +384,15 @@ def test_a_circle_of_imports_is_seen():
     assert circle({name: set(loads(ast.parse(text), texts)) for name, text in texts.items()})
     texts["c"] = "def f():\n    import a\nif TYPE_CHECKING:\n    import a"
     assert not circle({name: set(loads(ast.parse(text), texts)) for name, text in texts.items()})
+
+
+def test_the_track_record_names_tests_that_there_are():
+    named = re.findall(
+        r"(tests/[\w/]+\.py)::(\w+)", (ROOT / "docs/track-record.md").read_text(encoding="utf-8")
+    )
+    assert named
+    assert [
+        f"{path}::{name}"
+        for path, name in named
+        if not (ROOT / path).exists() or f"def {name}(" not in (ROOT / path).read_text(encoding="utf-8")
+    ] == []
