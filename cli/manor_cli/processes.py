@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import select
 import signal
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -28,6 +30,11 @@ PROGRAMS: Final[Mapping[str, str]] = MappingProxyType(
         "devices": "manor_devices",
     }
 )
+# The folder of whoever calls `manor up` is not where a daemon looks for modules.
+PYTHON_FLAGS: Final = ("-P",)
+_LET_IN: Final = frozenset(
+    {"PATH", "PYTHONPATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "XDG_STATE_HOME", "TMPDIR"}
+)
 SUPERVISOR: Final = "manor_cli.supervise"
 GUESTS: Final = ("qemu-system-", "qemu-storage-daemon")
 PROC: Final = Path("/proc")
@@ -43,8 +50,21 @@ class Process:
 
     @property
     def module(self) -> str:
-        """The module of a `python -m MODULE` command line; empty for anything else."""
-        return self.arguments[2] if len(self.arguments) > 2 and self.arguments[1] == "-m" else ""
+        """The module of a `python -m MODULE` command line, whatever flags; empty for anything else."""
+        words = [word for word in self.arguments[1:] if word not in PYTHON_FLAGS]
+        return words[1] if len(words) > 1 and words[0] == "-m" else ""
+
+
+def daemon(module: str) -> tuple[str, ...]:
+    """Return the command line that runs a module as a process of its own."""
+    return (sys.executable, *PYTHON_FLAGS, "-m", module)
+
+
+def outside(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return what of a caller's environment reaches a daemon."""
+    return {
+        name: value for name, value in environment.items() if name.startswith("MANOR_") or name in _LET_IN
+    }
 
 
 def scan() -> Iterator[Process]:
@@ -80,26 +100,35 @@ def services(directory: Path) -> dict[str, list[Process]]:
     return found
 
 
+def lock_of(run: Path) -> Path:
+    """Return the supervisor's lock: beside the folder of sockets, which people and tmpfiles clean."""
+    return run.parent / "supervisor.lock"
+
+
 def supervisor(run: Path) -> int:
     """Return the pid of the supervisor, which holds a lock as long as it lives; 0 when there is none."""
     try:
-        with (run / "supervisor.lock").open() as lock:
+        with lock_of(run).open() as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        return int((run / "supervisor.lock").read_text().strip() or "0")
+        return int(lock_of(run).read_text().strip() or "0")
     except FileNotFoundError:
         return 0
     return 0
 
 
 def guests(directory: Path) -> list[int]:
-    """Return the QEMU programs that work with files of a state directory."""
-    ours = f"{directory}/"
+    """Return the QEMU programs of our services: their sockets and logs lie in our services' folders.
+
+    One that only uses a volume, or whose files lie in a folder that ends with the same names, is not ours.
+    """
+    folders = "|".join(re.escape(f"{directory}/{name}/") for name in ("lifecycle", "devices", "run"))
+    ours = re.compile(rf"(?:^|[=,:])(?:{folders})")
     return [
         process.pid
         for process in scan()
         if Path(process.arguments[0]).name.startswith(GUESTS)
-        and any(ours in text for text in (*process.arguments[1:], *open_files(process.pid)))
+        and any(ours.search(text) for text in (*process.arguments[1:], *open_files(process.pid)))
     ]
 
 

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -86,7 +85,7 @@ def detach(settings: Settings) -> subprocess.Popen[bytes]:
     log = logs.opened(settings.log / "supervisor.log")
     try:
         return subprocess.Popen(
-            (sys.executable, "-m", processes.SUPERVISOR), env=dict(settings.environment), cwd="/",
+            processes.daemon(processes.SUPERVISOR), env=processes.outside(settings.environment), cwd="/",
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
     finally:

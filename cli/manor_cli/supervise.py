@@ -51,8 +51,9 @@ class Program:
 
 def fleet(settings: Settings) -> tuple[Program, ...]:
     """Return the programs of one machine: the broker, which is stopped last, and the services."""
+    environment = processes.outside(settings.environment)
     return tuple(
-        Program(name, (sys.executable, "-m", module), settings.environment, wave=0 if name == "bus" else 1)
+        Program(name, processes.daemon(module), environment, wave=0 if name == "bus" else 1)
         for name, module in processes.PROGRAMS.items()
     )
 
@@ -95,16 +96,16 @@ class Supervisor:
         before = self._children[key]
         child, actions = restarts.step(before, event, self._loop.time())
         self._children[key] = child
+        self._arm()  # before anything that a full disk refuses
+        for action in actions:
+            self._act(key, action)
         if isinstance(event, restarts.Ended):
             wait = max(0.0, child.due - self._loop.time())
             again = f"; again in {wait:.1f} s" if child.phase is Phase.WAITING else ""
-            self._report(f"{child.name} ended ({event.how}){again}")
-        for action in actions:
-            self._act(key, action)
+            self._tell(f"{child.name} ended ({event.how}){again}")
         if child != before:
-            self._save()
             self._changed.set()
-        self._arm()
+            self._save()
 
     def _act(self, key: int, action: Action) -> None:
         child = self._children[key]
@@ -114,11 +115,11 @@ class Supervisor:
             processes.tell(child.pid, signal.SIGTERM if action is Action.TERMINATE else signal.SIGKILL)
 
     def _spawn(self, key: int, program: Program) -> None:
-        log = logs.opened(self._log / f"{program.name}.log")
+        log = _log(self._log / f"{program.name}.log")
         try:
             process = subprocess.Popen(
-                program.command, env=dict(program.environment), stdin=subprocess.DEVNULL, stdout=log,
-                stderr=log, start_new_session=True,
+                program.command, env=dict(program.environment), cwd="/", stdin=subprocess.DEVNULL, stdout=log,
+                stderr=log, start_new_session=True, umask=0o077,
             )  # fmt: skip
         except OSError as error:
             self._feed(key, restarts.Ended(f"cannot be started: {error}"))
@@ -126,10 +127,10 @@ class Supervisor:
         finally:
             os.close(log)
         self._processes[key], self._since[key] = process, time.time()
-        _write(self._run / f"{program.name}.pid", f"{process.pid}\n")
-        self._report(f"{program.name} started (pid {process.pid})")
-        self._feed(key, restarts.Spawned(process.pid))
         self._watch(key, process.pid)
+        self._feed(key, restarts.Spawned(process.pid))
+        _write(self._run / f"{program.name}.pid", f"{process.pid}\n")
+        self._tell(f"{program.name} started (pid {process.pid})")
 
     def _watch(self, key: int, pid: int) -> None:
         """Notice the end of a process, child of ours or not."""
@@ -144,15 +145,21 @@ class Supervisor:
             os.close(descriptor)
             process = self._processes.pop(key, None)
             code = process.wait() if process is not None else None
-            self._forget_pid(self._children[key].name, pid)
             self._feed(key, restarts.Ended(_how(code), clean=code == 0))
+            self._forget_pid(self._children[key].name, pid)
 
         self._loop.add_reader(descriptor, ended)
 
     def _forget_pid(self, name: str, pid: int) -> None:
         path = self._run / f"{name}.pid"
-        if path.exists() and path.read_text().strip() == str(pid):
-            path.unlink()
+        with suppress(OSError):
+            if path.read_text().strip() == str(pid):
+                path.unlink()
+
+    def _tell(self, line: str) -> None:
+        """Say something to whoever reads; a full disk or a closed terminal keeps nothing from being done."""
+        with suppress(OSError):
+            self._report(line)
 
     def _arm(self) -> None:
         if self._timer is not None:
@@ -249,8 +256,9 @@ class Supervisor:
     async def _rotate(self) -> None:
         while True:
             await asyncio.sleep(ROTATE_EVERY_S)
-            for path in self._log.glob("*.log"):
-                logs.rotate(path)
+            with suppress(OSError):  # a full disk: the next time
+                for path in self._log.glob("*.log"):
+                    logs.rotate(path)
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one wish: a line of JSON each way."""
@@ -275,10 +283,19 @@ def _how(code: int | None) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    """Replace a file in one step."""
+    """Replace a file for people in one step, or leave it: nothing is decided by it."""
     temporary = path.with_name(f".{path.name}.new")
-    temporary.write_text(text)
-    temporary.replace(path)
+    with suppress(OSError):
+        temporary.write_text(text)
+        temporary.replace(path)
+
+
+def _log(path: Path) -> int:
+    """Open the log of a program; what cannot be logged is lost, and the program runs."""
+    try:
+        return logs.opened(path)
+    except OSError:
+        return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
 
 
 def prepare(settings: Settings) -> None:
@@ -316,9 +333,9 @@ def _locked(lock: IO[str]) -> bool:
 
 
 async def supervise(settings: Settings, report: Report) -> None:
-    """Run the fleet until SIGTERM, SIGINT or the wish to stop; one supervisor per state directory."""
+    """Run the fleet until SIGTERM, SIGINT, SIGHUP (unless ignored) or the wish to stop; one per directory."""
     prepare(settings)
-    with (settings.run / "supervisor.lock").open("a+") as lock:
+    with processes.lock_of(settings.run).open("a+") as lock:
         if not _locked(lock):
             raise conflict(
                 f"{settings.directory} is supervised already",
@@ -328,7 +345,10 @@ async def supervise(settings: Settings, report: Report) -> None:
         lock.write(f"{os.getpid()}\n")
         lock.flush()
         supervisor = Supervisor(fleet(settings), settings.run, settings.log, report)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        ends = [signal.SIGTERM, signal.SIGINT]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # the terminal of a foreground node
+            ends.append(signal.SIGHUP)
+        for number in ends:
             asyncio.get_running_loop().add_signal_handler(number, supervisor.stopping.set)
         await supervisor.serve(adopt(settings))
 

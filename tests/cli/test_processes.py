@@ -33,21 +33,26 @@ def test_a_service_is_known_by_its_module_and_its_state_directory(tmp_path, star
     assert {name: [one.pid for one in ones] for name, ones in found.items()} == {"config": [mine.pid]}
 
 
-def test_guests_are_qemu_programs_that_work_with_our_files(tmp_path):
+def test_guests_are_the_qemu_programs_of_our_services_and_no_others(tmp_path):
     def wait_for_input(name, *arguments, output=None):
         command = [name, "-c", "read", *arguments]
         return programs.seen(
             subprocess.Popen(command, executable="/bin/bash", stdin=subprocess.PIPE, stdout=output)
         )
 
-    with (tmp_path / "qemu.log").open("w") as log:
+    for folder in ("lifecycle", "volumes"):
+        (tmp_path / folder).mkdir()
+    with (tmp_path / "lifecycle" / "log").open("w") as log, (tmp_path / "volumes" / "x").open("w") as volume:
         ours = [
-            wait_for_input("/usr/bin/qemu-system-x86_64", f"{tmp_path}/web/qmp.sock"),
+            wait_for_input("/usr/bin/qemu-system-x86_64", f"socket,path={tmp_path}/lifecycle/qmp.sock"),
+            wait_for_input("/usr/bin/qemu-storage-daemon", f"{tmp_path}/devices/nbd/nbd.sock"),
             wait_for_input("/usr/bin/qemu-system-x86_64", output=log),
             wait_for_input("qemu-storage-daemon", output=log),
         ]
         others = [
             wait_for_input("/usr/bin/qemu-system-x86_64", "/srv/x"),
+            wait_for_input("/usr/bin/qemu-system-x86_64", f"/backup{tmp_path}/lifecycle/qmp.sock"),
+            wait_for_input("/usr/bin/qemu-system-x86_64", f"file={tmp_path}/volumes/x", output=volume),
             wait_for_input("/usr/bin/qemu-img", f"{tmp_path}/x"),
             wait_for_input("tail", f"{tmp_path}/log", output=log),
         ]
@@ -88,14 +93,15 @@ def test_a_process_that_is_gone_needs_nothing():
 def test_the_supervisor_is_who_holds_the_lock(tmp_path):
     import fcntl
 
-    assert processes.supervisor(tmp_path) == 0
+    run = tmp_path / "run"  # which is cleaned away, and the lock does not go with it
+    assert processes.supervisor(run) == 0
     with (tmp_path / "supervisor.lock").open("w") as lock:
         lock.write("4711\n")
         lock.flush()
-        assert processes.supervisor(tmp_path) == 0
+        assert processes.supervisor(run) == 0
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert processes.supervisor(tmp_path) == 4711
-    assert processes.supervisor(tmp_path) == 0
+        assert processes.supervisor(run) == 4711
+    assert processes.supervisor(run) == 0
 
 
 def test_open_files_of_a_process_are_seen(tmp_path):

@@ -112,7 +112,7 @@ def test_services_are_ended_even_without_a_supervisor(app, tmp_path):
 
 
 def test_guests_that_nobody_answers_for_are_ended(app, tmp_path):
-    command = ["qemu-system-x86_64", "-c", "read", f"{tmp_path}/x"]
+    command = ["qemu-system-x86_64", "-c", "read", f"{tmp_path}/lifecycle/x"]
     guest = programs.seen(subprocess.Popen(command, executable="/bin/bash", stdin=subprocess.PIPE))
     try:
         assert stopping.end_guests(app(None)) == []

@@ -2,8 +2,10 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
 import sys
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
@@ -250,3 +252,74 @@ def test_nobody_else_looks_into_the_folders_and_guests_pass_through_to_theirs(tm
     supervise.prepare(settings(tmp_path / "state"))
     modes = {folder: (tmp_path / "state" / folder).stat().st_mode & 0o777 for folder in (".", "run", "log")}
     assert modes == {".": 0o711, "run": 0o700, "log": 0o700}
+
+
+async def test_a_full_disk_keeps_no_service_from_being_started_again(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    async with supervised(tmp_path, program("config")) as watched:
+        await watched.until("config started")
+        first = watched.pid("config")
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "write_text", full)
+            patch.setattr(logs, "opened", full)
+            patch.setattr(logs, "rotate", full)
+            for _ in range(2):
+                before = watched.pid("config")
+                os.kill(before, signal.SIGKILL)
+                await watched.until("config ended")
+                await watched.until("config started")
+                assert watched.pid("config") != before
+        os.kill(watched.pid("config"), signal.SIGKILL)
+        await watched.until("config started")
+        assert watched.pid("config") != first
+
+
+async def test_who_reads_no_more_keeps_no_service_from_being_started_again(tmp_path):
+    async with supervised(tmp_path, program("config")) as watched:
+        await watched.until("config started")
+
+        def closed(line):
+            watched.told.append(line)
+            raise BrokenPipeError(32, "Broken pipe")
+
+        before, watched.supervisor._report = watched.pid("config"), closed
+        os.kill(before, signal.SIGKILL)
+        async with asyncio.timeout(30):
+            for _ in iter(lambda: any("started" in line for line in watched.told[1:]), True):
+                await asyncio.sleep(0.01)
+        assert watched.pid("config") not in (0, before)
+
+
+def test_the_end_of_the_terminal_ends_a_foreground_node_as_ctrl_c_does(tmp_path):
+    script = (
+        "import asyncio, sys; from manor_cli import supervise; from manor_cli.settings import Settings\n"
+        "config = supervise.Program('config', (sys.executable, '-c', sys.argv[1]), {})\n"
+        "supervise.fleet = lambda settings: (config,)\n"
+        "asyncio.run(supervise.supervise(Settings.from_environment(), print))\n"
+    )
+    node = subprocess.Popen(
+        [sys.executable, "-u", "-c", script, programs.SLEEP], stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "MANOR_DIR": str(tmp_path)},
+    )  # fmt: skip
+    with node:
+        started = node.stdout.readline()
+        service = int(started.rpartition("pid ")[2].rstrip(")\n"))
+        node.send_signal(signal.SIGHUP)
+        assert node.wait(30) == 0
+        assert processes.look(service) is None
+
+
+def test_what_lies_in_the_callers_folder_is_not_imported(tmp_path, monkeypatch):
+    (tmp_path / "queue.py").write_text("raise SystemExit('code of any local user')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONOPTIMIZE", "2")
+    monkeypatch.setenv("PYTHONWARNINGS", "error")
+    at = Settings.from_environment(str(tmp_path / "state"))
+    for one in supervise.fleet(at):
+        assert {name for name in one.environment if name.startswith("PYTHON")} <= {"PYTHONPATH"}
+        command = [*one.command[:2], "-c", "import queue, os, sys; print(queue.__file__, sys.flags.optimize)"]
+        done = subprocess.run(command, env=dict(one.environment), capture_output=True, text=True, check=True)
+        assert not done.stdout.startswith(str(tmp_path))
+        assert done.stdout.endswith(" 0\n")
