@@ -79,7 +79,7 @@ def _until(app: App, kind: str, wanted: Mapping[str, Change], rests: Judge) -> d
 
 
 def _rests(status: DomainStatus) -> bool:
-    return not status.operation
+    return not status.operation and "DUE" not in status.conditions
 
 
 def _volume_rests(status: VolumeStatus) -> bool:
@@ -96,7 +96,7 @@ def _following(app: App) -> Judge:
             operation = app.call(OperationShow(id=status.operation), Operation)
             if operation.state not in ENDED:
                 follow.follow(app, operation)
-        return not status.operation
+        return _rests(status)
 
     return judge
 

@@ -47,6 +47,12 @@ def test_it_waits_until_the_domain_has_taken_the_revision_in_and_rests(capsys):
     assert capsys.readouterr().out == "domain/web is RUNNING\n"
 
 
+def test_what_is_about_to_be_begun_is_no_rest(capsys):
+    due = domain(revision=5, state=State.DEFINED, conditions=("DUE",))
+    wait([changed("Domain", "web", 5)], [news(due), news(domain(revision=5))])
+    assert capsys.readouterr().out == "domain/web is RUNNING\n"
+
+
 def test_the_operation_that_brings_the_change_is_followed_once():
     busy = news(domain(revision=5, operation="op-9"))
     client = wait([changed("Domain", "web", 5)], [busy, busy, news(domain(revision=5))])

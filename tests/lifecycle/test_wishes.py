@@ -235,3 +235,21 @@ def test_a_restored_store_gives_a_name_to_another_uuid_and_no_run_is_hidden(tmp_
         assert (await scene.status("web")).uuid == OTHER
 
     on_stage(tmp_path, scenario)
+
+
+def test_a_domain_that_is_about_to_be_started_is_never_shown_at_rest(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        shown: list[m.DomainStatus] = []
+        watching = asyncio.create_task(scene.watch("domain.*", shown))
+        await asyncio.sleep(1)
+        for number in range(300):  # more than are worked on at once
+            await scene.apply(f"web{number}", run="always")
+        await scene.until(State.RUNNING, "web299")
+        await asyncio.sleep(10)
+        watching.cancel()
+        defined = [status for status in shown if status.state is State.DEFINED]
+        assert len(defined) >= 300
+        assert [s for s in defined if not s.operation and "DUE" not in s.conditions] == []
+        assert "DUE" not in shown[-1].conditions
+
+    on_stage(tmp_path, scenario)

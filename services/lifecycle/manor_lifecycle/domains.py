@@ -170,6 +170,8 @@ class Domains:
         """Something about a domain changed: see to what is due, now or when others are done."""
         if not self._is_due(life):
             return
+        life.due = not life.works
+        self.changed(life)
         if self.driver.busy < BUSY_MAX or life.works:
             self.driver.wake(life)
         else:

@@ -155,6 +155,8 @@ class Driver:
                 await looking.look(self._means, life)
                 looking.settle(life)
                 self._listeners.changed(life)
+            life.due = False
+            self._listeners.changed(life)
             while (work := self._listeners.next(life)) is not None:
                 try:
                     await self._perform(life, work)

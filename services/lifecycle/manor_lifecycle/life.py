@@ -109,6 +109,7 @@ class Life:
     asked: int = 0  # how often in a row a guest was asked in vain; the pauses grow with it
     asks: bool = False  # it is asked again in time
     barred: tuple[int, int, str] | None = None  # revision and run to which a change was refused, and why
+    due: bool = False  # something is about to be begun: who waits for rest must not take this for it
     boot_due: bool = False  # the node was started, and this is to start with it
     works: list[Work] = field(default_factory=list)
     pending: tuple[PendingChange, ...] = ()
@@ -254,9 +255,16 @@ def status(life: Life, node: str) -> DomainStatus:
         operation=first.id if first is not None else "",
         run=life.document.spec.run.value if life.document is not None else "",
         restarts=life.restarts,
-        conditions=("NO DOCUMENT",) if life.document is None and life.guest is not None else (),
+        conditions=tuple(_conditions(life)),
         labels=life.document.metadata.labels if life.document is not None else {},
     )
+
+
+def _conditions(life: Life) -> Iterator[str]:
+    if life.document is None and life.guest is not None:
+        yield "NO DOCUMENT"
+    if life.due and not life.works:
+        yield "DUE"
 
 
 def _devices(life: Life) -> Iterator[DeviceView]:

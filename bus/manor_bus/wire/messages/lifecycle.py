@@ -90,8 +90,8 @@ class DomainStatus(Message, frozen=True, kw_only=True, tag_field="kind", tag="do
     of it.
 
     `reason` is for people: what it waits for, else the cause, else the last failure. `cause`: why it stands
-    or ended. `conditions` hold beside the state: NO DOCUMENT, ASLEEP, ZOMBIE, IMAGE MISSING, DELETING, NOT
-    KNOWN.
+    or ended. `conditions` hold beside the state: NO DOCUMENT, ASLEEP, ZOMBIE,
+    IMAGE MISSING, DELETING, NOT KNOWN, and DUE: something is about to be begun.
     """
 
     name: str
