@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from manor_bus import pages as catalogue
+from manor_bus.wire import asyncapi
 from manor_devices import machine as devices
 from manor_lifecycle import machine as lifecycle
 
@@ -124,7 +124,9 @@ def pages() -> dict[str, str]:
     marked = {
         name: filled((DOCS / name).read_text(encoding="utf-8")) for name in ("lifecycle.md", "devices.md")
     }
-    return {**catalogue.pages(), "documents.md": made("documents"), "cli.md": made("commands"), **marked}
+    tools = f"# Made from the code by `make docs`: do not edit.\n{asyncapi.written()}"
+    makers = {"messages.md": "messages", "documents.md": "documents", "cli.md": "commands"}
+    return {"asyncapi.yaml": tools, **{name: made(maker) for name, maker in makers.items()}, **marked}
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -73,9 +73,7 @@ def create(directory: Path) -> tuple[str, ...]:
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     made = []
     if not (directory / "broker.key").exists():
-        pair = generate()
-        _write(directory / "broker.key", json.dumps({"public": pair.public, "secret": pair.secret}))
-        _write(directory / "broker.pub", pair.public, mode=0o644)
+        _write(directory / "broker.pub", _make(directory / "broker.key").public, mode=0o644)
         made.append("broker")
     for principal in (*(f"service/{name}" for name in SERVICES), "operator/admin"):
         if not key_file(directory, principal).exists():
@@ -89,29 +87,30 @@ def add(directory: Path, principal: str, public: str = "") -> Path | None:
     check_principal(principal)
     table = authorised(directory)
     if principal in table.values():
-        raise conflict(
-            f"{principal} has a key already", hint=f"Rotate it: manor credential rotate {principal}"
-        )
+        hint = f"Rotate it: manor credential rotate {principal}"
+        raise conflict(f"{principal} has a key already", hint=hint)
     return _issue(directory, table, principal, public)
 
 
 def rotate(directory: Path, principal: str, public: str = "") -> Path | None:
     """Replace a principal's key; the old one no longer opens a session."""
-    check_principal(principal)
-    table = authorised(directory)
-    if principal not in table.values():
-        raise not_found(f"{principal} has no key", hint=f"Add one: manor credential add {principal}")
-    return _issue(directory, {k: p for k, p in table.items() if p != principal}, principal, public)
+    hint = f"Add one: manor credential add {principal}"
+    return _issue(directory, _without(directory, principal, hint), principal, public)
 
 
 def revoke(directory: Path, principal: str) -> None:
     """Remove a principal's key from the table and its secret from the disk."""
+    _save(directory, _without(directory, principal, "List them: manor credential list"))
+    key_file(directory, principal).unlink(missing_ok=True)
+
+
+def _without(directory: Path, principal: str, hint: str) -> dict[str, str]:
+    """Return the table without a principal, who must be in it."""
     check_principal(principal)
     table = authorised(directory)
     if principal not in table.values():
-        raise not_found(f"{principal} has no key", hint="List them: manor credential list")
-    _save(directory, {k: p for k, p in table.items() if p != principal})
-    key_file(directory, principal).unlink(missing_ok=True)
+        raise not_found(f"{principal} has no key", hint=hint)
+    return {public: other for public, other in table.items() if other != principal}
 
 
 def authorised(directory: Path) -> dict[str, str]:
@@ -143,17 +142,9 @@ def check_grant(public: str, principal: str) -> None:
 
 def load(path: Path) -> KeyPair:
     """Read a key pair; refuses a file that others may read."""
+    text = _read(path, "Ask its owner for a key of yours", private=True)
     try:
-        with path.open(encoding="ascii") as file:
-            if os.fstat(file.fileno()).st_mode & 0o077:
-                raise ManorError(Kind.FORBIDDEN, f"{path} can be read by others", hint=f"chmod 600 {path}")
-            pair = json.load(file)
-    except FileNotFoundError:
-        raise unavailable(f"no key at {path}", delivered=False, hint="Create keys: manor init") from None
-    except PermissionError:
-        raise ManorError(
-            Kind.FORBIDDEN, f"{path} cannot be read by you", hint="Ask its owner for a key of yours"
-        ) from None
+        pair = json.loads(text)
     except ValueError:
         pair = None
     if not isinstance(pair, dict):
@@ -165,32 +156,40 @@ def load(path: Path) -> KeyPair:
 
 def load_public(path: Path) -> str:
     """Read the broker's public key; an empty or damaged file is told as such."""
-    try:
-        public = path.read_text(encoding="ascii").strip()
-    except FileNotFoundError:
-        raise unavailable(f"no key at {path}", delivered=False, hint="Create keys: manor init") from None
-    except PermissionError:
-        raise ManorError(
-            Kind.FORBIDDEN, f"{path} cannot be read by you", hint="Ask its owner to let you in"
-        ) from None
-    except ValueError:
-        public = ""
+    public = _read(path, "Ask its owner to let you in").strip()
     if _Z85_KEY.fullmatch(public) is None:
         reason = "is damaged" if public else "is empty"
         raise bad_request(f"{path} {reason}", hint="Make it anew from the broker's key: manor init")
     return public
 
 
+def _read(path: Path, hint: str, *, private: bool = False) -> str:
+    try:
+        with path.open(encoding="ascii", errors="replace") as file:
+            if private and os.fstat(file.fileno()).st_mode & 0o077:
+                raise ManorError(Kind.FORBIDDEN, f"{path} can be read by others", hint=f"chmod 600 {path}")
+            return file.read()
+    except FileNotFoundError:
+        raise unavailable(f"no key at {path}", delivered=False, hint="Create keys: manor init") from None
+    except PermissionError:
+        raise ManorError(Kind.FORBIDDEN, f"{path} cannot be read by you", hint=hint) from None
+
+
 def _issue(directory: Path, table: Mapping[str, str], principal: str, public: str) -> Path | None:
+    path = None
     if public:
         check_public(public)
-        _save(directory, {**table, public: principal})
-        return None
-    pair = generate()
-    path = key_file(directory, principal)
-    _write(path, json.dumps({"public": pair.public, "secret": pair.secret}))
-    _save(directory, {**table, pair.public: principal})
+    else:
+        path = key_file(directory, principal)
+        public = _make(path).public
+    _save(directory, {**table, public: principal})
     return path
+
+
+def _make(path: Path) -> KeyPair:
+    pair = generate()
+    _write(path, json.dumps({"public": pair.public, "secret": pair.secret}))
+    return pair
 
 
 def _save(directory: Path, table: Mapping[str, str]) -> None:
@@ -198,18 +197,6 @@ def _save(directory: Path, table: Mapping[str, str]) -> None:
 
 
 def _write(path: Path, text: str, mode: int = 0o600) -> None:
-    """Replace a file in one step, so that a reader never sees half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with os.fdopen(os.open(temporary, flags, 0o600), "w", encoding="ascii") as file:
-        os.fchmod(file.fileno(), mode)
-        file.write(text + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    from manor_host import durable  # its asyncio would make every command slower
 
-
-def principals(directory: Path) -> Iterable[str]:
-    """List the authorised principals, sorted."""
-    return sorted(set(authorised(directory).values()))
+    durable.replace(path, f"{text}\n".encode("ascii"), mode)

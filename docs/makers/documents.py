@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import runpy
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 from msgspec import inspect
 
-from manor_bus import pages as catalogue
 from manor_bus.wire.messages import documents
 from manor_config import effects
 from manor_config.documents import KINDS
@@ -39,7 +40,8 @@ spec:
 `[]` stands for an element of a list, `{}` for any key. A bold key is required.
 """
 HEAD: Final = "| key | holds | default | allowed | |\n|---|---|---|---|---|"
-_SHAPES: Final = {shape.name: shape for shape in catalogue.shapes(documents)}
+_MESSAGES: Final = runpy.run_path(str(Path(__file__).with_name("messages.py")))
+_SHAPES: Final = {shape.name: shape for shape in _MESSAGES["shapes"](documents)}
 
 
 def page() -> str:

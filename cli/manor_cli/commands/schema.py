@@ -29,10 +29,9 @@ CATALOGUE = View(
 @click.command()
 @click.argument("name", required=False, default="")
 @click.option("--asyncapi", is_flag=True, help="The whole bus as an AsyncAPI 3 document (YAML).")
-@click.option("--markdown", is_flag=True, help="The whole bus as a page for people.")
 @output_option
 @click.pass_obj
-def schema(app: App, name: str, asyncapi: bool, markdown: bool, output: str) -> None:
+def schema(app: App, name: str, asyncapi: bool, output: str) -> None:
     """List all messages, or print the JSON Schema of one.
 
     NAME: a type, a subject, or a kind of document.
@@ -44,10 +43,10 @@ def schema(app: App, name: str, asyncapi: bool, markdown: bool, output: str) -> 
       manor schema Domain
       manor schema --asyncapi > manor.yaml
     """
-    if asyncapi or markdown:
-        from manor_bus import pages as catalogue
+    if asyncapi:
+        from manor_bus.wire.asyncapi import written
 
-        app.out(catalogue.pages()["asyncapi.yaml" if asyncapi else "messages.md"].rstrip())
+        app.out(written().rstrip())
     elif name:
         app.out(as_json(_schema(name)))
     else:

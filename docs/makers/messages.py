@@ -1,7 +1,7 @@
-"""Writes down every message: a page for people (docs/messages.md) and an AsyncAPI 3 document for tools.
+"""Makes docs/messages.md: every call, event and field; `make docs` runs it.
 
-Both come from the structs alone: names and types from the code, meaning from docstrings and from the comment
-behind a field. `python -m manor_bus.pages docs` writes them; a test compares them with the present code.
+All comes from the structs: names and types from the code, meaning from docstrings and from the comment behind
+a field.
 """
 
 from __future__ import annotations
@@ -10,17 +10,12 @@ import ast
 import inspect
 import io
 import re
-import sys
 import tokenize
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import Final
 
-import msgspec
-
-from manor_bus import VERSION
 from manor_bus.wire import errors, messages
 from manor_bus.wire.messages import (
     Call,
@@ -34,8 +29,6 @@ from manor_bus.wire.messages import (
     lifecycle,
     node,
 )
-from manor_bus.wire.messages.catalogue import CALLS, EVENTS
-from manor_bus.wire.schema import components, parts_of
 
 _ROOMS: Final = (bus, node, config, discovery, lifecycle, consoles, devices)
 _NOT_ON_THE_WIRE: Final = frozenset({"ManorError", "Message", "Call", "Event"})
@@ -52,10 +45,6 @@ passing *news*. `type` on the wire is the subject (for an event: the name) and a
 `lifecycle.domain.start.v1`. A field without a default is required; one that is left out has its default;
 unknown fields are ignored.
 """
-_ASYNCAPI_INTRODUCTION: Final = (
-    "The messages of Manor's bus. Sockets, envelope and kinds are described in docs/wire.md. "
-    "A string with contentEncoding base64 is MessagePack bin on the wire."
-)
 
 
 @dataclass(frozen=True)
@@ -110,7 +99,7 @@ def _fields(owner: ast.ClassDef, comments: dict[int, str]) -> Iterator[Field]:
             yield Field(str(ast.literal_eval(line.value)), "", "", doc)
 
 
-def messages_page() -> str:
+def page() -> str:
     """Return docs/messages.md."""
     chapters = (_chapter(room) for room in _ROOMS)
     shared = (
@@ -186,106 +175,3 @@ def _code(text: str) -> str:
 
 def _row(*cells: str) -> str:
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
-
-
-# ---- AsyncAPI ----------------------------------------------------------------------------------------------
-
-
-def asyncapi() -> dict[str, Any]:
-    """Return the AsyncAPI 3 document of one node's services, as they act: they receive calls, send events."""
-    entries: tuple[Call | Event, ...] = (*CALLS, *EVENTS)
-    bodies = [body for entry in entries for body in parts_of(entry).values()]
-    channels: dict[str, Any] = {}
-    operations: dict[str, Any] = {}
-    for call in CALLS:
-        _add_call(call, channels, operations)
-    for event in EVENTS:
-        _add_event(event, channels, operations)
-    return {
-        "asyncapi": "3.0.0",
-        "info": {
-            "title": "Manor",
-            "version": VERSION,
-            "description": _ASYNCAPI_INTRODUCTION,
-            "license": {"name": "Apache-2.0"},
-        },
-        "defaultContentType": "application/msgpack",
-        "channels": channels,
-        "operations": operations,
-        "components": {"schemas": components(bodies)},
-    }
-
-
-def _add_call(call: Call, channels: dict[str, Any], operations: dict[str, Any]) -> None:
-    """A call has two channels: its subject, and the caller's own session (no address) for what comes back."""
-    subject, replies = call.subject, f"{call.subject}/reply"
-    answers = {role: _message(call, role) for role in parts_of(call) if role != "request"}
-    channels[subject] = {"address": subject, "messages": {"request": _message(call, "request")}}
-    channels[replies] = {"address": None, "messages": answers}
-    operations[subject] = {
-        "action": "receive",
-        "channel": _channel(subject),
-        "messages": [_in_channel(subject, "request")],
-        "reply": {"channel": _channel(replies), "messages": [_in_channel(replies, role) for role in answers]},
-    }
-
-
-def _add_event(event: Event, channels: dict[str, Any], operations: dict[str, Any]) -> None:
-    for pattern in event.patterns:
-        address, parameters = _address(pattern)
-        channel = {"address": address, "messages": {"body": _message(event, "body")}}
-        channels[pattern] = channel if not parameters else {**channel, "parameters": parameters}
-        operations[f"{event.name}/{pattern}"] = {
-            "action": "send",
-            "channel": _channel(pattern),
-            "messages": [_in_channel(pattern, "body")],
-        }
-
-
-def _address(pattern: str) -> tuple[str, dict[str, Any]]:
-    """Turn `domain.*` into `domain.{name1}`, and the parameters that go with it."""
-    tokens = pattern.split(".")
-    meaning = {"*": "one token", ">": "one or more tokens"}
-    names = {at: f"name{at}" for at, token in enumerate(tokens) if token in meaning}
-    address = ".".join(f"{{{names[at]}}}" if at in names else token for at, token in enumerate(tokens))
-    return address, {name: {"description": meaning[tokens[at]]} for at, name in names.items()}
-
-
-def _message(entry: Call | Event, role: str) -> dict[str, Any]:
-    body = parts_of(entry)[role]
-    return {
-        "name": entry.type_name if role in ("request", "body") else f"{entry.type_name} {role}",
-        "title": body.__name__,
-        "payload": {"$ref": f"#/components/schemas/{body.__name__}"},
-    }
-
-
-def _channel(name: str) -> dict[str, str]:
-    return {"$ref": f"#/channels/{_pointer(name)}"}
-
-
-def _in_channel(name: str, message: str) -> dict[str, str]:
-    return {"$ref": f"#/channels/{_pointer(name)}/messages/{message}"}
-
-
-def _pointer(name: str) -> str:
-    return name.replace("~", "~0").replace("/", "~1")
-
-
-def pages() -> dict[str, str]:
-    """Return the generated files of docs/ by name."""
-    document = msgspec.yaml.encode(asyncapi()).decode()
-    return {
-        "messages.md": messages_page(),
-        "asyncapi.yaml": f"# Made from the code by `make docs`: do not edit.\n{document}",
-    }
-
-
-def main(arguments: list[str]) -> None:
-    """Write the generated files into the folder given."""
-    for name, text in pages().items():
-        Path(arguments[0], name).write_text(text, encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
