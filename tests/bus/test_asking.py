@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import msgspec
+
 from manor_bus.peer.calls import RETRY_MAX_S, ClientCalls, unreachable, unwelcome
 from manor_bus.peer.events import Parted, Replied, Restarted
 from manor_bus.wire.envelope import Envelope, Kind
@@ -27,7 +29,9 @@ class Caller:
             self.asking.greeted(self.now, same_clock=same_clock)
 
     def call(self, timeout=2.0, *, retry=True, key=""):
-        return self.asking.call(Envelope(k=0, to="x.do", idempotencykey=key), timeout, self.now, retry=retry)
+        return self.asking.call(
+            Envelope(k=0, to="x.do", idempotencykey=key), timeout, self.now, retry=retry, part=object
+        )
 
     def wait(self, seconds):
         self.now += seconds
@@ -80,6 +84,15 @@ def test_parts_come_before_the_end():
     caller.answer()
     caller.answer(Envelope(k=Kind.PART, re=caller.sent[0].id))
     assert [type(one) for one in caller.told] == [Parted, Replied]
+
+
+def test_a_part_that_is_not_well_formed_ends_the_call_and_tells_the_callee():
+    caller = Caller()
+    caller.call()
+    doubled = msgspec.Raw(b"\x82\xa1a\x01\xa1a\x02")
+    caller.answer(Envelope(k=Kind.PART, re=caller.sent[0].id, data=doubled))
+    assert "twice" in str(caller.end().error)
+    assert caller.sent[-1].k == Kind.CANCEL
 
 
 def test_a_call_before_the_greeting_waits_for_it():

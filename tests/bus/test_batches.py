@@ -58,7 +58,7 @@ def test_the_messages_of_a_batch_are_taken_in_their_order():
     service, caller = bench.join("service/config", ("config.>",)), joined(bench)
     caller.say_bytes(together(request(1), request(2), request(3)))
     assert [down.items[0].envelope.id for down in service.downs[-3:]] == ["r1", "r2", "r3"]
-    assert bench.switch.counters["frames"] == 5
+    assert bench.switch.outbox.counters["frames"] == 5
 
 
 def test_who_said_it_can_gets_what_waits_in_one_frame_and_others_get_it_one_by_one():
@@ -116,13 +116,13 @@ def welcomed(batches):
 def test_a_peer_sends_batches_to_a_broker_that_takes_them(batches, count):
     line = welcomed(batches)
     for _ in range(3):
-        line.session.call(Envelope(k=0, to="x.do"), 5.0, line.now)
+        line.session.calls.call(Envelope(k=0, to="x.do"), 5.0, line.now)
     assert len(line.session.take()) == count
 
 
 def test_a_peer_reads_every_message_of_a_batch():
     line = welcomed(True)
-    tokens = [line.session.call(Envelope(k=0, to="x.do"), 5.0, line.now) for _ in range(2)]
+    tokens = [line.session.calls.call(Envelope(k=0, to="x.do"), 5.0, line.now) for _ in range(2)]
     asked = line.sent()
     packed = envelope.pack_text(BROKER)
     replies = [

@@ -52,7 +52,7 @@ def test_the_reply_of_the_called_instance_ends_the_call():
     assert caller.downs[-1].items[0].sender == service.address
     service.reply(caller.address, "r1")
     assert caller.kinds().count(Frame.REP) == 1
-    assert bench.switch.counters["replies_dropped"] == 1
+    assert bench.switch.outbox.counters["replies_dropped"] == 1
     assert not bench.switch.sessions.pending
 
 
@@ -62,7 +62,7 @@ def test_a_reply_from_anybody_else_is_dropped():
     caller.ask("config.get")
     other.reply(caller.address, "r1")
     assert Frame.REP not in caller.kinds()
-    assert bench.switch.counters["replies_dropped"] == 1
+    assert bench.switch.outbox.counters["replies_dropped"] == 1
 
 
 def test_a_request_is_sent_once_to_one_instance():

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from manor_bus.wire import codec
 from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages.bus import Hello, Peers
+from manor_bus.wire.messages.config import Apply, DocumentChanged
 from tests.testkit.chance import SEARCH
 
 SUITE = (
@@ -90,8 +91,8 @@ def test_the_public_suite_is_read_alike_by_both_decoders_or_refused_with_a_reaso
 @pytest.mark.parametrize(
     ("frame", "said"),
     [
-        (b"", "extension"),
-        (b"\xc1", "extension"),
+        (b"", ""),
+        (b"\xc1", ""),
         (b"\x82" + entry("a", b"\x01") * 2, "twice"),
         (b"\x81" + entry("a", b"\x82" + entry("b", b"\x01") * 2), "twice"),
         (b"\x91\x82" + entry("b", b"\x01") * 2, "twice"),
@@ -219,10 +220,6 @@ def test_what_is_not_messagepack_at_all_is_refused_in_the_same_way(frame):
     assert caught.value.kind is Kind.BAD_REQUEST
 
 
-def test_a_body_is_decoded_when_its_type_is_known():
-    assert codec.Body(msgspec.Raw(codec.encode({"a": 1}))).read(dict) == {"a": 1}
-
-
 @pytest.mark.parametrize(
     ("value", "why"),
     [("\ud800", "half of a character"), (2**64, "beyond 64 bits"), (-(2**63) - 1, "beyond 64 bits"),
@@ -249,3 +246,22 @@ def test_the_body_of_a_call_is_read_and_checked_by_who_answers_it():
             codec.read_body(msgspec.Raw(head + more), Hello)
         assert caught.value.kind is Kind.BAD_REQUEST
         assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("wanted", [Apply, DocumentChanged, object])
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(nested(40), "deep"), (b"\xd4\x05\x00", "extension"),
+     (b"\xd6\xff\x00\x00\x00\x00", "extension"), (b"\x82" + entry("b", b"\x01") * 2, "twice"),
+     (b"\x81\x01\x01", "not a string")],
+)  # fmt: skip
+def test_what_a_body_may_hold_anything_in_is_checked_too_however_it_is_written(wanted, value, said):
+    document = b"\x81" + entry("extra", b"\x81" + entry("a", value))
+    metadata = entry("kind", codec.encode("Domain")) + entry("metadata", codec.encode({"name": "a"}))
+    document = b"\x83" + metadata + entry("spec", document)
+    body = b"\x81" + (
+        entry("document", document) if wanted is DocumentChanged else entry("documents", b"\x91" + document)
+    )
+    with pytest.raises(ManorError) as caught:
+        codec.read_body(msgspec.Raw(body), wanted)
+    assert said in str(caught.value)

@@ -138,7 +138,7 @@ def test_what_may_not_be_published_reaches_nobody_and_is_counted():
         service.publish(subject)
     bench.flush()
     assert watcher.subjects() == []
-    assert bench.switch.counters["forbidden"] == 6
+    assert bench.switch.outbox.counters["forbidden"] == 6
 
 
 def test_an_ended_subscription_gets_nothing_more():
@@ -228,7 +228,7 @@ def test_who_wants_to_be_kicked_rather_than_miss_something_is_kicked():
     assert codec.decode(slow.last().data, words.Reset).reason == "slow"
     assert slow.cut
     assert other.subjects() == ["operation.a", "operation.b"]
-    assert bench.switch.counters["kicked_slow"] == 1
+    assert bench.switch.outbox.counters["kicked_slow"] == 1
 
 
 def test_that_somebody_was_kicked_is_news_in_the_same_cycle():
@@ -260,7 +260,7 @@ def test_events_are_kept_in_the_ring_with_their_sender_and_time():
     bench = Bench()
     service = owner(bench)
     service.publish("operation.a")
-    listed = bench.switch.ring.read("operation.*", 0, 10)
+    listed = bench.switch.events.ring.read("operation.*", 0, 10)
     assert [(event.sender, event.at) for event in listed.events] == [(service.address, bench.now)]
     assert codec.decode(listed.events[0].envelope, Envelope).subject == "operation.a"
 

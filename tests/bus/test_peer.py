@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import msgspec
 import pytest
 
 from manor_bus.peer.aio import Change, Context, Peer, Synced
+from manor_bus.wire import codec
 from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages import Done, Message, lifecycle, node
 from manor_bus.wire.messages.lifecycle import Operation, OperationShow, OperationState
@@ -17,6 +19,10 @@ from tests.testkit.virtual import Network, run
 
 def operation(name: str, state: OperationState = OperationState.RUNNING) -> Operation:
     return Operation(id=name, kind="start", target="web", uuid="u", state=state)
+
+
+FIELDS = {"id": "a", "kind": "start", "target": "web", "uuid": "u", "state": "running"}
+DOUBLED = b"\x86" + codec.encode(FIELDS)[1:] + codec.encode("id") + codec.encode("b")  # `id` stands twice
 
 
 async def serving(house: House, answer: Callable[[OperationShow, Context], Awaitable[Message]]) -> Peer:
@@ -219,6 +225,45 @@ def test_every_service_answers_questions_about_itself() -> None:
         told = await caller.call(node.Info(), node.InfoAnswer, timeout=1, at=at)
         assert told.name == "lifecycle"
         assert "lifecycle.operation.show.v1" in told.types
+        await house.close()
+
+    run(main())
+
+
+def test_what_a_service_says_twice_is_read_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reply and an event are held to the same rules as a request."""
+
+    async def main() -> None:
+        house = House(Network(7))
+
+        async def show(request: OperationShow, context: Context) -> Operation:
+            return operation(request.id)
+
+        service = await serving(house, show)
+        caller = house.peer()
+        await caller.ready()
+        reply = service.session.reply
+        doubled = msgspec.Raw(DOUBLED)
+        monkeypatch.setattr(
+            service.session,
+            "reply",
+            lambda *to, data, err, last: reply(*to, data=doubled, err=err, last=last),
+        )
+        with pytest.raises(ManorError, match="twice"):
+            await caller.call(OperationShow(id="op1"), Operation, timeout=2)
+        seen: list[object] = []
+
+        async def watch() -> None:
+            async for change in caller.watch("operation.*", snapshot=False):
+                seen.append(change)
+
+        watching = asyncio.get_running_loop().create_task(watch())
+        await asyncio.sleep(0.1)
+        service._publish_raw("operation.a", "lifecycle.operation.v1", doubled, "", 0)
+        await service.publish("operation.b", operation("b"))
+        await asyncio.sleep(0.1)
+        assert [change.subject for change in seen if isinstance(change, Change)] == ["operation.b"]
+        watching.cancel()
         await house.close()
 
     run(main())

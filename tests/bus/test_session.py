@@ -95,7 +95,7 @@ def test_a_refused_greeting_is_told_and_not_repeated():
 
 def test_calls_and_subscriptions_wait_for_the_greeting(line):
     fresh = Line()
-    fresh.session.call(Envelope(k=0, to="x.do"), 5.0, fresh.now)
+    fresh.session.calls.call(Envelope(k=0, to="x.do"), 5.0, fresh.now)
     fresh.session.subscribe("x.*")
     assert fresh.sent() == []
     fresh.welcome(fresh.connect())
@@ -103,7 +103,7 @@ def test_calls_and_subscriptions_wait_for_the_greeting(line):
 
 
 def test_a_reset_makes_it_greet_subscribe_and_ask_again(line):
-    line.session.call(Envelope(k=0, to="x.do", idempotencykey="key"), 5.0, line.now)
+    line.session.calls.call(Envelope(k=0, to="x.do", idempotencykey="key"), 5.0, line.now)
     line.session.subscribe("x.*")
     line.sent()
     line.hear(Envelope(k=Kind.RESET, data=body(words.Reset(broker_epoch="e2", reason="unknown"))))
@@ -114,7 +114,7 @@ def test_a_reset_makes_it_greet_subscribe_and_ask_again(line):
 
 
 def test_offering_more_greets_again_and_disturbs_nothing(line):
-    line.session.call(Envelope(k=0, to="x.do"), 5.0, line.now)
+    line.session.calls.call(Envelope(k=0, to="x.do"), 5.0, line.now)
     line.sent()
     line.session.offer(("x.>",), (), line.now)
     [hello] = line.sent()
@@ -227,7 +227,9 @@ def test_an_event_before_the_greeting_is_not_sent():
 
 
 def test_a_request_larger_than_a_frame_ends_at_once(line):
-    line.session.call(Envelope(k=0, to="x", data=body({"x": "y" * codec.FRAME_BYTES_MAX})), 5.0, line.now)
+    line.session.calls.call(
+        Envelope(k=0, to="x", data=body({"x": "y" * codec.FRAME_BYTES_MAX})), 5.0, line.now
+    )
     [replied] = line.told()
     assert isinstance(replied, Replied)
     assert replied.error is not None

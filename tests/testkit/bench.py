@@ -127,7 +127,7 @@ class Bench:
         self.now = 100.0
         self.switch = Switch(node="n1", epoch="ep", boot_id="b", decide=decide, limits=limits)
         self.switch.started = self.now
-        self.switch.answers = introspect.answers(
+        self.switch.calls.answers = introspect.answers(
             self.switch, lambda: 1, lambda _: words.Reloaded(keys=1, ended=0)
         )
         self.hands: dict[bytes, Hand] = {}
@@ -167,9 +167,9 @@ class Bench:
 
     def collect(self) -> None:
         """Hand out what the switch has sent."""
-        for conn, frame in self.switch.take():
+        for conn, frame in self.switch.outbox.take():
             self.hands[conn].frames.append(frame)
             self.hands[conn].downs += downs(frame)
-        cut, self.switch.cut = self.switch.cut, []
+        cut, self.switch.outbox.cut = self.switch.outbox.cut, []
         for conn in cut:
             self.hands[conn].cut = True

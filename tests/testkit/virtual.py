@@ -186,7 +186,7 @@ class Network:
             node=self.node, epoch=self.token(), boot_id="virtual", decide=self.decide, limits=self.limits
         )
         self.switch.started = self.loop.time()
-        self.switch.answers = introspect.answers(
+        self.switch.calls.answers = introspect.answers(
             self.switch, lambda: 0, lambda _: Reloaded(keys=0, ended=0), self._authorise
         )
         for link in list(self.links):
@@ -257,14 +257,14 @@ class Network:
         now = self.loop.time()
         switch.advance(now)
         switch.flush(now)
-        while (out := switch.take()) or switch.cut:
+        while (out := switch.outbox.take()) or switch.outbox.cut:
             for conn, frame in out:
                 for hear in self.heard:
                     hear("down", conn, self.labels[conn], frame)
                 link = self.by_conn.get(conn)
                 if link is not None:
                     link.deliver(conn, frame)
-            cut, switch.cut = switch.cut, []
+            cut, switch.outbox.cut = switch.outbox.cut, []
             for conn in cut:
                 link = self.by_conn.get(conn)
                 if link is not None:

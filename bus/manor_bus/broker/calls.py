@@ -74,7 +74,7 @@ class Calls:
 
     def _snapshot(self, peer: Peer, wire: Envelope) -> None:
         """Answer with what the broker itself owns: which services are attached."""
-        *parts, done = self._services.snapshot(codec.decode(wire.data, Snapshot).pattern)
+        *parts, done = self._services.snapshot(codec.read_body(wire.data, Snapshot).pattern)
         for part in parts:
             self._end(peer, wire.to, Envelope(k=Frame.PART, re=wire.id, data=raw(part)))
         self._end(peer, wire.to, Envelope(k=Frame.REP, re=wire.id, last=True, data=raw(done)))

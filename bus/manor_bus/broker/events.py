@@ -63,7 +63,7 @@ class Events:
     def subscribe(self, peer: Peer, wire: Envelope, sent: bytes, now: float) -> None:
         """Make a subscription live, or refuse it."""
         try:
-            wish = codec.decode(wire.data, Subscribe)
+            wish = codec.read_body(wire.data, Subscribe)
             self._check(peer, wire.to, wish)
         except ManorError as error:
             self._outbox.refuse(peer, wire.id, error)
@@ -102,14 +102,14 @@ class Events:
 
     def unsubscribe(self, peer: Peer, wire: Envelope, sent: bytes, now: float) -> None:
         """End a subscription; raises ManorError when the body is invalid."""
-        gone = peer.subs.pop(codec.decode(wire.data, Unsubscribe).sid, None)
+        gone = peer.subs.pop(codec.read_body(wire.data, Unsubscribe).sid, None)
         if gone is not None:
             self._fanout.unsubscribe(gone)
         self._outbox.reply(peer, wire.id, Done())
 
     def credit(self, peer: Peer, wire: Envelope, sent: bytes, now: float) -> None:
         """Take credit; raises ManorError when there is more than what was sent."""
-        credit = codec.decode(wire.data, Credit)
+        credit = codec.read_body(wire.data, Credit)
         subscription = peer.subs.get(credit.sid)
         if subscription is not None and not self._fanout.credit(
             subscription, credit.messages, credit.size, self._outbox.out

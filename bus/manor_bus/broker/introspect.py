@@ -29,8 +29,8 @@ def answers(
         return bus.BusStatsAnswer(
             epoch=switch.epoch, uptime_s=now - switch.started, peers=len(switch.sessions.by_conn),
             subscriptions=sum(len(peer.subs) for peer in switch.sessions.by_conn.values()),
-            pending=len(switch.sessions.pending), ring=len(switch.ring), resident_kib=resident_kib(),
-            counters={**switch.counters, "events_dropped": switch.fanout.dropped},
+            pending=len(switch.sessions.pending), ring=len(switch.events.ring), resident_kib=resident_kib(),
+            counters={**switch.outbox.counters, "events_dropped": switch.fanout.dropped},
         )  # fmt: skip
 
     def explain(request: bus.Explain, _: float) -> Message:
@@ -41,7 +41,7 @@ def answers(
         if not is_pattern(request.pattern):
             wrong = Problem(path="pattern", value=request.pattern[:80], reason="not a pattern")
             raise bad_request("not a subject pattern", wrong)
-        return switch.ring.read(request.pattern, request.since, max(1, min(request.limit, 5_000)))
+        return switch.events.ring.read(request.pattern, request.since, max(1, min(request.limit, 5_000)))
 
     def kick(request: bus.Kick, now: float) -> Message:
         if not switch.kick(request.address, "kicked", now):

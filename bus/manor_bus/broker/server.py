@@ -117,7 +117,7 @@ class Broker:
             wall=time.time() - now,
         )  # fmt: skip
         self.switch.started = now
-        self.switch.answers = introspect.answers(
+        self.switch.calls.answers = introspect.answers(
             self.switch, clock.resident_kib, self._reload, self._authorise
         )
 
@@ -255,7 +255,7 @@ class Broker:
         """A second frame is a protocol violation: read what is here, and end the connection."""
         while self._router.rcvmore:
             self._router.recv()
-        self.switch.counters["multipart"] += 1
+        self.switch.outbox.counters["multipart"] += 1
         if conn not in self._connections.by_conn:
             self._admit(conn, str(frame.get("User-Id")), frame)
         self._end(conn, "protocol")
@@ -279,7 +279,7 @@ class Broker:
             most = max(self._connections, key=Connection.backlog, default=None)
             if most is not None and most.backlog():
                 log.error("memory grows to %d KiB: ending %s %s", self._resident, most.label, most.where)
-                self.switch.counters["kicked_memory"] += 1
+                self.switch.outbox.counters["kicked_memory"] += 1
                 self.switch.gone(most.conn, "quota", time.monotonic())
                 most.shut()
                 self._send()
@@ -290,17 +290,17 @@ class Broker:
 
     def _end(self, conn: bytes, reason: str) -> None:
         self.switch.gone(conn, reason, time.monotonic())
-        self.switch.cut.append(conn)
+        self.switch.outbox.cut.append(conn)
 
     def _send(self) -> None:
         switch, send = self.switch, self._send_frame
-        while (out := switch.take()) or switch.cut:
+        while (out := switch.outbox.take()) or switch.outbox.cut:
             for conn, frame in out:
                 try:
                     send(conn, _NAME)
                     send(frame, _LAST)
                 except zmq.Again:  # it does not read what it asked for: it must cost nobody else anything
-                    switch.counters["kicked_full"] += 1
+                    switch.outbox.counters["kicked_full"] += 1
                     self._end(conn, "slow")
                 except zmq.ZMQError as error:
                     if error.errno != zmq.EHOSTUNREACH:
@@ -308,7 +308,7 @@ class Broker:
                     gone = self._connections.by_conn.get(conn)
                     if gone is not None:
                         self._forget(gone)
-            cut, switch.cut = switch.cut, []
+            cut, switch.outbox.cut = switch.outbox.cut, []
             for conn in cut:
                 connection = self._connections.by_conn.get(conn)
                 if connection is not None and not connection.ending:
@@ -330,7 +330,7 @@ class Broker:
             if connection.conn and table.get(connection.key) != connection.label:
                 peer = self.switch.sessions.by_conn.get(connection.conn)
                 ended += peer is not None and self.switch.kick(peer.address, "revoked", now)
-                self.switch.cut.append(connection.conn)
+                self.switch.outbox.cut.append(connection.conn)
         return Reloaded(keys=len(table), ended=ended)
 
     def close(self) -> None:

@@ -12,27 +12,22 @@ what is in `out` and cuts the connections in `cut`. Rules, each with its test in
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from typing import Final
-
-import msgspec
 
 from manor_bus import PROTOCOL
 from manor_bus.broker.admission import AdmissionQueue
 from manor_bus.broker.calls import Calls
 from manor_bus.broker.events import Events
-from manor_bus.broker.fanout import Fanout, Send
+from manor_bus.broker.fanout import Fanout
 from manor_bus.broker.outbox import Outbox, Reason, raw, refusal
 from manor_bus.broker.policy import Decide, Decisions
-from manor_bus.broker.ring import Ring
 from manor_bus.broker.services import Services
 from manor_bus.broker.sessions import Call, Peer, Sessions
 from manor_bus.wire import codec, envelope
 from manor_bus.wire.envelope import Envelope
 from manor_bus.wire.envelope import Kind as Frame
 from manor_bus.wire.errors import ErrorBody, Kind, ManorError, Origin, bad_request
-from manor_bus.wire.messages import Message
 from manor_bus.wire.messages import bus as words
 from manor_bus.wire.subjects import is_pattern
 
@@ -50,7 +45,10 @@ LIMITS: Final = words.Limits(
 
 
 class Switch:
-    """One node's message switch. `wall` is seconds since 1970 minus the monotonic clock, for time stamps."""
+    """One node's message switch. `wall` is seconds since 1970 minus the monotonic clock, for time stamps.
+
+    The shell sends what is in `outbox` and sets `calls.answers`.
+    """
 
     def __init__(
         self,
@@ -67,12 +65,10 @@ class Switch:
         self.decide = Decisions(decide)
         self.sessions = Sessions()
         self.fanout = Fanout(lambda label, subject: self.decide(label, "watch", subject).allowed)
-        self._outbox = outbox = Outbox(self.address, epoch)
+        self.outbox = outbox = Outbox(self.address, epoch)
         services = Services(node, epoch)
-        self._calls = calls = Calls(node, limits, outbox, self.sessions, self.fanout, self.decide, services)
-        self._events = events = Events(
-            limits, wall, outbox, self.sessions, self.fanout, self.decide, services
-        )
+        self.calls = calls = Calls(node, limits, outbox, self.sessions, self.fanout, self.decide, services)
+        self.events = events = Events(limits, wall, outbox, self.sessions, self.fanout, self.decide, services)
         self.started = 0.0
         self._next_beat = 0.0
         self._by_kind: dict[int, Callable[[Peer, Envelope, bytes, float], None]] = {
@@ -81,40 +77,6 @@ class Switch:
             int(Frame.UNSUB): events.unsubscribe, int(Frame.CREDIT): events.credit,
             int(Frame.PING): self._ping, int(Frame.DRAIN): self._drain,
         }  # fmt: skip
-
-    # --- what the shell takes and sets ------------------------------------------------------------------
-
-    def take(self) -> list[Send]:
-        """Take out the frames to send."""
-        return self._outbox.take()
-
-    @property
-    def cut(self) -> list[bytes]:
-        """Connections the shell must end; it puts a new list."""
-        return self._outbox.cut
-
-    @cut.setter
-    def cut(self, new: list[bytes]) -> None:
-        self._outbox.cut = new
-
-    @property
-    def counters(self) -> Counter[str]:
-        """What happened so far."""
-        return self._outbox.counters
-
-    @property
-    def ring(self) -> Ring:
-        """The last events."""
-        return self._events.ring
-
-    @property
-    def answers(self) -> dict[str, Callable[[msgspec.Raw, float], Message]]:
-        """The broker's own answers by subject (see `introspect`)."""
-        return self._calls.answers
-
-    @answers.setter
-    def answers(self, answers: dict[str, Callable[[msgspec.Raw, float], Message]]) -> None:
-        self._calls.answers = answers
 
     # --- what the shell calls -------------------------------------------------------------------------
 
@@ -129,12 +91,12 @@ class Switch:
             self._protocol_error(conn, str(error), now)
             return
         for message in messages:
-            if conn in self._outbox.cut:
+            if conn in self.outbox.cut:
                 return  # what came before has ended it
             self._message(conn, label, where, message, now)
 
     def _message(self, conn: bytes, label: str, where: str, untrusted: bytes, now: float) -> None:
-        self._outbox.counters["frames"] += 1
+        self.outbox.counters["frames"] += 1
         try:
             wire = envelope.read(untrusted)
         except (codec.Malformed, ManorError) as error:
@@ -144,8 +106,8 @@ class Switch:
         if wire.k == _HELLO:
             self._hello(conn, label, where, wire, now)
         elif peer is None or peer.label != label:
-            self._outbox.counters["reset_unknown"] += 1
-            self._outbox.reset(conn, "unknown")
+            self.outbox.counters["reset_unknown"] += 1
+            self.outbox.reset(conn, "unknown")
         else:
             peer.received += 1
             act = self._by_kind.get(wire.k)
@@ -165,16 +127,16 @@ class Switch:
 
     def advance(self, now: float) -> None:
         """Let time pass: end calls whose budget is over, tell idle subscribers the next number."""
-        self._calls.advance(now)
+        self.calls.advance(now)
         if now >= self._next_beat:
             self._next_beat = now + HEARTBEAT_S
-            self.fanout.heartbeat(self._outbox.out)
+            self.fanout.heartbeat(self.outbox.out)
 
     def flush(self, now: float) -> None:
         """End of a drain cycle: send the collected events, apply policies to slow subscribers."""
-        while kicked := self._events.flush(now):
+        while kicked := self.events.flush(now):
             for conn in kicked:
-                self._outbox.counters["kicked_slow"] += 1
+                self.outbox.counters["kicked_slow"] += 1
                 self._end(conn, "slow", now)
 
     def next_timer(self) -> float:
@@ -190,10 +152,10 @@ class Switch:
 
     def change_policy(self, decide: Decide, now: float) -> None:
         """Decide by another policy from now on: grants follow it, and who watches too much is ended."""
-        self.fanout.flush(self._outbox.out)  # what was taken under the old policy goes under it
+        self.fanout.flush(self.outbox.out)  # what was taken under the old policy goes under it
         self.decide.replace(decide)
         self.fanout.policy_changed()
-        self._calls.policy_changed(now)
+        self.calls.policy_changed(now)
         for peer in list(self.sessions.by_conn.values()):
             subs = (("tap" if sub.wish.tap else "watch", sub.stream.pattern) for sub in peer.subs.values())
             if all(self.decide(peer.label, verb, pattern).allowed for verb, pattern in subs):
@@ -205,22 +167,22 @@ class Switch:
         serves, _ = self._grant(peer.label, "serve", peer.wishes.serves)
         owns, _ = self._grant(peer.label, "publish", peer.wishes.owns)
         if owns != peer.owns and peer.owns:
-            self._events.owner_changed(peer, present=False, reason="revoked")
+            self.events.owner_changed(peer, present=False, reason="revoked")
         changed = owns != peer.owns
         self._tell_woken(peer, self.sessions.grant(peer, serves, owns))
-        self._events.service_changed(peer, present=True, now=now)
+        self.events.service_changed(peer, present=True, now=now)
         if changed and owns:
-            self._events.owner_changed(peer, present=True, reason="")
+            self.events.owner_changed(peer, present=True, reason="")
 
     # --- sessions -------------------------------------------------------------------------------------
 
     def _hello(self, conn: bytes, label: str, where: str, wire: Envelope, now: float) -> None:
         try:
-            hello = codec.decode(wire.data, words.Hello)
+            hello = codec.read_body(wire.data, words.Hello)
             _check_hello(hello)
             self.sessions.admit(label, hello.instance, conn)
         except ManorError as error:
-            self._outbox.send(conn, Envelope(k=Frame.WELCOME, re=wire.id, err=refusal(error)))
+            self.outbox.send(conn, Envelope(k=Frame.WELCOME, re=wire.id, err=refusal(error)))
             return
         address = f"{label}@{self.node}/{hello.instance}"
         peer = self._replaced(conn, address, now)
@@ -238,20 +200,20 @@ class Switch:
             heartbeat_ms=int(HEARTBEAT_S * 1000), limits=self.limits, serves=serves,
             denied=no_serves + no_owns, batches=True,
         )  # fmt: skip
-        self._outbox.answer(peer, Envelope(k=Frame.WELCOME, re=wire.id, data=raw(welcome)))
+        self.outbox.answer(peer, Envelope(k=Frame.WELCOME, re=wire.id, data=raw(welcome)))
         if hello.batches:
-            self._outbox.batching.add(conn)
+            self.outbox.batching.add(conn)
         self._tell_woken(peer, woken)
         if new:
-            self._events.peer_changed(peer, present=True, reason="", now=now)
-        self._events.service_changed(peer, present=True, now=now)
+            self.events.peer_changed(peer, present=True, reason="", now=now)
+        self.events.service_changed(peer, present=True, now=now)
         if owns:
-            self._events.owner_changed(peer, present=True, reason="")
+            self.events.owner_changed(peer, present=True, reason="")
 
     def _tell_woken(self, peer: Peer, woken: list[Peer]) -> None:
         serving = raw(words.Serving(group=peer.group))
         for waiting in woken:
-            self._outbox.answer(waiting, Envelope(k=Frame.PUB, type="bus.serving.v1", data=serving))
+            self.outbox.answer(waiting, Envelope(k=Frame.PUB, type="bus.serving.v1", data=serving))
 
     def _replaced(self, conn: bytes, address: str, now: float) -> Peer | None:
         """Return the session that greets again; end one that this greeting replaces."""
@@ -262,7 +224,7 @@ class Switch:
             if before is not None:
                 self._leave(before, "replaced", now)
                 if before.conn != conn:
-                    self._outbox.cut.append(before.conn)
+                    self.outbox.cut.append(before.conn)
         return None
 
     def _grant(
@@ -273,29 +235,29 @@ class Switch:
         return granted, tuple(f"{p}: {d.rule}" for p, d in decisions.items() if not d.allowed)
 
     def _ping(self, peer: Peer, wire: Envelope, sent: bytes, now: float) -> None:
-        self._outbox.answer(peer, Envelope(k=Frame.PING, re=wire.id))
+        self.outbox.answer(peer, Envelope(k=Frame.PING, re=wire.id))
 
     def _drain(self, peer: Peer, wire: Envelope, sent: bytes, now: float) -> None:
-        self._calls.drain(peer, now)
-        self._events.service_changed(peer, present=True, now=now)
+        self.calls.drain(peer, now)
+        self.events.service_changed(peer, present=True, now=now)
 
     def _leave(self, peer: Peer, reason: str, now: float) -> None:
-        self._outbox.batching.discard(peer.conn)
+        self.outbox.batching.discard(peer.conn)
         lost, made = self.sessions.remove(peer)
-        self._calls.abandon(peer.address, reason, lost, made, now)
-        self._events.leave(peer, reason, now)
+        self.calls.abandon(peer.address, reason, lost, made, now)
+        self.events.leave(peer, reason, now)
 
     def _end(self, conn: bytes, reason: Reason, now: float) -> None:
-        self._outbox.reset(conn, reason)
+        self.outbox.reset(conn, reason)
         self.gone(conn, reason, now)
-        self._outbox.cut.append(conn)
+        self.outbox.cut.append(conn)
 
     def _protocol_error(self, conn: bytes, reason: str, now: float) -> None:
-        self._outbox.counters["protocol_errors"] += 1
+        self.outbox.counters["protocol_errors"] += 1
         err = ErrorBody(kind=Kind.BAD_REQUEST, message=reason, origin=Origin.BROKER, delivered=False)
-        self._outbox.reset(conn, "protocol", err)
+        self.outbox.reset(conn, "protocol", err)
         self.gone(conn, "protocol", now)
-        self._outbox.cut.append(conn)
+        self.outbox.cut.append(conn)
 
 
 def _check_hello(hello: words.Hello) -> None:

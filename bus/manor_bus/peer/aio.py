@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import msgspec
 
@@ -50,14 +50,6 @@ FOREVER: Final = float("inf")
 log = logging.getLogger(__name__)
 
 
-class _Listener(NamedTuple):
-    """What a caller wants to hear before its reply."""
-
-    part: type[Message] | None
-    on_part: Callable[[Message], None] | None
-    on_restart: Callable[[], None] | None
-
-
 class Peer:
     """One principal's presence on the bus."""
 
@@ -86,7 +78,8 @@ class Peer:
         self._turned: ManorError | None = None
         self.on_greeted: list[Callable[[], None]] = []  # called whenever the broker knows us (again)
         self._calls: dict[int, asyncio.Future[Envelope]] = {}
-        self._listeners: dict[int, _Listener] = {}
+        self._on_part: dict[int, Callable[[Any], None]] = {}
+        self._on_restart: dict[int, Callable[[], None]] = {}
         self._watches: dict[int, asyncio.Queue[Watched | ManorError]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._due = FOREVER  # when it rings
@@ -136,7 +129,7 @@ class Peer:
 
     async def call(
         self, request: Message, reply: type[R], *, timeout: float, key: str = "", at: str = "",
-        on_part: Callable[[Message], None] | None = None, on_restart: Callable[[], None] | None = None,
+        on_part: Callable[[Any], None] | None = None, on_restart: Callable[[], None] | None = None,
         retry: bool = True, on_behalf_of: Context | str = "",
     ) -> R:  # fmt: skip
         """Call whoever serves this request's subject and return the decoded reply.
@@ -153,20 +146,24 @@ class Peer:
             on_behalf_of=on_behalf_of if isinstance(on_behalf_of, str) else on_behalf_of.actor,
         )  # fmt: skip
         future: asyncio.Future[Envelope] = self._loop.create_future()
-        token = self.session.call(wire, timeout, self._loop.time(), retry=retry)
+        part = None if on_part is None else call.part
+        token = self.session.calls.call(wire, timeout, self._loop.time(), retry=retry, part=part)
         self._calls[token] = future
-        if on_part is not None or on_restart is not None:
-            self._listeners[token] = _Listener(call.part, on_part, on_restart)
+        if on_part is not None:
+            self._on_part[token] = on_part
+        if on_restart is not None:
+            self._on_restart[token] = on_restart
         if len(self._calls) == 1:
             self.turn()
         else:
             self.turn_soon()  # others may call in this turn of the loop, too: it goes as one frame
         try:
-            return codec.decode((await future).data, reply)
+            return codec.read_body((await future).data, reply)
         finally:
-            self._listeners.pop(token, None)
+            self._on_part.pop(token, None)
+            self._on_restart.pop(token, None)
             if self._calls.pop(token, None) is not None:  # whoever waited was cancelled
-                self.session.cancel(token)
+                self.session.calls.cancel(token)
                 self.turn()
 
     # --- answer ---------------------------------------------------------------------------------------
@@ -230,7 +227,7 @@ class Peer:
                 for change in told.changes:
                     yield change
                 if told.batch is not None:
-                    self.session.consumed(told.batch)
+                    self.session.subscriptions.consumed(told.batch)
                     self.turn_soon()
         finally:
             del self._watches[sid]
@@ -336,19 +333,12 @@ class Peer:
             future.set_result(event.reply)
 
     def _parted(self, event: Parted) -> None:
-        listener = self._listeners.get(event.token)
-        if listener is None or listener.on_part is None or listener.part is None:
-            return
-        try:
-            listener.on_part(codec.decode(event.part.data, listener.part))
-        except ManorError as error:  # the part is not what its type says
-            self.session.cancel(event.token)
-            self._replied(Replied(event.token, None, error))
+        if event.token in self._on_part:
+            self._on_part[event.token](event.part)
 
     def _restarted(self, event: Restarted) -> None:
-        listener = self._listeners.get(event.token)
-        if listener is not None and listener.on_restart is not None:
-            listener.on_restart()
+        if event.token in self._on_restart:
+            self._on_restart[event.token]()
 
     async def close(self) -> None:
         """Leave the bus. Calls under way end as unavailable."""

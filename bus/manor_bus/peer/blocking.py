@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import msgspec
 
@@ -49,14 +49,6 @@ GREETING_S: Final = 5.0
 SEND_S: Final = 0.2
 
 
-class _Listener(NamedTuple):
-    """What a caller wants to hear before its reply; parts are read as `part`."""
-
-    part: type[Any] | None
-    on_part: Callable[[Any], None] | None
-    on_restart: Callable[[], None] | None
-
-
 class Client:
     """One principal's blocking connection. Not for several threads."""
 
@@ -74,7 +66,8 @@ class Client:
         )  # fmt: skip
         self._out: list[bytes] = []
         self._ended: dict[int, Replied] = {}
-        self._listeners: dict[int, _Listener] = {}
+        self._on_part: dict[int, Callable[[Any], None]] = {}
+        self._on_restart: dict[int, Callable[[], None]] = {}
         self._told: deque[Arrived | Watched | Barred] = deque()
         self._turned: ManorError | None = None
 
@@ -103,9 +96,8 @@ class Client:
     ) -> R:  # fmt: skip
         """Call and wait; the same contract as `Peer.call`."""
         call = _call_of(type(request))
-        to = f"{call.subject}@{at}" if at else call.subject
-        listener = _Listener(call.part, on_part, on_restart)
-        return codec.decode(self._exchange(to, call.type_name, request, timeout, key, listener), reply)
+        wire = _request(f"{call.subject}@{at}" if at else call.subject, call.type_name, key, request)
+        return codec.read_body(self._exchange(wire, timeout, call.part, on_part, on_restart), reply)
 
     def raw_call(
         self,
@@ -117,26 +109,29 @@ class Client:
         on_part: Callable[[Any], None] | None = None,
     ) -> Any:
         """Call any subject with plain values; the reply comes as plain values."""
-        listener = _Listener(object, on_part, None)
-        type_name = to.partition("@")[0] + ".v1"
-        return codec.decode(self._exchange(to, type_name, data, timeout, key, listener), object)
+        wire = _request(to, to.partition("@")[0] + ".v1", key, data)
+        return codec.read_body(self._exchange(wire, timeout, object, on_part, None), object)
 
     def _exchange(
-        self, to: str, type_name: str, data: Any, timeout: float, key: str, listener: _Listener
-    ) -> msgspec.Raw:
-        body = msgspec.Raw(codec.encode(data))
-        wire = Envelope(k=Frame.REQ, to=to, type=type_name, idempotencykey=key, data=body)
-        token = self._session.call(wire, timeout, time.monotonic())
-        self._listeners[token] = listener
+        self, wire: Envelope, timeout: float, part: type[Any] | None, on_part: Callable[[Any], None] | None,
+        on_restart: Callable[[], None] | None,
+    ) -> msgspec.Raw:  # fmt: skip
+        wanted = None if on_part is None else part
+        token = self._session.calls.call(wire, timeout, time.monotonic(), part=wanted)
+        if on_part is not None:
+            self._on_part[token] = on_part
+        if on_restart is not None:
+            self._on_restart[token] = on_restart
         try:
             while token not in self._ended:
                 self._turn()
         except BaseException:
-            self._session.cancel(token)
+            self._session.calls.cancel(token)
             self._flush()
             raise
         finally:
-            self._listeners.pop(token, None)
+            self._on_part.pop(token, None)
+            self._on_restart.pop(token, None)
         ended = self._ended.pop(token)
         if ended.error is not None:
             raise ended.error
@@ -178,7 +173,7 @@ class Client:
             if isinstance(event, Watched):
                 yield from cast("list[Told]", event.changes)
                 if event.batch is not None:
-                    self._session.consumed(event.batch)
+                    self._session.subscriptions.consumed(event.batch)
 
     def items(
         self, pattern: str, *, tap: bool = False, policy: Policy = "gap", timeout: float | None = None
@@ -187,7 +182,7 @@ class Client:
         for event in self._follow(lambda: self._session.subscribe(pattern, policy=policy, tap=tap), timeout):
             if isinstance(event, Arrived):
                 yield from ((item.sender, item.envelope) for item in event.items)
-                self._session.consumed(event)
+                self._session.subscriptions.consumed(event)
 
     def _follow(self, subscribe: Callable[[], int], timeout: float | None) -> Iterator[Arrived | Watched]:
         """Everything that one subscription tells, until the time is over."""
@@ -255,8 +250,12 @@ class Client:
         match event:
             case Replied(token, _, _):
                 self._ended[token] = event
-            case Parted() | Restarted():
-                self._part(event)
+            case Parted(token, part):
+                if token in self._on_part:
+                    self._on_part[token](part)
+            case Restarted(token):
+                if token in self._on_restart:
+                    self._on_restart[token]()
             case Turned(error):
                 self._turned = error
             case Dead():
@@ -266,19 +265,10 @@ class Client:
             case _:
                 pass
 
-    def _part(self, event: Parted | Restarted) -> None:
-        listener = self._listeners.get(event.token)
-        if listener is None:
-            return
-        try:
-            if isinstance(event, Restarted):
-                if listener.on_restart is not None:
-                    listener.on_restart()
-            elif listener.on_part is not None and listener.part is not None:
-                listener.on_part(codec.decode(event.part.data, listener.part))
-        except ManorError as error:  # the part is not what its type says
-            self._session.cancel(event.token)
-            self._ended[event.token] = Replied(event.token, None, error)
+
+def _request(to: str, type_name: str, key: str, data: object) -> Envelope:
+    body = msgspec.Raw(codec.encode(data))
+    return Envelope(k=Frame.REQ, to=to, type=type_name, idempotencykey=key, data=body)
 
 
 def _call_of(request: type[Message]) -> Call:

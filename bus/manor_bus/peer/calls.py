@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from manor_bus.peer.events import Event, Parted, Replied, Restarted
+from manor_bus.wire import codec
 from manor_bus.wire.envelope import Envelope
 from manor_bus.wire.envelope import Kind as Frame
 from manor_bus.wire.errors import Kind, ManorError, Origin, bad_request
@@ -26,6 +27,7 @@ class _Call(msgspec.Struct, eq=False):
     wire: Envelope  # as the application gave it: to, type, data, maybe key and on_behalf_of
     deadline: float
     retry: bool
+    part: Any
     id: str = ""  # of the attempt under way
     tries: int = 0
     parted: bool = False
@@ -72,10 +74,15 @@ class ClientCalls:
 
     # --- what the application wants -------------------------------------------------------------------
 
-    def call(self, wire: Envelope, timeout: float, now: float, *, retry: bool) -> int:
-        """Start a call; `wire` holds to, type, data and maybe a key and on_behalf_of. Returns its token."""
+    def call(
+        self, wire: Envelope, timeout: float, now: float, *, retry: bool = True, part: Any = None
+    ) -> int:
+        """Start a call; `wire` holds to, type, data and maybe a key and on_behalf_of. Returns its token.
+
+        Without `retry` it is tried once, or waits for the connection. Parts are told as `part`, if given.
+        """
         self._count += 1
-        made = _Call(self._count, wire, now + timeout, retry)
+        made = _Call(self._count, wire, now + timeout, retry, part)
         self._calls[made.token] = made
         heapq.heappush(self._timers, (made.deadline, made.token))
         if self._greeted:
@@ -158,8 +165,7 @@ class ClientCalls:
         if call is None:
             return
         if wire.k == Frame.PART:
-            call.parted = True
-            self._tell(Parted(call.token, wire))
+            self._parted(call, wire)
             return
         del self._by_id[wire.re]
         if wire.err is None:
@@ -174,6 +180,18 @@ class ClientCalls:
         if call.maybe_ran and error.delivered is False:
             error.delivered = None  # this attempt did not run, but an earlier one may have
         self._end(call, None, error)
+
+    def _parted(self, call: _Call, wire: Envelope) -> None:
+        if call.part is None:
+            return
+        try:
+            part = codec.read_body(wire.data, call.part)
+        except ManorError as error:  # it is not what its type says
+            self._withdraw(call)
+            self._end(call, None, error)
+        else:
+            call.parted = True
+            self._tell(Parted(call.token, part))
 
 
 def unreachable() -> ManorError:

@@ -32,10 +32,10 @@ class Replied(msgspec.Struct, frozen=True):
 
 
 class Parted(msgspec.Struct, frozen=True):
-    """A partial reply."""
+    """A partial reply, of the type the caller named."""
 
     token: int
-    part: Envelope
+    part: Any
 
 
 class Restarted(msgspec.Struct, frozen=True):

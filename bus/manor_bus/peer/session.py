@@ -14,7 +14,6 @@ import msgspec
 from manor_bus import PROTOCOL
 from manor_bus.peer.calls import ClientCalls
 from manor_bus.peer.events import (
-    Arrived,
     Asked,
     Dead,
     Drained,
@@ -33,7 +32,7 @@ from manor_bus.wire.envelope import Down, Envelope, batches
 from manor_bus.wire.envelope import Kind as Frame
 from manor_bus.wire.errors import ErrorBody, ManorError, bad_request
 from manor_bus.wire.messages import bus as words
-from manor_bus.wire.messages.node import Snapshot
+from manor_bus.wire.messages.node import Snapshot, SnapshotPart
 
 if TYPE_CHECKING:
     from manor_bus.peer.watches import ClientWatches
@@ -48,7 +47,10 @@ WINDOW_BYTES: Final = 4_194_304
 
 
 class Session:
-    """One peer's side of the conversation with its broker; the shell takes `events`, and frames by `take`."""
+    """One peer's side of the conversation with its broker; the shell takes `events`, and frames by `take`.
+
+    It makes and withdraws calls through `calls`, and gives credit through `subscriptions`.
+    """
 
     def __init__(
         self, *, instance: str, version: str, pid: int, boot_id: str, new_id: Callable[[], str]
@@ -62,8 +64,8 @@ class Session:
         self.greeted = False
         self.address = self.broker_epoch = ""
         self._boot_id, self._heartbeat_s = boot_id, 1.0
-        self._calls = ClientCalls(new_id, self._send, self._called)
-        self._subscriptions = ClientSubscriptions(new_id, self._send, self._subscribed)
+        self.calls = ClientCalls(new_id, self._send, self._called)
+        self.subscriptions = ClientSubscriptions(new_id, self._send, self._subscribed)
         self._watches: ClientWatches | None = None
         self._up = self._draining = self._same_clock = self._batches = False
         self._hello_id = ""
@@ -109,21 +111,10 @@ class Session:
     def _forget_broker(self) -> None:
         self.greeted = self._batches = False
         self.out.clear()
-        self._calls.lost()
-        self._subscriptions.lost()
+        self.calls.lost()
+        self.subscriptions.lost()
 
     # --- what the application wants -------------------------------------------------------------------
-
-    def call(self, wire: Envelope, timeout: float, now: float, *, retry: bool = True) -> int:
-        """Start a call; `wire` holds to, type, data and maybe a key and on_behalf_of. Returns its token.
-
-        Without `retry` it is tried once, or waits for the connection.
-        """
-        return self._calls.call(wire, timeout, now, retry=retry)
-
-    def cancel(self, token: int) -> None:
-        """Withdraw a call: the callee is told, nothing more is heard of it here."""
-        self._calls.cancel(token)
 
     def subscribe(
         self, pattern: str, *, policy: Policy = "coalesce", window: int = WINDOW, tap: bool = False
@@ -133,7 +124,7 @@ class Session:
         wish = words.Subscribe(
             sid=self._sids, policy=policy, window=window, window_bytes=WINDOW_BYTES, tap=tap
         )
-        self._subscriptions.subscribe(pattern, wish)
+        self.subscriptions.subscribe(pattern, wish)
         return self._sids
 
     def watch(
@@ -148,7 +139,7 @@ class Session:
             from manor_bus.peer.watches import ClientWatches  # it knows every event; most commands only call
 
             self._watches = ClientWatches(
-                self._ask_snapshot, self._calls.cancel, self._subscriptions.renew, self.events.append
+                self._ask_snapshot, self.calls.cancel, self.subscriptions.renew, self.events.append
             )
         sid = self.subscribe(pattern, policy=policy, window=window)
         self._watches.begin(sid, pattern, snapshot=snapshot, owners=owners)
@@ -156,13 +147,9 @@ class Session:
 
     def unsubscribe(self, sid: int) -> None:
         """End a subscription or a watch."""
-        self._subscriptions.unsubscribe(sid)
+        self.subscriptions.unsubscribe(sid)
         if self._watches is not None:
             self._watches.end(sid)
-
-    def consumed(self, arrived: Arrived) -> None:
-        """Give credit back for items the application is done with."""
-        self._subscriptions.consumed(arrived)
 
     def reply(
         self, sender: str, request: str, *, data: msgspec.Raw, err: ErrorBody | None, last: bool
@@ -198,7 +185,7 @@ class Session:
     def _ask_snapshot(self, address: str, pattern: str, now: float) -> int:
         to = f"srv.snapshot@{address.partition('@')[2]}"
         wire = Envelope(k=Frame.REQ, to=to, type="srv.snapshot.v1", data=_raw(Snapshot(pattern=pattern)))
-        return self._calls.call(wire, SNAPSHOT_S, now, retry=False)
+        return self.calls.call(wire, SNAPSHOT_S, now, retry=False, part=SnapshotPart)
 
     # --- time -----------------------------------------------------------------------------------------
 
@@ -206,13 +193,13 @@ class Session:
         """Return when `advance` wants to be called."""
         last = self._heard if self._asked_at <= self._heard else self._asked_at
         beat = last + self._heartbeat_s if self._up else float("inf")
-        due = min(self._calls.next_timer(), self._greet_at, beat)
+        due = min(self.calls.next_timer(), self._greet_at, beat)
         return due if self._watches is None else min(due, self._watches.next_timer())
 
     def advance(self, now: float) -> None:
         """Let time pass: end calls whose budget is over, try again, notice silence."""
         self._now = now
-        self._calls.advance(now)
+        self.calls.advance(now)
         if self._watches is not None:
             self._watches.advance(now)
         if not self._up:
@@ -255,7 +242,7 @@ class Session:
 
     def _down(self, down: Down, size: int, now: float) -> None:
         if down.sid:
-            self._subscriptions.items(down, size)
+            self.subscriptions.items(down, size)
             return
         for item in down.items:
             self._take(item.sender, item.envelope, down.n, now)
@@ -263,8 +250,8 @@ class Session:
     def _take(self, sender: str, wire: Envelope, n: int, now: float) -> None:
         match wire.k:
             case Frame.REP | Frame.PART:
-                if not self._subscriptions.reply(wire):
-                    self._calls.reply(wire, now)
+                if not self.subscriptions.reply(wire):
+                    self.calls.reply(wire, now)
             case Frame.REQ:
                 deadline = n / 1000 if self._same_clock and n else now + wire.timeout / 1000
                 self.events.append(Asked(sender, wire, deadline))
@@ -278,7 +265,7 @@ class Session:
             case Frame.DRAIN:
                 self.events.append(Drained())
             case Frame.PUB:  # a service we asked for in vain is there
-                self._calls.wake(now)
+                self.calls.wake(now)
             case _:
                 pass  # PING: that it came is all it says
 
@@ -289,7 +276,7 @@ class Session:
         if wire.err is not None:
             self.events.append(Turned(ManorError.from_body(wire.err)))
             return
-        welcome = codec.decode(wire.data, words.Welcome)
+        welcome = codec.read_body(wire.data, words.Welcome)
         again = self.greeted and welcome.broker_epoch == self.broker_epoch
         self.greeted, self.address, self.broker_epoch = True, welcome.address, welcome.broker_epoch
         self._heartbeat_s = welcome.heartbeat_ms / 1000
@@ -297,8 +284,8 @@ class Session:
         self._same_clock = bool(self._boot_id) and welcome.boot_id == self._boot_id
         self.events.append(Greeted(welcome))
         if not again:
-            self._subscriptions.greeted()
-            self._calls.greeted(now, same_clock=self._same_clock)
+            self.subscriptions.greeted()
+            self.calls.greeted(now, same_clock=self._same_clock)
 
 
 def _raw(message: object) -> msgspec.Raw:

@@ -93,7 +93,7 @@ class ClientSubscriptions:
             self._by_life.pop(sub.life, None)
             self._tell(Barred(sub.sid, ManorError.from_body(wire.err)))
             return True
-        done = codec.decode(wire.data, Subscribed)
+        done = codec.read_body(wire.data, Subscribed)
         sub.next = done.seq
         self._tell(Live(sub.sid, done.owners))
         return True

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -47,14 +47,10 @@ class News(msgspec.Struct, frozen=True):
     epoch: str
     rev: int
     type: str
-    data: codec.Body | None
+    data: msgspec.Raw | None
 
 
-class AllKnown(msgspec.Struct, frozen=True):
-    """The view equals the state of every owner that answered."""
-
-
-Action = Fetch | News | AllKnown | OwnerSeen
+Action = Fetch | News | Synced | OwnerSeen
 
 
 @dataclass
@@ -132,7 +128,7 @@ class View:
     def item(self, sender: str, wire: Envelope) -> list[Action]:
         """One event arrived."""
         if not wire.epoch:
-            return [News(wire.subject, sender, "", 0, wire.type, codec.Body(wire.data))]
+            return [news_of(sender, wire)]
         owner = self._owners.setdefault(principal(sender), _Owner())
         actions: list[Action] = []
         if sender not in owner.asked:
@@ -164,8 +160,7 @@ class View:
         ]
         for item in present.values():
             if owner.objects.get(item.subject) != (epoch, item.rev):
-                body = codec.Body(item.value)
-                actions.append(News(item.subject, fetch.address, epoch, item.rev, item.type, body))
+                actions.append(News(item.subject, fetch.address, epoch, item.rev, item.type, item.value))
         owner.objects = {item.subject: (epoch, item.rev) for item in present.values()}
         owner.address, owner.epoch, owner.rev = fetch.address, epoch, rev
         for wire in asked.waiting.values():
@@ -202,7 +197,7 @@ class View:
             owner.objects[wire.subject] = (wire.epoch, wire.rev)
         elif owner.objects.pop(wire.subject, None) is None:
             return []
-        return [_news(sender, wire)]
+        return [news_of(sender, wire)]
 
     def _attach(self, owner: Owner) -> Fetch:
         self._owners.setdefault(principal(owner.address), _Owner()).attached[owner.address] = owner.owns
@@ -229,33 +224,25 @@ class View:
         if self._told or not all(asked.failing for asked in pending):
             return []
         self._told = True
-        return [AllKnown()]
+        return [Synced()]
 
 
-def _news(sender: str, wire: Envelope) -> News:
-    data = None if wire.data == codec.NIL else codec.Body(wire.data)
+def news_of(sender: str, wire: Envelope) -> News:
+    """Return an event as it passes."""
+    data = None if wire.data == codec.NIL else wire.data
     return News(wire.subject, sender, wire.epoch, wire.rev, wire.type, data)
 
 
 def reading(view: View, sender: str, wire: Envelope) -> list[Action]:
     """Take one item of a subscription."""
     if wire.subject == OWNER_NEWS and sender.startswith("bus@"):
-        return view.owner_changed(codec.decode(wire.data, OwnerChanged))
+        return view.owner_changed(codec.read_body(wire.data, OwnerChanged))
     return view.item(sender, wire)
 
 
 def change_of(news: News) -> Change:
     """Decode what the application gets; raises ManorError when it is not what its type says."""
-    value = None if news.data is None else news.data.read(_body_of(news.type))
+    event = EVENT_BY_TYPE.get(news.type)
+    body = object if event is None else event.body
+    value = None if news.data is None else codec.read_body(news.data, body)
     return Change(news.subject, value, news.sender, news.epoch, news.rev, news.type)
-
-
-def change(sender: str, wire: Envelope) -> Change:
-    """Decode an event as it passes, without a view."""
-    value = None if wire.data == codec.NIL else codec.decode(wire.data, _body_of(wire.type))
-    return Change(wire.subject, value, sender, wire.epoch, wire.rev, wire.type)
-
-
-def _body_of(type_name: str) -> type[Any]:
-    event = EVENT_BY_TYPE.get(type_name)
-    return object if event is None else event.body

@@ -26,10 +26,10 @@ from manor_bus.peer.events import (
     Told,
     Watched,
 )
-from manor_bus.peer.view import OWNER_NEWS, Action, AllKnown, Fetch, News, View, change, change_of, reading
+from manor_bus.peer.view import OWNER_NEWS, Action, Fetch, News, View, change_of, news_of, reading
 from manor_bus.wire import codec
 from manor_bus.wire.errors import ManorError
-from manor_bus.wire.messages.node import SnapshotDone, SnapshotItem, SnapshotPart
+from manor_bus.wire.messages.node import SnapshotDone, SnapshotItem
 
 AGAIN_S: Final = 1.0  # before an owner is asked again, or a subscription begun anew after losses
 
@@ -91,12 +91,12 @@ class ClientWatches:
                             read = reading(watch.view, item.sender, item.envelope)
                             self._carry_out(watch, read, changes, now)
                         elif item.envelope.subject != OWNER_NEWS:
-                            changes.append(change(item.sender, item.envelope))
+                            changes.append(change_of(news_of(item.sender, item.envelope)))
                     except ManorError as error:
                         self._tell(Noted(f"left out {item.envelope.subject} of {item.sender}: {error}"))
                 self._tell(Watched(watch.sid, changes, event))
             case Live(_, owners):
-                self._act(watch, watch.view.live(owners) if watch.view is not None else [AllKnown()], now)
+                self._act(watch, watch.view.live(owners) if watch.view is not None else [Synced()], now)
             case Missed(_, count):
                 self._tell(Noted(f"{count} events of a subscription were dropped"))
                 if watch.view is not None and not watch.renewing:
@@ -114,12 +114,12 @@ class ClientWatches:
         fetch, items = watch.calls[event.token]
         try:
             if isinstance(event, Parted):
-                items.extend(codec.decode(event.part.data, SnapshotPart).items)
+                items.extend(event.part.items)
                 return True
             if event.error is not None:
                 raise event.error
             assert event.reply is not None
-            done = codec.decode(event.reply.data, SnapshotDone)
+            done = codec.read_body(event.reply.data, SnapshotDone)
         except ManorError as error:
             self._tell(Noted(f"no snapshot from {fetch.address}: {error}"))
             self._drop(event.token)
@@ -173,10 +173,8 @@ class ClientWatches:
                         changes.append(change_of(action))
                     except ManorError as error:
                         self._tell(Noted(f"left out {action.subject} of {action.sender}: {error}"))
-                case OwnerSeen():
+                case OwnerSeen() | Synced():
                     changes.append(action)
-                case AllKnown():
-                    changes.append(Synced())
                 case Fetch(again=True):
                     self._later(now + AGAIN_S, watch, action)
                 case Fetch():

@@ -7,9 +7,9 @@ types, keys that are not strings, too many elements. Source: design page "The bu
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Hashable
 from functools import lru_cache
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, get_args, get_type_hints
 
 import msgspec
 
@@ -20,22 +20,17 @@ T = TypeVar("T")
 FRAME_BYTES_MAX: Final = 1_048_576 + 1_024  # data of 1 MiB and an envelope around it
 DEPTH_MAX: Final = 16  # the deepest message of ours, a snapshot of domain facts, needs 10
 ELEMENTS_MAX: Final = 200_000
-QUICK_BYTES_MAX: Final = 16_384
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _as_map: Final = msgspec.msgpack.Decoder(dict[str, msgspec.Raw]).decode
 _as_list: Final = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 _as_any: Final = msgspec.msgpack.Decoder().decode
-_as_any_map: Final = msgspec.msgpack.Decoder(dict[str, Any]).decode
-_as_any_list: Final = msgspec.msgpack.Decoder(list[Any]).decode
 _SCALARS: Final = frozenset((str, bytes, int, float, bool, type(None)))
+_TEXT: Final = frozenset((str,))
 _MAPS: Final = frozenset((*range(0x80, 0x90), 0xDE, 0xDF))
-_CONTAINERS: Final = _MAPS | frozenset((*range(0x90, 0xA0), 0xDC, 0xDD))
-_EXTENSIONS: Final = frozenset((0xC1, 0xC7, 0xC8, 0xC9, 0xD4, 0xD5, 0xD6, 0xD7, 0xD8))
-_NESTED: Final = _CONTAINERS | _EXTENSIONS
+_ARRAYS: Final = frozenset((*range(0x90, 0xA0), 0xDC, 0xDD))
 _TWICE: Final = "a key stands twice in one map"
 _DEEP: Final = f"nested deeper than {DEPTH_MAX}"
-_MANY: Final = f"more than {ELEMENTS_MAX} elements"
 NIL: Final = msgspec.Raw(b"\xc0")
 _EMPTY: Final = msgspec.Raw(b"\x80")
 
@@ -75,17 +70,26 @@ def decode(untrusted: bytes | msgspec.Raw, wanted: type[T]) -> T:
 
 
 def read_body(untrusted: msgspec.Raw, wanted: type[T]) -> T:
-    """Decode the body of a call, nothing at all being an empty one; refuse also what `check` refuses."""
+    """Decode any body (nothing at all is an empty one), and refuse also what `check` refuses."""
     body = _EMPTY if untrusted == NIL else untrusted
     value = decode(body, wanted)
-    if encode(value) != memoryview(
-        body
-    ):  # else it is as our encoder writes it: no key twice, nothing unknown
+    # As our encoder writes it, no key stands twice and nothing is unknown.
+    if encode(value) != memoryview(body) or _open(wanted):  # type: ignore[arg-type]
         try:
             check(body, DEPTH_MAX - 1)
         except Malformed as error:
             raise bad_request(f"the body is not well-formed: {error}") from None
     return value
+
+
+@lru_cache(maxsize=512)
+def _open(wanted: Hashable) -> bool:
+    """Whether a type holds plain values somewhere, which may be anything."""
+    if wanted is Any or wanted is object:
+        return True
+    if isinstance(wanted, type) and issubclass(wanted, msgspec.Struct):
+        return any(map(_open, get_type_hints(wanted).values()))
+    return any(map(_open, get_args(wanted)))
 
 
 def _refused(error: msgspec.ValidationError) -> Exception:
@@ -94,22 +98,18 @@ def _refused(error: msgspec.ValidationError) -> Exception:
     return bad_request(f"the body is invalid: {reason}", problem)
 
 
-def check(untrusted: bytes | msgspec.Raw, depth: int = DEPTH_MAX, left: int = ELEMENTS_MAX) -> int:
-    """Walk the structure of one encoded value; raise Malformed with the reason when it breaks a rule.
-
-    Returns how many of the `left` elements may still follow.
-    """
+def check(untrusted: bytes | msgspec.Raw, depth: int = DEPTH_MAX) -> None:
+    """Look through one encoded value; raise Malformed with the reason when it breaks a rule."""
     try:
-        left = _walk(untrusted, depth, left)
-        view = memoryview(untrusted)
-        if view[0] not in _CONTAINERS or len(view) > QUICK_BYTES_MAX:
-            _as_any(untrusted)  # strings there were not looked at yet
+        value = _as_any(untrusted)
+        _walk(value, depth, ELEMENTS_MAX)
+        if _encoder.encode(value) != memoryview(untrusted):  # not as we write it, or less than was there
+            _compare_counts(untrusted)
     except RecursionError:
         raise Malformed(_DEEP) from None
-    except (msgspec.MsgspecError, ValueError, OverflowError) as error:
+    except (msgspec.MsgspecError, ValueError, TypeError, OverflowError) as error:
         reason = str(error) if isinstance(error, msgspec.MsgspecError) else type(error).__name__
         raise Malformed(reason) from None
-    return left
 
 
 def fields(untrusted: bytes) -> dict[str, msgspec.Raw]:
@@ -131,61 +131,32 @@ def _announced(view: memoryview) -> int:
     return int.from_bytes(view[1:3] if first in (0xDC, 0xDE) else view[1:5])
 
 
-def _walk(value: bytes | msgspec.Raw, depth: int, left: int) -> int:
-    view = memoryview(value)
-    first = view[0] if len(view) else 0xC1
-    if first in _EXTENSIONS:
-        raise Malformed("extension types are not used here")
-    if first not in _CONTAINERS:
+def _walk(value: Any, depth: int, left: int) -> int:
+    """Look through a decoded value that may have `left` elements; returns how many may still follow."""
+    children: Collection[Any] = value
+    if type(value) is dict:
+        if not _TEXT.issuperset(map(type, value)):
+            raise Malformed("a key is not a string")
+        children = value.values()
+    elif type(value) in _SCALARS:
         return left
-    count = _announced(view)
-    if depth == 0 or count > left:
-        raise Malformed(_DEEP if depth == 0 else _MANY)
-    is_map = first in _MAPS
-    if len(view) <= QUICK_BYTES_MAX:
-        flat = _as_any_map(value).values() if is_map else _as_any_list(value)
-        if len(flat) != count:
-            raise Malformed(_TWICE)
-        within = _listed(flat, depth)
-        if 0 <= within <= left - count:  # most maps and arrays
-            return left - count - within
-    return _descend(_as_map(value).values() if is_map else _as_list(value), count, depth, left - count)
-
-
-def _listed(values: Collection[Any], depth: int) -> int:
-    """Return how many elements the arrays among these values have; -1 with maps in them, or too deep."""
-    if _SCALARS.issuperset(map(type, values)):
-        return 0
-    total = 0
-    for value in values:
-        kind = type(value)
-        if kind is list and depth > 1:
-            within = _listed(value, depth - 1)
-            if within < 0:
-                return -1
-            total += len(value) + within
-        elif kind not in _SCALARS:
-            return -1
-    return total
-
-
-def _descend(children: Collection[msgspec.Raw], count: int, depth: int, left: int) -> int:
-    if len(children) != count:
-        raise Malformed(_TWICE)
-    for child in children:
-        if memoryview(child)[0] in _NESTED:
+    elif type(value) is not list:
+        raise Malformed("extension types are not used here")
+    left -= len(value)
+    if depth == 0 or left < 0:
+        raise Malformed(_DEEP if depth == 0 else f"more than {ELEMENTS_MAX} elements")
+    if not _SCALARS.issuperset(map(type, children)):
+        for child in children:
             left = _walk(child, depth - 1, left)
     return left
 
 
-class Body:
-    """An encoded body that is decoded when its type is known."""
-
-    __slots__ = ("raw",)
-
-    def __init__(self, raw: msgspec.Raw) -> None:
-        self.raw = raw
-
-    def read(self, wanted: type[T]) -> T:
-        """Decode it as `wanted`."""
-        return decode(self.raw, wanted)
+def _compare_counts(value: bytes | msgspec.Raw) -> None:
+    """Raise where a map announces more keys than it has."""
+    view = memoryview(value)
+    if view[0] in _MAPS or view[0] in _ARRAYS:
+        children = _as_map(value).values() if view[0] in _MAPS else _as_list(value)
+        if len(children) != _announced(view):
+            raise Malformed(_TWICE)
+        for child in children:
+            _compare_counts(child)
