@@ -6,7 +6,7 @@ import logging
 import signal
 import sys
 
-from manor_bus.broker.server import Broker, check_keys, harden
+from manor_bus.broker.server import Broker, check_keys, harden, wait_turn
 from manor_bus.settings import BrokerSettings
 from manor_bus.wire.errors import EXIT_CODES, ManorError
 
@@ -18,6 +18,7 @@ def main() -> None:
     settings = BrokerSettings.from_environment()
     try:
         check_keys(settings)
+        wait_turn(settings)
         broker = Broker(settings)
     except ManorError as error:
         sys.stderr.write(f"error: {error}\nhint: {error.hint}\n")

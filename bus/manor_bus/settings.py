@@ -62,6 +62,7 @@ class BrokerSettings(msgspec.Struct, frozen=True):
     endpoints: tuple[str, ...]
     keys: Path
     ipc_mode: int = 0o600
+    directory: Path | None = None  # of its lock: there is one broker on a node
 
     @staticmethod
     def from_environment(environment: Mapping[str, str] = os.environ) -> BrokerSettings:
@@ -73,4 +74,5 @@ class BrokerSettings(msgspec.Struct, frozen=True):
             node=node_name(environment),
             endpoints=(first, tcp) if tcp else (first,),
             keys=Path(environment.get("MANOR_KEYS") or directory / "keys"),
+            directory=directory / "bus",
         )

@@ -6,13 +6,13 @@ A broker that is being restarted by its supervisor is waited for; a machine on w
 from __future__ import annotations
 
 import gc
-import os
 import time
 from typing import TYPE_CHECKING, Final
 
 from manor_bus.settings import BusSettings
 from manor_bus.wire.errors import ManorError, unavailable
-from manor_cli.settings import Settings
+from manor_cli.settings import Settings, lock_of
+from manor_host import locks
 
 if TYPE_CHECKING:
     from manor_bus.peer.aio import Peer
@@ -37,11 +37,11 @@ def wait(settings: Settings, budget: float) -> None:
         raise unavailable(
             f"{settings.directory} has no keys", delivered=False, hint="manor init, then manor up --detach"
         )
-    if _broker_lives(settings):
+    if locks.held(lock_of(settings.directory, "bus")):  # the short way, without opening a socket
         return
     deadline = time.monotonic() + budget
     while not listening(settings.bus):
-        if time.monotonic() > deadline or not _supervised(settings):
+        if time.monotonic() > deadline or not locks.held(lock_of(settings.directory)):
             raise unreachable(settings.bus.endpoint)
         time.sleep(POLL_S)
 
@@ -53,15 +53,6 @@ def unreachable(endpoint: str) -> ManorError:
         hint="start this machine's services: manor up --detach",
         delivered=False,
     )
-
-
-def _broker_lives(settings: Settings) -> bool:
-    """Whether the broker that our supervisor started is there: the short way, without opening a socket."""
-    try:
-        os.kill(int((settings.run / "bus.pid").read_bytes()), 0)
-    except (OSError, ValueError):
-        return False
-    return True
 
 
 def listening(bus: BusSettings) -> bool:
@@ -79,12 +70,6 @@ def listening(bus: BusSettings) -> bool:
         except BlockingIOError:  # its queue of connections is full: somebody is there
             return True
     return True
-
-
-def _supervised(settings: Settings) -> bool:
-    from manor_cli import processes
-
-    return processes.supervisor(settings.run) != 0
 
 
 async def attached(settings: Settings, budget: float) -> Peer:

@@ -13,6 +13,14 @@ from manor_bus.settings import BusSettings, state_directory
 DEFAULT_PRINCIPAL: Final = "operator/admin"
 
 
+def lock_of(directory: Path, service: str = "") -> Path:
+    """Return the lock that a service keeps as long as it lives; without a name, the supervisor's.
+
+    Neither lies in the folder of sockets, which people and tmpfiles clean.
+    """
+    return directory / service / "lock" if service else directory / "supervisor.lock"
+
+
 @dataclass(frozen=True)
 class Settings:
     """One state directory, who we are on its bus, and what child processes inherit."""
@@ -26,7 +34,7 @@ class Settings:
 
     @property
     def run(self) -> Path:
-        """The folder of sockets, pid files and the supervisor's state."""
+        """The folder of sockets."""
         return self.directory / "run"
 
     @property

@@ -100,13 +100,30 @@ def find(argv: Sequence[str]) -> int:
     return next((pid for pid in pids() if command_line(pid) == tuple(argv)), 0)
 
 
-def open_files(pid: int) -> list[str]:
-    """Return what a process has open; nothing when it is gone or not ours to look at."""
+def open_files(pid: int, *, written: bool = False) -> list[str]:
+    """Return what a process has open (`written`: open for writing), by its present name; nothing when it is
+    gone or not ours to look at."""
     found = []
     with contextlib.suppress(OSError):
         for entry in (PROC / str(pid) / "fd").iterdir():
             with contextlib.suppress(OSError):
-                found.append(os.readlink(entry))
+                if not written or entry.lstat().st_mode & 0o200:
+                    found.append(os.readlink(entry))
+    return found
+
+
+def writers(paths: Iterable[Path]) -> dict[Path, list[Identity]]:
+    """Return who has one of these files open for writing, as far as we may see: who holds a lock, or waits.
+
+    It is the kernel that says so, of the file itself: one that was moved is known by its present name, a copy
+    is another, and whoever only reads is not among them.
+    """
+    wanted = {os.path.realpath(path): path for path in paths}
+    found: dict[Path, list[Identity]] = {}
+    for pid in pids():
+        for name in wanted.keys() & open_files(pid, written=True):
+            if identity := Identity.of(pid):
+                found.setdefault(wanted[name], []).append(identity)
     return found
 
 

@@ -8,12 +8,21 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from manor_cli import processes
+from manor_host import processes
 
 SLEEP = "import time\nwhile True: time.sleep(60)"
 DEAF = (
     "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('deaf', flush=True)\n" + SLEEP
 )
+
+
+SERVES = "import fcntl, sys\nlock = open(sys.argv[1], 'a')\nfcntl.flock(lock, fcntl.LOCK_EX)\n"
+
+
+def serving(folder: Path, name: str) -> tuple[str, ...]:
+    """Return the command of a program that keeps the lock of a service, as services do."""
+    (folder / name).mkdir(exist_ok=True)
+    return (sys.executable, "-c", SERVES + SLEEP, str(folder / name / "lock"))
 
 
 def module(folder: Path, name: str, text: str = SLEEP) -> Path:
@@ -34,6 +43,6 @@ def start(*arguments: str, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
 
 def seen(process: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
     """Wait until the kernel tells the arguments of a process: a moment after its program was loaded."""
-    while processes.look(process.pid) is None:
+    while not processes.command_line(process.pid):
         assert process.poll() is None
     return process

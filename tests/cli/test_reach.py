@@ -6,8 +6,9 @@ import pytest
 from msgspec.structs import replace
 
 from manor_bus.wire.errors import Kind, ManorError
-from manor_cli import processes, reach
-from manor_cli.settings import Settings
+from manor_cli import reach
+from manor_cli.settings import Settings, lock_of
+from manor_host import locks
 
 
 def settings(folder):
@@ -47,6 +48,15 @@ def test_a_socket_that_a_dead_broker_left_is_nobody(initialised):
     assert not reach.listening(initialised.bus)
 
 
+def test_a_broker_that_keeps_its_lock_is_there_whatever_became_of_its_socket(initialised):
+    (initialised.directory / "bus").mkdir()
+    lock = locks.take(lock_of(initialised.directory, "bus"))
+    reach.wait(initialised, 0.0)
+    os.close(lock)
+    with pytest.raises(ManorError, match="no bus answers"):
+        reach.wait(initialised, 0.0)
+
+
 def test_other_endpoints_are_tried_by_connecting(initialised):
     assert reach.listening(replace(initialised.bus, endpoint="tcp://127.0.0.1:1"))
 
@@ -54,13 +64,13 @@ def test_other_endpoints_are_tried_by_connecting(initialised):
 def test_a_broker_that_is_being_restarted_is_waited_for(initialised, monkeypatch):
     answers = iter([False, False, True])
     monkeypatch.setattr(reach, "listening", lambda _: next(answers))
-    monkeypatch.setattr(processes, "supervisor", lambda _: 4711)
+    monkeypatch.setattr(locks, "held", lambda lock: lock.name == "supervisor.lock")
     reach.wait(initialised, 60.0)
     assert list(answers) == []
 
 
 def test_but_not_for_ever(initialised, monkeypatch):
-    monkeypatch.setattr(processes, "supervisor", lambda _: 4711)
+    monkeypatch.setattr(locks, "held", lambda lock: lock.name == "supervisor.lock")
     with pytest.raises(ManorError, match="no bus answers"):
         reach.wait(initialised, 0.0)
 

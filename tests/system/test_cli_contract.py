@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from manor_bus.wire.errors import EXIT_CODES, Kind
-from manor_cli import processes
+from manor_cli.runner import present
+from manor_host import processes
 from tests.system.nodes import Node, node
 
 pytestmark = pytest.mark.system
@@ -45,15 +46,20 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
 
 def left(directory: Path) -> list[str]:
     """Every process that still has to do with a state directory."""
-    return [
-        " ".join(process.arguments)
-        for process in processes.scan()
-        if process.environment.get("MANOR_DIR") == str(directory) and process.module.startswith("manor_")
-    ]
+    ours = [pid for pid in processes.pids() if processes.environment(pid).get("MANOR_DIR") == str(directory)]
+    return [" ".join(processes.command_line(pid)) for pid in ours if pid != os.getpid()]
+
+
+def supervisor(node: Node) -> int:
+    found = present.supervisor(node.directory)
+    assert found is not None
+    return found.pid
 
 
 def test_up_says_where_things_are_and_everything_is_ready(tmp_path: Path) -> None:
     with node(tmp_path, "--hypervisor", "fake") as made:
+        assert "a node lives in" in made.manor("up", "--detach", check=False).stderr
+        os.kill(supervisor(made), signal.SIGKILL)
         again = made.manor("up", "--detach", "--hypervisor", "fake").stdout
         for word in (str(tmp_path), "bus.sock", "keys", "log", "node1", "fake"):
             assert word in again
@@ -183,7 +189,7 @@ def test_a_service_is_replaced_and_restarted(running: Node, part: str) -> None:
 
 def test_the_supervisor_may_die_and_a_new_one_takes_over(running: Node) -> None:
     pids = {row["name"]: row["pid"] for row in running.json("service", "list")}
-    os.kill(processes.supervisor(running.directory / "run"), signal.SIGKILL)
+    os.kill(supervisor(running), signal.SIGKILL)
     running.manor("up", "--detach")
     assert {row["name"]: row["pid"] for row in running.json("service", "list")} == pids
     running.wait_replaced("config", running.kill("config"))
@@ -204,7 +210,7 @@ def test_every_example_can_be_applied_and_started() -> None:
 
 def test_down_leaves_nothing_even_when_the_supervisor_is_dead(tmp_path: Path) -> None:
     with node(tmp_path, "--hypervisor", "fake") as made:
-        os.kill(processes.supervisor(tmp_path / "run"), signal.SIGKILL)
+        os.kill(supervisor(made), signal.SIGKILL)
         made.manor("down")
         assert left(tmp_path) == []
         assert made.manor("list", check=False).returncode == EXIT_CODES[Kind.UNAVAILABLE]
@@ -229,6 +235,7 @@ def test_what_shall_always_run_runs_again_after_down_and_up(tmp_path: Path) -> N
         started = [row for row in made.json("ops", "list", "web") if row["reason"] == "manor up"]
         made.manor("ops", "show", started[0]["id"], "--follow")
         assert [row["state"] for row in made.json("list")] == ["RUNNING"]
+        os.kill(supervisor(made), signal.SIGKILL)
         assert "which shall always run" not in made.manor("up", "--detach").stderr
 
 

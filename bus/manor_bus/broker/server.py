@@ -30,7 +30,7 @@ from manor_bus.settings import BrokerSettings
 from manor_bus.wire import codec
 from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages.bus import Authorise, Reloaded
-from manor_host import clock
+from manor_host import clock, locks
 
 DRAIN_FRAMES: Final = 64  # taken before anything is sent: what follows waits for them
 SEND_FRAMES_MAX: Final = 24_000  # more than the windows and pending calls of one peer together
@@ -343,6 +343,20 @@ class Broker:
             path = Path(endpoint.removeprefix("ipc://"))
             if endpoint.startswith("ipc://") and path.exists() and stat.S_ISSOCK(path.stat().st_mode):
                 path.unlink()
+
+
+def wait_turn(settings: BrokerSettings) -> None:
+    """Wait until no other broker of this state directory is there; its socket is its own until it ends.
+
+    Where no lock can be kept (a file system that takes nothing) a broker is more than a lock.
+    """
+    if settings.directory is None:
+        return
+    try:
+        settings.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        locks.take(settings.directory / "lock", wait=True)  # given back by the end of the process
+    except OSError as error:
+        log.warning("there is no lock against a second broker: %s", error)
 
 
 def check_keys(settings: BrokerSettings) -> None:

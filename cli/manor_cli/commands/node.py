@@ -9,10 +9,10 @@ from typing import Any
 import click
 
 from manor_bus.wire.errors import Kind, ManorError, Problem, bad_request, unavailable
-from manor_cli import control, instances, processes, starting, stopping, supervise
 from manor_cli.app import App
 from manor_cli.output import output_option, show
 from manor_cli.render import Column, View, as_json, as_yaml, clean, moment
+from manor_cli.runner import control, instances, present, starting, stopping, supervise, systemd
 
 _LOCAL = View(
     (
@@ -66,19 +66,14 @@ def up(app: App, detach: bool, hypervisor: str | None, nodes: int) -> None:
     if nodes != 1:
         wrong = Problem(path="--nodes", value=str(nodes), reason="one node on one machine", allowed="1")
         raise bad_request("several nodes on one machine are not possible", wrong, hint="manor up --nodes 1")
+    starting.refuse_a_second(app.settings)
     for line in starting.initialise(app.settings, ""):
         app.note(f"created {line}")
-    present, wanted = starting.adapter(app.settings), hypervisor or ""
-    running = processes.supervisor(app.settings.run)
-    if running and wanted not in ("", present):
-        message = f"manor is up with hypervisor {present}"
-        raise ManorError(Kind.CONFLICT, message, hint="manor down, then manor up --hypervisor " + wanted)
-    settings = starting.chosen(app.settings, wanted)
-    if not detach and not running:
+    settings = starting.chosen(app.settings, hypervisor or "")
+    if not detach:
         asyncio.run(_foreground(app, settings))
         return
-    supervisor = None if running else starting.detach(settings)
-    rows = starting.until_ready(app, supervisor)
+    rows = starting.until_ready(app, starting.detach(settings))
     stopping.resume(app)
     for line in starting.summary(settings, rows):
         app.out(line)
@@ -118,27 +113,25 @@ def down(app: App, keep_domains: bool, deadline: float) -> None:
 
     Leaves nothing running.
 
-    Works also when the supervisor or the bus is dead: processes are found by what they are.
+    Works also when the supervisor or the bus is dead, and needs no keys.
 
     \b
     Example:
       manor down
       manor down --keep-domains
     """
-    running = processes.services(app.settings.directory)
-    if not keep_domains and "bus" in running and "lifecycle" in running:
+    running = present.services(app.settings.directory)
+    if not keep_domains and {"bus", "lifecycle"} <= running.keys():
         stopping.halt_guests(app, deadline)
     app.close()
-    survivors = stopping.stop_services(app)
-    if not keep_domains:
-        survivors += stopping.end_guests(app)
+    survivors = stopping.stop_everything(app, guests=not keep_domains)
     if survivors:
         raise ManorError(
             Kind.INTERNAL,
-            f"processes {survivors} did not end, not even when killed",
+            f"processes {[one.pid for one in survivors]} did not end, not even when killed",
             hint="see them: ps -fp PID",
         )
-    guests = processes.guests(app.settings.directory)
+    guests = present.guests(app.settings.directory)
     app.out("everything is stopped" + (f"; {len(guests)} guest processes go on" if guests else ""))
 
 
@@ -159,9 +152,9 @@ def status(app: App, output: str) -> None:
     if output in ("json", "yaml"):
         app.out(as_json(found) if output == "json" else as_yaml(found).rstrip())
     else:
-        supervisor = f"pid {found['supervisor']}" if found["supervisor"] else "not running"
+        supervisor = found["supervisor"] or "not running"
         app.out(f"state directory  {found['directory']}")
-        app.out(f"supervisor       {supervisor}")
+        app.out(f"supervisor       {f'pid {supervisor}' if isinstance(supervisor, int) else supervisor}")
         app.out(f"bus              {found['bus']}: {clean(found['bus_state'])}")
         show(app, _LOCAL, found["services"], output)
     if not found["ready"]:
@@ -171,10 +164,7 @@ def status(app: App, output: str) -> None:
 
 def _status(app: App) -> dict[str, Any]:
     """Collect what the supervisor, the kernel and the bus say."""
-    try:
-        told = control.ask(app.settings.run, "status")
-    except ManorError:
-        told = {"pid": 0, "services": _unsupervised(app)}
+    told = _kept(app)
     rows: list[instances.Row] = []
     try:
         if any(service["name"] == "bus" and service["pid"] for service in told["services"]):
@@ -182,7 +172,7 @@ def _status(app: App) -> dict[str, Any]:
         state = "answers" if rows else "not running"
     except ManorError as error:
         state = error.message
-    absent = instances.missing(rows, tuple(processes.PROGRAMS))
+    absent = instances.missing(rows, tuple(present.PROGRAMS))
     return {
         "directory": str(app.settings.directory),
         "node": app.settings.bus.node,
@@ -197,9 +187,24 @@ def _status(app: App) -> dict[str, Any]:
     }
 
 
-def _unsupervised(app: App) -> list[dict[str, Any]]:
-    return [
-        {"name": name, "phase": "unsupervised", "pid": process.pid}
-        for name, found in processes.services(app.settings.directory).items()
-        for process in found
-    ]
+def _kept(app: App) -> dict[str, Any]:
+    """Return who keeps the services running, as a pid or by name, and what they do."""
+    directory = app.settings.directory
+    try:
+        return control.ask(app.settings.run, "status")
+    except ManorError:
+        units = systemd.units(directory)
+    supervisor = present.supervisor(directory)
+    phase = "supervised" if supervisor else "unsupervised"
+    return {
+        "pid": "systemd" if units else supervisor.pid if supervisor else 0,
+        "services": [
+            {"name": name, "phase": unit.state, "pid": unit.pid, "restarts": unit.restarts, "unit": unit.name}
+            for name, unit in units.items()
+        ]
+        or [
+            {"name": name, "phase": phase, "pid": one.pid}
+            for name, found in present.services(directory).items()
+            for one in found
+        ],
+    }

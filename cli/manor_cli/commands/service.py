@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -12,14 +12,16 @@ import click
 from manor_bus.wire.errors import Kind, ManorError, bad_request, not_found
 from manor_bus.wire.messages import Done
 from manor_bus.wire.messages.node import Drain
-from manor_cli import control, instances, logs, processes, views
+from manor_cli import views
 from manor_cli.app import App
-from manor_cli.instances import Row
 from manor_cli.output import output_option, show
 from manor_cli.render import clean
+from manor_cli.runner import control, instances, logs, present, systemd
+from manor_cli.runner.instances import Row
 
 READY_S: Final = 30.0
-name_argument = click.argument("name", type=click.Choice(list(processes.PROGRAMS)))
+REPLACED_S: Final = 60.0  # for the second instance to come up and the first to finish
+name_argument = click.argument("name", type=click.Choice(list(present.PROGRAMS)))
 
 
 @click.group()
@@ -56,7 +58,10 @@ def restart(app: App, name: str) -> None:
       manor service restart lifecycle
     """
     before = {row["instance"] for row in instances.instances(app)}
-    control.ask(app.settings.run, "restart", service=name)
+    if unit := systemd.units(app.settings.directory).get(name):
+        systemd.act("restart", unit.name)
+    else:
+        control.ask(app.settings.run, "restart", within=app.timeout or READY_S, service=name)
     row = _until(app, name, lambda one: one["instance"] not in before)
     app.out(f"{name} is ready again as {row['instance']} (pid {row['pid']})")
 
@@ -83,8 +88,10 @@ def drain(app: App, name: str, deadline: float) -> None:
     if len(found) != 1:
         known = ", ".join(f"{row['name']}.{row['instance']}" for row in found) or "none"
         raise not_found(f"{name} does not name one instance (found: {known})", hint="manor service list")
-    _drain(app, found[0], deadline)
-    app.out(f"{wanted}.{found[0]['instance']} drains")
+    one = found[0]
+    request = Drain(deadline_ms=int(deadline * 1000))
+    app.call(request, Done, at=f"{one['node']}/{one['instance']}")
+    app.out(f"{wanted}.{one['instance']} drains")
 
 
 @service.command()
@@ -101,19 +108,16 @@ def replace(app: App, name: str) -> None:
         raise bad_request(
             "there is one broker on a node", hint="manor service restart bus: peers wait for it"
         )
-    old = [row for row in instances.instances(app) if row["name"] == name]
-    started = control.ask(app.settings.run, "second", service=name)
-    _until_waiting(app, name, int(started["pid"]))
-    for pid in started["before"]:
-        control.ask(app.settings.run, "release", service=name, pid=pid)
-    for row in old:
-        _drain(app, row, 10.0)
-    row = _until(app, name, lambda one: one["pid"] == started["pid"])
+    if unit := systemd.units(app.settings.directory).get(name):
+        message = f"systemd keeps {unit.name} running, one instance at a time"
+        raise bad_request(message, hint=f"manor service restart {name}: calls wait for it")
+    told = control.ask(app.settings.run, "replace", within=app.timeout or REPLACED_S, service=name)
+    row = _until(app, name, lambda one: one["pid"] == told["pid"])
     app.out(f"{name} is {row['instance']} now (pid {row['pid']})")
 
 
 @service.command("logs")
-@click.argument("name", type=click.Choice([*processes.PROGRAMS, "supervisor"]))
+@click.argument("name", type=click.Choice([*present.PROGRAMS, "supervisor"]))
 @click.option("-f", "--follow", is_flag=True, help="Go on as it grows.")
 @click.option(
     "-n", "--lines", default=50, show_default=True, type=click.IntRange(0, 100_000), help="At most."
@@ -126,17 +130,16 @@ def logs_(app: App, name: str, follow: bool, lines: int) -> None:
     Example:
       manor service logs lifecycle -f
     """
+    if unit := systemd.units(app.settings.directory).get(name):
+        os.execvp(
+            "journalctl", ["journalctl", "-u", unit.name, "-n", str(lines), *(["-f"] if follow else [])]
+        )
     path: Path = app.settings.log / f"{name}.log"
     for line in logs.tail(path, lines):
         app.out(clean(line))
     if follow:
         for line in logs.follow(path):
             app.out(clean(line))
-
-
-def _drain(app: App, row: Row, deadline: float) -> None:
-    at = f"{row['node']}/{row['instance']}"
-    app.call(Drain(deadline_ms=int(deadline * 1000)), Done, at=at)
 
 
 def _until(app: App, name: str, wanted: Callable[[Row], bool]) -> Row:
@@ -149,15 +152,3 @@ def _until(app: App, name: str, wanted: Callable[[Row], bool]) -> Row:
     if not found(rows):
         raise ManorError(Kind.TIMEOUT, f"{name} is not ready again", hint=f"manor service logs {name}")
     return found(rows)[0]
-
-
-def _until_waiting(app: App, name: str, pid: int) -> None:
-    """Wait until the second instance stands at the lock of the room, ready to take over."""
-    lock = str(app.settings.directory / name / "lock")
-    deadline = time.monotonic() + (app.timeout or READY_S)
-    while lock not in processes.open_files(pid):
-        if time.monotonic() > deadline or processes.look(pid) is None:
-            control.ask(app.settings.run, "end", service=name, pid=pid)
-            message = f"the second instance of {name} did not come up; the first goes on"
-            raise ManorError(Kind.UNAVAILABLE, message, hint=f"manor service logs {name}", delivered=False)
-        time.sleep(instances.POLL_S)

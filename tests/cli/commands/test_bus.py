@@ -11,7 +11,7 @@ from manor_bus.wire.errors import ManorError
 from manor_bus.wire.messages import bus as words
 from manor_bus.wire.messages.lifecycle import DomainStart
 from tests.cli.fake import FakeClient, run
-from tests.cli.test_instances import peer
+from tests.cli.runner.test_instances import peer
 
 CALL = Envelope(
     k=Kind.REQ,

@@ -1,13 +1,17 @@
 import json
+import os
 
 import pytest
 
 from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages.bus import BusStats, Peers, PeersListed
 from manor_bus.wire.messages.node import Info
-from manor_cli import control, processes, starting, stopping
+from manor_cli.runner import control, present, starting, stopping, systemd
+from manor_cli.settings import lock_of
+from manor_host import locks
+from manor_host.processes import Identity
 from tests.cli.fake import FakeClient, run
-from tests.cli.test_instances import STATS, peer, told
+from tests.cli.runner.test_instances import STATS, peer, told
 
 SERVICES = ("config", "discovery", "lifecycle", "devices")
 
@@ -38,25 +42,24 @@ def test_several_nodes_on_a_machine_are_refused(tmp_path, nodes):
     assert not (tmp_path / "state").exists()
 
 
-def test_what_runs_already_is_only_waited_for(tmp_path, monkeypatch):
+def test_where_a_node_lives_no_second_one_is_started(tmp_path, monkeypatch):
     run("init", directory=tmp_path)
-    monkeypatch.setattr(processes, "supervisor", lambda _: 99)
     monkeypatch.setattr(starting, "detach", lambda _: pytest.fail("started twice"))
-    ran = run("up", "--detach", "--hypervisor", "fake", client=bus(*SERVICES), directory=tmp_path)
-    assert ran.code == 4
-    (tmp_path / "hypervisor").write_text("fake\n")
-    ran = run("up", "--detach", "--hypervisor", "fake", client=bus(*SERVICES), directory=tmp_path)
+    lock = locks.take(lock_of(tmp_path))
+    for words in ((), ("--detach",), ("--detach", "--hypervisor", "fake")):
+        ran = run("up", *words, client=bus(*SERVICES), directory=tmp_path)
+        assert ran.code == 4
+        assert f"a node lives in {tmp_path} already" in ran.err
+        assert "manor down" in ran.err
+    os.close(lock)
+
+
+def test_units_of_systemd_are_part_of_the_status(tmp_path, monkeypatch):
+    unit = systemd.Unit("manor-bus.service", "active", 7, 3)
+    monkeypatch.setattr(systemd, "units", lambda _: {"bus": unit})
+    ran = run("status", client=bus(*SERVICES), directory=tmp_path)
     assert ran.code == 0
-    assert ran.out.startswith("manor is up")
-
-
-def test_another_hypervisor_needs_a_stop_first(tmp_path, monkeypatch):
-    run("init", directory=tmp_path)
-    (tmp_path / "hypervisor").write_text("fake\n")
-    monkeypatch.setattr(processes, "supervisor", lambda _: 99)
-    ran = run("up", "--detach", "--hypervisor", "qemu", directory=tmp_path)
-    assert ran.code == 4
-    assert "manor down" in ran.err
+    assert "supervisor       systemd" in ran.out
 
 
 def test_a_start_that_does_not_become_ready_says_what_is_missing(tmp_path, monkeypatch):
@@ -106,8 +109,8 @@ def test_down_where_nothing_runs_is_no_error(tmp_path):
 )
 def test_down_asks_the_guests_unless_they_shall_go_on(tmp_path, monkeypatch, words, halted):
     asked = []
-    monkeypatch.setattr(processes, "services", lambda _: {"bus": [], "lifecycle": []})
-    monkeypatch.setattr(stopping, "stop_services", lambda _: [])
+    monkeypatch.setattr(present, "services", lambda _: {"bus": [], "lifecycle": []})
+    monkeypatch.setattr(stopping, "stop_everything", lambda _, guests: [])
     monkeypatch.setattr(stopping, "halt_guests", lambda _, deadline: asked.append(deadline))
     ran = run("down", *words, directory=tmp_path)
     assert ran.code == 0
@@ -115,12 +118,12 @@ def test_down_asks_the_guests_unless_they_shall_go_on(tmp_path, monkeypatch, wor
 
 
 def test_down_that_leaves_something_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(stopping, "stop_services", lambda _: [4711])
+    monkeypatch.setattr(stopping, "stop_everything", lambda _, guests: [Identity(4711, 1, "")])
     ran = run("down", directory=tmp_path)
     assert ran.code == 1
     assert "4711" in ran.err
 
 
 def test_guests_that_go_on_are_counted(tmp_path, monkeypatch):
-    monkeypatch.setattr(processes, "guests", lambda _: [1, 2])
+    monkeypatch.setattr(present, "guests", lambda _: [1, 2])
     assert "2 guest processes go on" in run("down", "--keep-domains", directory=tmp_path).out

@@ -5,9 +5,9 @@ import pytest
 from manor_bus.wire.messages import Done
 from manor_bus.wire.messages.bus import BusStats, Peers, PeersListed
 from manor_bus.wire.messages.node import Drain, Info
-from manor_cli import control, processes
+from manor_cli.runner import control, systemd
 from tests.cli.fake import FakeClient, run
-from tests.cli.test_instances import STATS, peer, told
+from tests.cli.runner.test_instances import STATS, peer, told
 
 
 class Supervised(FakeClient):
@@ -24,14 +24,10 @@ class Supervised(FakeClient):
         self.drains.append((self.at[-1], request.deadline_ms))
         return Done()
 
-    def wish(self, run, do, **more):
+    def wish(self, run, do, within=0.0, **more):
         self.wishes.append({"do": do, **more})
-        if do == "restart":
-            self.peers = [peer(f"service/{more['service']}", "b2")]
-        if do == "second":
-            self.peers.append(peer(f"service/{more['service']}", "b2"))
-            return {"pid": 77, "before": [66]}
-        return {}
+        self.peers = [peer(f"service/{more['service']}", "b2")]
+        return {"pid": 77}
 
 
 @pytest.fixture
@@ -39,7 +35,6 @@ def supervised(monkeypatch):
     def make(*peers):
         client = Supervised(*peers)
         monkeypatch.setattr(control, "ask", client.wish)
-        monkeypatch.setattr(processes, "open_files", lambda pid: ["/nowhere/manor/config/lock"])
         return client
 
     return make
@@ -79,23 +74,23 @@ def test_of_two_instances_one_must_be_named(supervised):
     assert client.drains == [("n1/b2", 10_000)]
 
 
-def test_a_replacement_stands_ready_before_the_first_is_drained(supervised):
+def test_a_replacement_is_waited_for_by_its_pid(supervised):
     client = supervised(peer("service/config", "a1"))
     ran = run("service", "replace", "config", client=client)
-    assert [wish["do"] for wish in client.wishes] == ["second", "release"]
-    assert client.wishes[1]["pid"] == 66
-    assert client.drains == [("n1/a1", 10_000)]
-    assert ran.code == 0
+    assert client.wishes == [{"do": "replace", "service": "config"}]
+    assert ran.out == "config is b2 now (pid 77)\n"
 
 
-def test_a_replacement_that_does_not_come_up_changes_nothing(supervised, monkeypatch):
+def test_units_of_systemd_are_restarted_by_systemd_and_not_replaced(supervised, monkeypatch):
     client = supervised(peer("service/config", "a1"))
-    monkeypatch.setattr(processes, "open_files", lambda pid: [])
-    monkeypatch.setattr(processes, "look", lambda pid: None)
+    unit = systemd.Unit("manor@config.service", "active", 7, 0)
+    monkeypatch.setattr(systemd, "units", lambda _: {"config": unit})
     ran = run("service", "replace", "config", client=client)
-    assert ran.code == 8
-    assert client.wishes[-1] == {"do": "end", "service": "config", "pid": 77}
-    assert client.drains == []
+    assert ran.code == 2
+    assert "manor service restart config" in ran.err
+    monkeypatch.setattr(systemd, "act", lambda verb, name: client.wish(name, verb, service="config"))
+    assert run("service", "restart", "config", client=client).code == 0
+    assert client.wishes == [{"do": "restart", "service": "config"}]
 
 
 def test_the_broker_is_not_replaced_but_restarted(supervised):

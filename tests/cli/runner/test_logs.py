@@ -1,7 +1,7 @@
 import os
 from itertools import islice
 
-from manor_cli import logs
+from manor_cli.runner import logs
 
 
 def test_the_last_lines_are_found_in_a_file_larger_than_a_block(tmp_path):

@@ -3,8 +3,8 @@ import pytest
 from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages.bus import BusStats, BusStatsAnswer, Peers, PeersListed, PeerView
 from manor_bus.wire.messages.node import Info, InfoAnswer
-from manor_cli import instances
 from manor_cli.app import App
+from manor_cli.runner import instances
 from tests.cli.fake import FakeClient
 
 STATS = BusStatsAnswer(

@@ -1,13 +1,15 @@
 import os
 import shutil
+import socket
 
 import pytest
 
 from manor_bus import keys
 from manor_bus.wire.errors import Kind, ManorError
-from manor_cli import starting
 from manor_cli.app import App
-from manor_cli.settings import Settings
+from manor_cli.runner import starting, systemd
+from manor_cli.settings import Settings, lock_of
+from manor_host import locks
 
 
 def settings(folder, **env):
@@ -74,7 +76,7 @@ def test_a_supervisor_that_dies_ends_the_wait_with_the_end_of_its_log(tmp_path):
     starting.initialise(at, "")
     (tmp_path / "manor_cli").mkdir()
     (tmp_path / "manor_cli" / "__init__.py").write_text("")
-    (tmp_path / "manor_cli" / "supervise.py").write_text("raise SystemExit('it cannot work')")
+    (tmp_path / "manor_cli" / "runner.py").write_text("raise SystemExit('it cannot work')")
     app = App(environment=dict(at.environment))
     process = starting.detach(at)
     with pytest.raises(ManorError) as caught:
@@ -88,3 +90,23 @@ def test_the_summary_says_where_everything_is(tmp_path):
     told = "\n".join(starting.summary(at, [{"name": "bus", "pid": 7}]))
     for word in (str(tmp_path), "bus.sock", "operator/admin", "bus 7", "node n1", "manor down"):
         assert word in told
+
+
+def test_a_node_that_lives_here_is_told_and_no_second_one_is_started(tmp_path, monkeypatch):
+    at = settings(tmp_path)
+    starting.initialise(at, "")
+    starting.refuse_a_second(at)
+    lock = locks.take(lock_of(tmp_path))
+    with pytest.raises(ManorError, match=f"lives in {tmp_path} already .*{os.getpid()}") as caught:
+        starting.refuse_a_second(at)
+    assert caught.value.kind is Kind.CONFLICT
+    os.close(lock)
+    with socket.socket(socket.AF_UNIX) as broker:
+        broker.bind(str(tmp_path / "run" / "bus.sock"))
+        broker.listen()
+        with pytest.raises(ManorError, match="a broker that is not of"):
+            starting.refuse_a_second(at)
+    unit = systemd.Unit("manor-bus.service", "active", 7, 0)
+    monkeypatch.setattr(systemd, "units", lambda _: {"bus": unit})
+    with pytest.raises(ManorError, match="systemd keeps manor-bus"):
+        starting.refuse_a_second(at)

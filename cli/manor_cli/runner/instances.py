@@ -10,8 +10,9 @@ from manor_bus import VERSION
 from manor_bus.wire.errors import ManorError
 from manor_bus.wire.messages.bus import BusStats, BusStatsAnswer, Peers, PeersListed, PeerView
 from manor_bus.wire.messages.node import Info, InfoAnswer
-from manor_cli import processes, views
+from manor_cli import views
 from manor_cli.app import App
+from manor_cli.runner import present
 
 INFO_S: Final = 2.0
 POLL_S: Final = 0.05
@@ -30,7 +31,7 @@ def instances(app: App) -> list[Row]:
 def broker(app: App) -> Row:
     """Return the broker; that it answers means that it is ready."""
     stats = app.call(BusStats(), BusStatsAnswer)
-    running = processes.services(app.settings.directory).get("bus", [])
+    running = present.services(app.settings.directory).get("bus", [])
     node = app.settings.bus.node
     return views.service_row(
         "bus", stats.epoch, node, pid=running[0].pid if running else 0, ready=True, version=VERSION,

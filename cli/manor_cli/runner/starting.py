@@ -14,8 +14,9 @@ from typing import Final
 from manor_bus import keys
 from manor_bus.settings import BusSettings
 from manor_bus.wire.errors import Kind, ManorError, Problem, bad_request, conflict, unavailable
-from manor_cli import instances, logs, processes, supervise
+from manor_cli import reach
 from manor_cli.app import App
+from manor_cli.runner import instances, logs, present, supervise, systemd
 from manor_cli.settings import Settings
 
 READY_S: Final = 60.0
@@ -80,12 +81,26 @@ def adapter(settings: Settings) -> str:
     return path.read_text().strip() if path.exists() else ""
 
 
+def refuse_a_second(settings: Settings) -> None:
+    """Refuse to start where a node lives: kept by a supervisor, by systemd, or by somebody out of sight."""
+    here, hint = settings.directory, "`manor status` shows it, `manor down` ends it"
+    if supervisor := present.supervisor(here):
+        raise conflict(f"a node lives in {here} already (supervisor: pid {supervisor.pid})", hint=hint)
+    if units := systemd.units(here):
+        names = " ".join(unit.name for unit in units.values())
+        raise conflict(f"a node lives in {here} already: systemd keeps {names} running", hint=hint)
+    path = settings.bus.endpoint.removeprefix("ipc://")
+    if path.startswith("/") and reach.listening(settings.bus) and "bus" not in present.services(here):
+        hint = "end it where it was started, or choose another --dir"
+        raise conflict(f"a broker that is not of {here} answers at {path}", hint=hint)
+
+
 def detach(settings: Settings) -> subprocess.Popen[bytes]:
     """Start the supervisor as a process of its own session."""
     log = logs.opened(settings.log / "supervisor.log")
     try:
         return subprocess.Popen(
-            processes.daemon(processes.SUPERVISOR), env=processes.outside(settings.environment), cwd="/",
+            present.daemon("manor_cli.runner"), env=present.outside(settings.environment), cwd="/",
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
     finally:
@@ -94,7 +109,7 @@ def detach(settings: Settings) -> subprocess.Popen[bytes]:
 
 def until_ready(app: App, supervisor: subprocess.Popen[bytes] | None) -> list[instances.Row]:
     """Wait until every service answers that it is ready; `unavailable` with the reasons if that fails."""
-    wanted = tuple(processes.PROGRAMS)
+    wanted = tuple(present.PROGRAMS)
     shown = [""]
 
     def enough(rows: Sequence[instances.Row]) -> bool:

@@ -4,7 +4,7 @@ import threading
 import pytest
 
 from manor_bus.wire.errors import Kind, ManorError
-from manor_cli import control
+from manor_cli.runner import control
 
 
 def answering(folder, reply):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Iterable
 from typing import Final
@@ -16,10 +15,12 @@ from manor_bus.wire.messages.lifecycle import (
     DomainStatus,
     Operation,
 )
-from manor_cli import facts, follow, processes, views
+from manor_cli import facts, follow, views
 from manor_cli.app import App
 from manor_cli.render import clean
-from manor_cli.settings import Settings
+from manor_cli.runner import present, systemd
+from manor_host import processes
+from manor_host.processes import Identity
 
 POLL_S: Final = 0.2
 RESUME: Final = "resume"  # names of domains that shall always run, for the next `manor up`
@@ -91,35 +92,24 @@ def _until_none(app: App, timeout: float) -> list[DomainStatus]:
     return left
 
 
-def stop_services(app: App) -> list[int]:
-    """End the supervisor, which ends its services; then whatever is left of them. Returns what survived."""
-    settings = app.settings
-    supervisor = processes.supervisor(settings.run)
-    if supervisor:
-        processes.tell(supervisor, signal.SIGTERM)
-        processes.gone([supervisor], 2 * GRACE_S)
-    survivors: list[int] = []
-    while running := processes.services(settings.directory):  # again: one may have been about to appear
-        broker = [one.pid for one in running.pop("bus", [])]
-        others = [one.pid for found in running.values() for one in found]
-        survivors = [*processes.end(others, GRACE_S), *processes.end(broker, GRACE_S)]
-        if survivors:
-            break
-    _tidy(settings)
-    return survivors
+def stop_everything(app: App, *, guests: bool) -> list[Identity]:
+    """End who keeps the services, the services, the broker, and with `guests` what guests are left.
 
-
-def _tidy(settings: Settings) -> None:
-    """Remove the traces of processes that are gone."""
-    for name in (*processes.PROGRAMS, "supervisor"):
-        (settings.run / f"{name}.pid").unlink(missing_ok=True)
-    for name in ("supervisor.json", "supervisor.sock"):
-        (settings.run / name).unlink(missing_ok=True)
-
-
-def end_guests(app: App) -> list[int]:
-    """End guests and their helpers that nobody answers for any more. Returns what survived."""
-    left = processes.guests(app.settings.directory)
-    if left:
-        app.note(f"ending {len(left)} QEMU processes that were left")
-    return processes.end(left, GRACE_S)
+    It looks again until nothing is there: one may have been about to appear. Returns what survived.
+    """
+    directory = app.settings.directory
+    if units := systemd.units(directory):
+        systemd.act("stop", *(unit.name for unit in units.values()))
+    while True:
+        supervisor = present.supervisor(directory)
+        survivors = processes.end([supervisor] if supervisor else [], 2 * GRACE_S)
+        running = present.services(directory)
+        broker = running.pop("bus", [])
+        survivors += processes.end([one for found in running.values() for one in found], GRACE_S)
+        survivors += processes.end(broker, GRACE_S)
+        left = present.guests(directory) if guests else []
+        if left:
+            app.note(f"ending {len(left)} QEMU processes that were left")
+        survivors += processes.end(left, GRACE_S)
+        if survivors or not (supervisor or running or broker or left):
+            return survivors

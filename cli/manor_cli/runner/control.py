@@ -13,11 +13,11 @@ TIMEOUT_S: Final = 5.0
 REPLY_BYTES_MAX: Final = 1_048_576
 
 
-def ask(run: Path, do: str, **more: Any) -> dict[str, Any]:
+def ask(run: Path, do: str, within: float = TIMEOUT_S, **more: Any) -> dict[str, Any]:
     """Post a wish to the supervisor and return its reply; `unavailable` when there is no supervisor."""
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as link:
-            link.settimeout(TIMEOUT_S)
+            link.settimeout(within)
             link.connect(str(run / "supervisor.sock"))
             link.sendall(json.dumps({"do": do, **more}).encode() + b"\n")
             reply = json.loads(_line(link))
