@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
+import subprocess
+import sys
+import time
 
 from manor_bus import keys
 from manor_bus.wire.errors import ManorError
 from manor_bus.wire.messages import bus
+from manor_host import processes
 from tests.testkit.brokers import real_broker
 
 
@@ -57,3 +62,33 @@ def test_a_broker_without_keys_says_what_to_do() -> None:
         (broker.directory / "keys" / "broker.key").unlink()
         broker.start()
         assert broker.process.wait(20) == 8
+
+
+def test_a_socket_that_was_cleaned_away_comes_back_and_nobody_is_cut_off() -> None:
+    with real_broker() as broker, broker.client() as client:
+        before = client.call(bus.BusStats(), bus.BusStatsAnswer, timeout=10)
+        session = client.address
+        shutil.rmtree(broker.directory / "run")
+        with broker.client("service/config") as other:
+            assert other.call(bus.BusStats(), bus.BusStatsAnswer, timeout=10).epoch == before.epoch
+        client.call(bus.BusStats(), bus.BusStatsAnswer, timeout=10)
+        assert client.address == session
+        assert (broker.directory / "run" / "bus.sock").stat().st_mode & 0o077 == 0
+
+
+def test_a_second_broker_waits_and_takes_no_socket_away() -> None:
+    with real_broker() as broker, broker.client() as client:
+        before = client.call(bus.BusStats(), bus.BusStatsAnswer, timeout=10)
+        second = subprocess.Popen([sys.executable, "-m", "manor_bus"], env=broker.environment)
+        try:
+            lock = str(broker.directory / "bus" / "lock")
+            while lock not in processes.open_files(second.pid):
+                time.sleep(0.01)
+            with broker.client("service/config") as other:
+                assert other.call(bus.BusStats(), bus.BusStatsAnswer, timeout=10).epoch == before.epoch
+            broker.kill()
+            after = client.call(bus.BusStats(), bus.BusStatsAnswer, timeout=10)
+            assert after.epoch != before.epoch
+        finally:
+            second.terminate()
+            second.wait(10)

@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -107,6 +108,7 @@ class Broker:
         self._gate = Gate(self._context, keys.authorised(settings.keys))
         self._connections = Connections()
         self._ending: deque[tuple[float, Connection]] = deque()
+        self._bound: dict[str, os.stat_result] = {}
         self._router = self._open()
         self._send_frame = super(zmq.Socket, self._router).send  # half the time of the wrapper around it
         self._stopping = False
@@ -149,11 +151,25 @@ class Broker:
                 router.bind(endpoint)
             finally:
                 os.umask(before)
+            self._bound[endpoint] = path.stat()
         else:
             router.setsockopt(zmq.HEARTBEAT_IVL, 2_000)
             router.setsockopt(zmq.HEARTBEAT_TIMEOUT, 6_000)
             router.setsockopt(zmq.HEARTBEAT_TTL, 6_000)
             router.bind(endpoint)
+
+    def _bind_again(self) -> None:
+        """Make sockets anew that somebody cleaned away; who is connected does not notice."""
+        for endpoint, before in self._bound.items():
+            path = Path(endpoint.removeprefix("ipc://"))
+            try:
+                if not path.exists() or not os.path.samestat(before, path.stat()):
+                    with suppress(zmq.ZMQError):  # it cannot remove what is not there
+                        self._router.unbind(endpoint)
+                    self._bind(self._router, endpoint)
+                    log.warning("%s was gone and is made anew", path)
+            except (OSError, zmq.ZMQError) as error:
+                log.warning("%s cannot be made anew: %s", path, error)
 
     def _watch(self, router: zmq.Socket[bytes], ready: threading.Event) -> None:
         """Pass the descriptors of new and ended connections to the one thread, over its own socket."""
@@ -274,6 +290,7 @@ class Broker:
         for connection in self._connections:
             if connection.reused():
                 self._forget(connection)
+        self._bind_again()
         before, self._resident = self._resident, clock.resident_kib()
         if self._resident > MEMORY_KIB_HIGH and self._resident > before:
             most = max(self._connections, key=Connection.backlog, default=None)

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from manor_bus.wire.errors import conflict
+from manor_bus.wire.errors import ManorError, conflict
 from manor_cli.runner import logs, present, restarts
 from manor_cli.settings import Settings, lock_of
 from manor_host import locks, processes
@@ -63,6 +63,7 @@ class Supervisor:
         self._socket = settings.run / "supervisor.sock"
         self._environment = present.outside(settings.environment)
         self._kept: list[Kept] = []
+        self._lock = -1
         self._tasks: set[asyncio.Task[None]] = set()
         self.stopping = asyncio.Event()
 
@@ -195,22 +196,45 @@ class Supervisor:
 
     # -- what is around --------------------------------------------------------------------------------------
 
+    def hold(self) -> None:
+        """Hold the lock of the state directory, anew where somebody cleaned it away; `conflict` when another
+        supervisor has it."""
+        path = lock_of(self._settings.directory)
+        if self._lock >= 0 and path.exists() and os.path.samestat(os.fstat(self._lock), path.stat()):
+            return
+        fresh = locks.take(path)
+        if fresh < 0:
+            hint = "`manor status` shows it, `manor down` ends it"
+            raise conflict(f"{self._settings.directory} is supervised already", hint=hint)
+        self.release()
+        self._lock = fresh
+
+    def release(self) -> None:
+        """Give the lock back."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
     def _tell(self, line: str) -> None:
         """Say something to whoever reads; a full disk or a closed terminal keeps nothing from being done."""
         with suppress(OSError):
             self._report(line)
 
     async def _look_after(self) -> None:
-        """Keep logs small, and the control socket where it is looked for: somebody may clean it away."""
+        """Keep logs small, and the lock and the control socket where they are looked for."""
         server: asyncio.Server | None = None
         try:
             while True:
                 with suppress(OSError):  # a full disk: the next time
+                    self.hold()
                     if server is None or not self._socket.is_socket():
                         server = await self._listen(server)
                     for path in self._settings.log.glob("*.log"):
                         logs.rotate(path)
                 await asyncio.sleep(LOOK_S)
+        except ManorError as error:
+            self._tell(f"{error}; this one ends")
+            self.stopping.set()
         finally:
             if server is not None:
                 server.close()
@@ -288,15 +312,10 @@ async def supervise(
 ) -> None:
     """Keep the services until SIGTERM, SIGINT, SIGHUP (unless ignored); one supervisor per directory."""
     prepare(settings)
-    lock = locks.take(lock_of(settings.directory))
-    if lock < 0:
-        raise conflict(
-            f"{settings.directory} is supervised already",
-            hint="`manor status` shows it, `manor down` ends it",
-        )
+    ours = {name: present.daemon(module) for name, module in present.PROGRAMS.items()}
+    supervisor = Supervisor(settings, commands or ours, report)
+    supervisor.hold()
     try:
-        ours = {name: present.daemon(module) for name, module in present.PROGRAMS.items()}
-        supervisor = Supervisor(settings, commands or ours, report)
         ends = [signal.SIGTERM, signal.SIGINT]
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # the terminal of a foreground node
             ends.append(signal.SIGHUP)
@@ -304,4 +323,4 @@ async def supervise(
             asyncio.get_running_loop().add_signal_handler(number, supervisor.stopping.set)
         await supervisor.serve(adopt(settings))
     finally:
-        os.close(lock)
+        supervisor.release()

@@ -12,7 +12,8 @@ import pytest
 from manor_bus.wire.errors import ManorError
 from manor_cli.runner import control, logs, present, supervise
 from manor_cli.runner.supervise import Supervisor
-from manor_cli.settings import Settings
+from manor_cli.settings import Settings, lock_of
+from manor_host import locks
 from manor_host.processes import Identity
 from tests.cli import programs
 
@@ -214,13 +215,30 @@ async def test_a_state_directory_has_one_supervisor(tmp_path):
         supervise.supervise(settings(tmp_path), lambda _: begun.set(), {"config": program()})
     )
     await begun.wait()
-    shutil.rmtree(tmp_path / "run")  # it does not lie there
+    shutil.rmtree(tmp_path / "run")  # the lock does not lie there
     assert present.supervisor(tmp_path).pid == os.getpid()
     with pytest.raises(ManorError, match="supervised already"):
         await supervise.supervise(settings(tmp_path), print)
     os.kill(os.getpid(), signal.SIGTERM)
     await first
     assert present.supervisor(tmp_path) is None
+
+
+async def test_a_lock_that_was_cleaned_away_comes_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(supervise, "LOOK_S", 0.01)
+    begun = asyncio.Event()
+    first = asyncio.ensure_future(
+        supervise.supervise(settings(tmp_path), lambda _: begun.set(), {"config": program()})
+    )
+    await begun.wait()
+    lock_of(tmp_path).unlink()
+    await until(lambda: present.supervisor(tmp_path) is not None)
+    with pytest.raises(ManorError, match="supervised already"):
+        await supervise.supervise(settings(tmp_path), print)
+    lock_of(tmp_path).unlink()
+    other = locks.take(lock_of(tmp_path))  # another one came before it looked
+    await asyncio.wait_for(first, 30)
+    os.close(other)
 
 
 def test_services_are_adopted_and_further_ones_and_those_told_otherwise_are_ended(tmp_path):
