@@ -65,13 +65,26 @@ def test_set_up_on_another_distribution_lists_what_is_missing(clone):
     assert not (clone / ".venv").exists()
 
 
-def test_set_up_without_rights_prints_the_command_to_run(clone):
+def test_set_up_without_rights_prints_one_command_for_all_targets(clone):
+    """Who must ask somebody else asks once, whatever target they began with."""
     edit(clone / "deploy/setup", 'if [ "$(id -u)" != 0 ]', "if true")
     edit(clone / "deploy/setup", "sudo -n true", "false")
     edit(clone / "deploy/setup", "qemu-img ", "no-such-qemu-img ")
-    outcome = setup(clone, "run")
+    edit(clone / "deploy/setup", "npm   ", "no-such-npm ")
+    edit(clone / "deploy/setup", "nats-server   ", "no-such-nats-server ")
+    outcome = setup(clone, "run", PYTHON="no-such-python")
     assert outcome.returncode == 1
-    assert "sudo apt-get install --no-install-recommends qemu-utils" in outcome.stderr
+    (line,) = (line for line in outcome.stderr.splitlines() if "apt-get install" in line)
+    assert {"qemu-utils", "npm", "nats-server", "python3", "python3-venv"} <= set(line.split())
+    assert "qemu-system-x86" not in line.split()
+
+
+def test_a_file_that_a_distribution_moved_is_looked_for_in_every_place(clone):
+    edit(clone / "deploy/setup", "/usr/lib/ipxe/qemu/efi-virtio.rom|", "/no/such/file|")
+    edit(clone / "deploy/setup", "/usr/share/qemu/efi-virtio.rom ", f"{clone}/requirements/run.txt ")
+    edit(clone / "deploy/setup", "command -v apt-get", "command -v no-such-apt-get")
+    edit(clone / "deploy/setup", "qemu-img ", "no-such-qemu-img ")
+    assert "ipxe-qemu" not in setup(clone, "run").stderr
 
 
 def test_set_up_names_the_python_it_needs_when_there_is_none(clone):

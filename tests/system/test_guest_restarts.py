@@ -128,7 +128,7 @@ def test_a_save_continues_where_it_was(running: Node) -> None:
 
 def test_a_killed_guest_is_noticed_and_told(running: Node) -> None:
     (pid,) = emulators(running)
-    subprocess.run(["kill", "-9", pid], check=True)
+    os.kill(int(pid), signal.SIGKILL)
     with running.client() as client:
         for change in client.watch("domain.*", timeout=30):
             if isinstance(change, Change) and change.value.state == "DEFINED":
