@@ -9,7 +9,12 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from manor_bus import keys
+from manor_bus.broker.server import RECURSION_MAX
+from manor_bus.peer.blocking import Client
+from manor_bus.wire import codec
 from manor_bus.wire.errors import ManorError
 from manor_bus.wire.messages import bus
 from manor_host import processes
@@ -54,6 +59,22 @@ def test_a_revoked_key_ends_the_live_session_and_opens_no_new_one() -> None:
         except ManorError:
             return
         raise AssertionError("the revoked key still works")
+
+
+@pytest.mark.parametrize("key", ["new", "data", "err"])
+def test_what_is_nested_too_deep_in_a_head_ends_its_sender_and_nobody_else(key: str) -> None:
+    """The broker looks at the head alone, and skips over the rest no deeper than it may itself go."""
+    with real_broker() as broker, broker.client() as good, broker.client("service/config") as bad:
+        for depth in (RECURSION_MAX + 1, 1_000_000):
+            before = stats(good).counters.get("protocol_errors", 0)
+            stats(bad)  # it is attached (again)
+            head = b"\x82" + codec.encode("k") + codec.encode(11) + codec.encode(key)
+            assert bad._link.send(head + b"\x91" * depth + b"\xc0", 5.0)
+            assert any(stats(good).counters.get("protocol_errors", 0) > before for _ in range(500))
+
+
+def stats(client: Client) -> bus.BusStatsAnswer:
+    return client.call(bus.BusStats(), bus.BusStatsAnswer, timeout=10)
 
 
 def test_a_broker_without_keys_says_what_to_do() -> None:

@@ -24,8 +24,9 @@ from tests.testkit.chance import SEARCH
 from tests.testkit.promises import HEAL_S, World, unexpected
 
 BUDGETS = st.sampled_from([0.02, 0.2, 1.0, 3.0])
-MODES = st.sampled_from(["quick", "quick", "slow", "hang", "refuse"])
+MODES = st.sampled_from(["quick", "quick", "slow", "hang", "refuse", "tell"])
 NAMES = st.sampled_from("abc")
+POLICIES = st.sampled_from(["coalesce", "gap", "kick"])
 PICK = st.integers(0, 99)
 TIMES = st.sampled_from([0.0, 0.001, 0.01, 0.1, 0.7, 2.0])
 
@@ -65,10 +66,14 @@ class Anything(RuleBasedStateMachine):
             self.of(under_way, pick).task.cancel()
             self.world.run(asyncio.sleep(0))
 
-    @rule(policy=st.sampled_from(["coalesce", "gap", "kick"]), pace=st.sampled_from([0.0, 0.0, 0.05, 0.5]))
-    def watch(self, policy, pace):
-        if len(self.world.watchers) < 3:
-            self.world.run(self.world.watch(policy, pace))
+    @rule(policy=POLICIES, pace=st.sampled_from([0.0, 0.0, 0.05, 0.5]), calls=st.booleans(), name=NAMES)
+    def watch(self, policy, pace, calls, name):
+        """Maybe somebody who also calls; while something changes."""
+        world = self.world
+        if len(world.watchers) < 3 and not (calls and policy == "kick"):  # its calls would go with it
+            world.run(world.watch(policy, pace, world.callers[0] if calls else None))
+            if world.servers:
+                world.put(name, 3)
 
     # --- services -------------------------------------------------------------------------------------
 
@@ -107,6 +112,16 @@ class Anything(RuleBasedStateMachine):
     def wait(self, seconds):
         self.world.run(asyncio.sleep(seconds))
 
+    @rule(name=NAMES, count=st.sampled_from([0, 30]))
+    def leave_everybody_in_peace(self, name, count):
+        """After which all agree, also when it begins with more than a slow reader takes."""
+        world = self.world
+        if world.servers and count:
+            world.put(name, count)
+        world.run(world.settle())
+        held(world.promise_8_convergence())
+        held(world.promise_12_restart())
+
     @rule(pause=st.sampled_from([0.0, 0.3, 2.0]))
     def restart_the_broker(self, pause):
         """Promise 12 is looked at a second after it has come back."""
@@ -123,6 +138,45 @@ class Anything(RuleBasedStateMachine):
         world = self.world
         everybody = [*world.callers, *(w.peer for w in world.watchers), *(s.peer for s in world.servers)]
         self.of(everybody, pick)._link.drop(noticed)
+
+    @rule(pick=PICK, mode=MODES, changes=st.booleans())
+    def cut_a_caller_off_and_refuse_it_then(self, pick, mode, changes):
+        """What was sent before may have run, whatever is said of a later try."""
+        world = self.world
+        caller = self.of(world.callers, pick)
+        world.call(caller, 3.0, mode, changes=changes)
+        world.run(asyncio.sleep(0.01))
+        caller._link.drop(0.0)
+        world.change_policy(world.denied | {("operator/admin", "call", "lifecycle.>")})
+        world.run(asyncio.sleep(0.2))
+
+    @rule(pick=PICK, name=NAMES)
+    def cut_a_watcher_off_that_is_behind(self, pick, name):
+        world = self.world
+        if world.watchers and world.servers:
+            world.put(name, 30)
+            world.run(asyncio.sleep(0.01))
+            self.of(world.watchers, pick).peer._link.drop(0.0)
+            world.run(asyncio.sleep(0.7))
+
+    @rule(pick=PICK, timeout=st.sampled_from([0.02, 0.2]), changes=st.booleans())
+    def freeze_a_service_for_longer_than_a_budget(self, pick, timeout, changes):
+        world = self.world
+        if world.servers:
+            link = self.of(world.servers, pick).peer._link
+            link.freeze()
+            world.call(self.of(world.callers, pick), timeout, "quick", changes=changes)
+            world.run(asyncio.sleep(timeout + 0.1))
+            link.thaw()
+
+    @rule(pick=PICK)
+    def let_the_broker_forget_somebody(self, pick):
+        """Its connection stays, and what it says next is answered by a reset."""
+        network = self.world.network
+        if network._waiting is None and network.by_conn:
+            conn = self.of(list(network.by_conn), pick)
+            network.switch.gone(conn, "audit", self.world.time())
+            network.pump()
 
     @rule(pick=PICK)
     def freeze_somebody(self, pick):
@@ -141,9 +195,10 @@ class Anything(RuleBasedStateMachine):
         self.world.frozen.clear()
         self.world.run(asyncio.sleep(0))
 
-    @rule(seconds=st.sampled_from([0.05, 0.5, 2.5]))
-    def freeze_the_broker(self, seconds):
+    @rule(pick=PICK, seconds=st.sampled_from([0.05, 0.5, 2.5]), timeout=BUDGETS, changes=st.booleans())
+    def freeze_the_broker_while_somebody_calls(self, pick, seconds, timeout, changes):
         self.world.network.freeze_broker()
+        self.world.call(self.of(self.world.callers, pick), timeout, "quick", changes=changes)
         self.world.run(asyncio.sleep(seconds))
         self.world.network.thaw_broker()
 
@@ -173,6 +228,8 @@ class Anything(RuleBasedStateMachine):
 
     @rule(pick=PICK)
     def cancel_anothers_call(self, pick):
+        self.world.call(self.of(self.world.callers, pick), 1.0, "hang", changes=False)
+        self.world.run(asyncio.sleep(0.01))
         pending = list(self.world.network.switch.sessions.pending)
         if pending:
             self.world.hostile.say(k=Frame.CANCEL, re=self.of(pending, pick)[1])
@@ -182,14 +239,15 @@ class Anything(RuleBasedStateMachine):
         forged = {"k": Frame.PUB, "subject": f"operation.{name}", "epoch": "f" * 16, "rev": 999_999}
         self.world.hostile.say(**forged, data={"forged": True})
 
-    @rule(policy=st.sampled_from(["coalesce", "gap", "kick"]), tap=st.booleans())
+    @rule(policy=POLICIES, tap=st.booleans())
     def subscribe_and_never_read(self, policy, tap):
-        wish = words.Subscribe(sid=self.world.next(), window=2, window_bytes=500, policy=policy, tap=tap)
+        self.world.hostile.sid = sid = self.world.next()
+        wish = words.Subscribe(sid=sid, window=2, window_bytes=500, policy=policy, tap=tap)
         self.world.hostile.say(k=Frame.SUB, id="s", to=">", data=wish)
 
-    @rule(messages=st.integers(0, 9))
-    def claim_credit(self, messages):
-        credit = words.Credit(sid=self.world.next() - 1, messages=messages, size=0)
+    @rule(messages=st.integers(0, 9), size=st.sampled_from([0, 0, 100_000]))
+    def claim_credit(self, messages, size):
+        credit = words.Credit(sid=self.world.hostile.sid, messages=messages, size=size)
         self.world.hostile.say(k=Frame.CREDIT, data=credit)
 
     @rule(count=st.sampled_from([1, 40]))
@@ -243,9 +301,8 @@ class Anything(RuleBasedStateMachine):
         if world is None:
             return
         try:
-            world.run(world.settle())
+            self.leave_everybody_in_peace("a", 0)
             assert all(call.task.done() for call in world.calls)  # promise 2: nothing is under way for ever
-            held(world.promise_8_convergence())
             self.promise_3_what_was_not_delivered_does_not_run()
             self.promise_6_one_key_one_effect_one_reply()
             self.nothing_crashes_and_every_error_is_one_of_the_expected()

@@ -113,6 +113,7 @@ class Watcher:
     policy: Any
     pace: float
     seen: dict[str, str] = field(default_factory=dict)
+    newest: dict[str, tuple[str, int]] = field(default_factory=dict)  # epoch and revision told last
     task: asyncio.Task[None] | None = None
 
 
@@ -130,7 +131,7 @@ class Hostile:
     def __init__(self, world: World) -> None:
         self.world = world
         self.link = VirtualLink(world.network, "operator/mallory", self)
-        self.greets = 0
+        self.greets = self.sid = 0
 
     def up(self) -> None:
         """Connected: greet."""
@@ -227,15 +228,15 @@ class World:
         with contextlib.suppress(ManorError):
             await made.peer.ready(0.5)
         answers = {
-            lifecycle.DomainStart: self._answer(made.name), lifecycle.OperationShow: self._answer(made.name),
+            lifecycle.DomainStart: self._answer(made), lifecycle.OperationShow: self._answer(made),
         }  # fmt: skip
         made.peer.serve(answers, ("operation.*",))
 
-    def _answer(self, server: str) -> Callable[[Any, Context], Any]:
+    def _answer(self, made: Server) -> Callable[[Any, Context], Any]:
         async def answer(request: Any, context: Context) -> Operation:
             changes = isinstance(request, lifecycle.DomainStart)
             name = request.name if changes else request.id
-            start = Start(name, context.key, server, self.time(), context.deadline)
+            start = Start(name, context.key, made.name, self.time(), context.deadline)
             self.starts.append(start)
             mode = self.modes.get(name, "quick")
             if mode == "slow":
@@ -244,6 +245,8 @@ class World:
                 await asyncio.sleep(60)
             elif mode == "refuse":
                 raise conflict("no")
+            elif mode == "tell" and self.servers[-1:] == [made]:
+                self.put("c")
             if changes and context.key not in self.store:  # key and effect in one transaction
                 self.store[context.key] = f"{name}-{self.next()}"
                 self.effects[context.key] += 1
@@ -304,9 +307,9 @@ class World:
     async def _called(self, caller: Peer, request: Any, timeout: float, key: str) -> Operation:
         return await caller.call(request, Operation, timeout=timeout, key=key)
 
-    async def watch(self, policy: str, pace: float) -> None:
-        """Begin to watch."""
-        made = Watcher(self.peer("observer/eye"), policy, pace)
+    async def watch(self, policy: str, pace: float, peer: Peer | None = None) -> None:
+        """Begin to watch, as somebody who is there or anew."""
+        made = Watcher(peer or self.peer("observer/eye"), policy, pace)
         made.task = self.loop.create_task(self._watched(made))
         self.watchers.append(made)
 
@@ -317,12 +320,20 @@ class World:
     async def _follow(self, mine: Watcher) -> None:
         async for change in mine.peer.watch("operation.*", policy=mine.policy, window=8):
             if isinstance(change, Change):
+                self._in_order(mine, change)
                 if change.value is None:
                     mine.seen.pop(change.subject, None)
                 else:
                     mine.seen[change.subject] = change.value.step
                 if mine.pace:
                     await asyncio.sleep(mine.pace)
+
+    def _in_order(self, mine: Watcher, change: Change) -> None:
+        """A view never goes back: what one run of an owner says of an object is told in its order."""
+        epoch, rev = mine.newest.get(change.subject, ("", 0))
+        if change.epoch == epoch and change.rev < rev:
+            self.broken.append(f"8: {mine.policy} watcher was told {change} after {rev}")
+        mine.newest[change.subject] = change.epoch, change.rev
 
     # --- the end --------------------------------------------------------------------------------------
 
@@ -461,8 +472,14 @@ class World:
         }
         held = sum(sub.held for peer in peers for sub in peer.subs.values())
         wrong = [f"{name}: {size} > {limit}" for name, (size, limit) in sizes.items() if size > limit]
-        if held != switch.fanout.held or any(sub.held < 0 for peer in peers for sub in peer.subs.values()):
+        if held != switch.fanout.held:
             wrong.append(f"held {switch.fanout.held}, really {held}")
+        wrong += [
+            f"{sub.address} was given credit for more than it got"
+            for peer in peers
+            for sub in peer.subs.values()
+            if sub.acked_messages > sub.sent_messages or sub.acked_bytes > sub.sent_bytes
+        ]
         return wrong
 
     def promise_12_restart(self) -> list[str]:
@@ -556,8 +573,15 @@ class Wire:
                     self._reset(label, wire)
                 continue
             if wire.k == Frame.CANCEL and sent not in self.sent[item.sender]:
-                continue  # the broker withdraws in the name of a caller that has gone or is late
+                self._withdrawn(item.sender, wire)
+                continue
             self._check(conn, label, down.sid, item.sender, sent, wire)
+
+    def _withdrawn(self, sender: str, wire: Envelope) -> None:
+        """The broker withdraws in the name of a caller that has gone or is late, and of nobody else."""
+        switch = self.world.network.switch
+        if switch is not None and (sender, wire.re) in switch.sessions.pending:
+            self.world.broken.append(f"11: {wire.re} of {sender} was withdrawn and is under way")
 
     def _reset(self, label: str, wire: Envelope) -> None:
         """An honest peer may be slow, or unknown after a restart, but never breaks the protocol."""
@@ -566,7 +590,7 @@ class Wire:
             self.world.broken.append(f"{label} was reset for {reason}: {wire.err}")
 
     def _check(self, conn: bytes, label: str, sid: int, sender: str, sent: bytes, wire: Envelope) -> None:
-        broken, decide = self.world.broken.append, self.world.decide
+        broken = self.world.broken.append
         place = self.sent[sender].get(sent)
         if place is None:
             broken(f"11, 13: {sender} never sent these bytes: {wire}")
@@ -585,22 +609,37 @@ class Wire:
             broken(f"1: a reply of {sender} overtook {wire}")
         self.passed[road] = max(place, self.passed.get(road, -1))
         if sid and wire.k != Frame.PUB:
-            if not decide(label, "tap", ">").allowed:
+            if not self.world.decide(label, "tap", ">").allowed:
                 broken(f"11: {label} saw a call")
         elif wire.k == Frame.REQ:
-            if (sender, wire.id) in self.requests and not sender.startswith("operator/mallory"):
-                broken(f"5: {wire.id} of {sender} was sent twice")
-            self.requests.add((sender, wire.id))
-            subject = wire.to.partition("@")[0]
-            may = decide(sender.partition("@")[0], "call", subject).allowed
-            serves = subject.startswith("srv.") or decide(label, "serve", subject).allowed
-            if not (may and serves):
-                broken(f"11: {sender} may not call, or {label} not serve, {subject}")
-        elif wire.k == Frame.PUB and not (
-            decide(label, "watch", wire.subject).allowed
-            and decide(sender.partition("@")[0], "publish", wire.subject).allowed
-        ):
-            broken(f"11: {label} got {wire.subject} of {sender}")
+            self._asked(label, sender, wire)
+        elif wire.k == Frame.CANCEL and (sender, wire.re) not in self.requests:
+            broken(f"11: {sender} withdrew {wire.re}, a call of somebody else")
+        elif wire.k == Frame.PUB:
+            self._told(label, sender, wire)
+
+    def _asked(self, label: str, sender: str, wire: Envelope) -> None:
+        broken, decide = self.world.broken.append, self.world.decide
+        if (sender, wire.id) in self.requests and not sender.startswith("operator/mallory"):
+            broken(f"5: {wire.id} of {sender} was sent twice")
+        self.requests.add((sender, wire.id))
+        subject, _, place = wire.to.partition("@")
+        may = decide(sender.partition("@")[0], "call", subject).allowed
+        serves = subject.startswith("srv.") or decide(label, "serve", subject).allowed
+        if not (may and serves and self._label_of(place.partition("/")[2]) in ("", label)):
+            broken(f"11: {sender} may not call, or {label} not serve, {wire.to}")
+
+    def _told(self, label: str, sender: str, wire: Envelope) -> None:
+        may = self.world.decide(label, "watch", wire.subject).allowed
+        if not (may and self.world.decide(sender.partition("@")[0], "publish", wire.subject).allowed):
+            self.world.broken.append(f"11: {label} got {wire.subject} of {sender}")
+
+    def _label_of(self, instance: str) -> str:
+        """Return whose an instance is; empty when it is nobody's of ours."""
+        everybody = (*self.world.callers, *(server.peer for server in self.world.servers))
+        return next(
+            (p.session.address.partition("@")[0] for p in everybody if p.session.instance == instance), ""
+        )
 
     def _prompt(self, conn: bytes, sid: int) -> bool:
         """Whether nothing of a subscription may wait for its reader."""
