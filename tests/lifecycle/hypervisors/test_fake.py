@@ -11,6 +11,7 @@ import pytest
 from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages.devices import Descriptor
 from manor_bus.wire.messages.documents import Cpu, Disk, DomainSpec, Memory
+from manor_host import clock
 from manor_lifecycle.hypervisors import (
     Activity,
     AdapterSettings,
@@ -42,9 +43,13 @@ def attachment(name: str = "root", generation: int = 1) -> Attachment:
     return Attachment(Disk(id=name, source="/x"), Descriptor(type="fake", generation=generation))
 
 
+def virtually(folder: Path) -> fake.FakeHypervisor:
+    return fake.FakeHypervisor(AdapterSettings(folder, "n1"), wall=asyncio.get_running_loop().time)
+
+
 def with_fake(folder: Path, scenario: Callable[[fake.FakeHypervisor], Awaitable[None]]) -> None:
     async def run() -> None:
-        hypervisor = fake.FakeHypervisor(AdapterSettings(folder, "n1"), wall=asyncio.get_running_loop().time)
+        hypervisor = virtually(folder)
         await scenario(hypervisor)
         await hypervisor.close()
 
@@ -129,7 +134,7 @@ def test_a_guest_ends_by_itself_as_told_even_after_a_restart(tmp_path: Path) -> 
         await made.resume(RUN)
         await asyncio.sleep(4)
         await made.close()
-        later = fake.FakeHypervisor(AdapterSettings(tmp_path, "n1"), wall=asyncio.get_running_loop().time)
+        later = virtually(tmp_path)
         before = asyncio.get_running_loop().time()
         assert await anext(later.events()) == Ended(RUN, EndReason.CRASH, "as told", kept=True)
         assert asyncio.get_running_loop().time() - before == pytest.approx(6)
@@ -308,6 +313,31 @@ def test_a_look_may_fail_or_be_an_old_one(tmp_path: Path) -> None:
     with_fake(tmp_path, scenario)
 
 
+def test_how_long_a_run_lasted_is_counted_from_its_start_or_reset_to_its_end(tmp_path: Path) -> None:
+    async def scenario(made: fake.FakeHypervisor) -> None:
+        await made.create(creation())
+        await asyncio.sleep(5)
+        assert (await seen_run(made)).uptime_s == pytest.approx(5)
+        await made.reset(RUN, 2)
+        await asyncio.sleep(3)
+        made.end("u-1", EndReason.CRASH, kept=True)
+        await asyncio.sleep(100)
+        assert (await seen_run(made)).uptime_s == pytest.approx(3)
+
+    with_fake(tmp_path, scenario)
+
+
+def test_no_run_outlives_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(made: fake.FakeHypervisor) -> None:
+        await made.create(creation())
+        monkeypatch.setattr(clock, "boot_id", lambda: "another")
+        seen = (await virtually(tmp_path).look())["u-1"]
+        assert seen.run is None
+        assert seen.ended == LastEnd(1, EndReason.UNKNOWN, "the machine started anew")
+
+    with_fake(tmp_path, scenario)
+
+
 def test_a_number_is_made_once_whatever_became_of_its_run(tmp_path: Path) -> None:
     async def scenario(made: fake.FakeHypervisor) -> None:
         await made.create(creation())
@@ -331,7 +361,7 @@ def test_a_hostile_world_is_the_same_for_the_same_seed(
 
         async def run() -> list[str]:
             settings = AdapterSettings(folder, "n1", {"hostile": seed})
-            made = fake.FakeHypervisor(settings, asyncio.get_running_loop().time, lambda: 0.0)
+            made = fake.FakeHypervisor(settings, lambda: 0.0)
             told = []
             for number in range(1, 120):
                 there = (await made.look("u-1"))["u-1"].run

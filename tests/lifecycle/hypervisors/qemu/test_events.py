@@ -7,6 +7,7 @@ import pytest
 from manor_lifecycle.hypervisors import Activity, Cause, CauseWord, EndReason
 from manor_lifecycle.hypervisors.qemu.events import (
     IGNORED,
+    SHUTDOWNS,
     STATES,
     USED,
     Answered,
@@ -35,7 +36,8 @@ from tests.lifecycle.hypervisors.qemu.guests import UUID
         ("SHUTDOWN", {"reason": "guest-reset"}, Over(EndReason.REBOOT)),
         ("SHUTDOWN", {"reason": "guest-panic"}, Over(EndReason.CRASH)),
         ("SHUTDOWN", {"reason": "host-signal"}, Over(EndReason.KILLED)),
-        ("SHUTDOWN", {"reason": "host-qmp-quit"}, None),
+        ("SHUTDOWN", {"reason": "host-qmp-quit"}, Over(EndReason.KILLED)),
+        ("SHUTDOWN", {"reason": "snapshot-load"}, None),
         ("GUEST_PANICKED", {"action": "run"}, Suffers("", "the guest's kernel panicked")),
         ("GUEST_PANICKED", {"action": "pause", "info": {"type": "s390"}},
          Over(EndReason.CRASH, "the guest's kernel panicked type=s390")),
@@ -76,6 +78,10 @@ async def test_every_run_state_and_event_of_the_installed_qemu_is_in_the_tables(
     assert events - set(USED) - set(IGNORED) == set()
     (states,) = [one["values"] for one in schema if "inmigrate" in one.get("values", ())]
     assert set(states) <= set(STATES)
+    (shutdowns,) = [one["values"] for one in schema if "guest-shutdown" in one.get("values", ())]
+    assert set(shutdowns) - set(SHUTDOWNS) == {"none", "snapshot-load"}  # asked for, and no end
+    assert shutdowns.index("guest-shutdown") == 6  # its log says numbers
+    assert shutdowns.index("host-qmp-quit") == 2
 
 
 def test_no_event_is_used_and_ignored_and_each_that_is_ignored_says_why() -> None:
@@ -114,6 +120,13 @@ def test_a_cause_names_the_disk(word, troubles, io, expected) -> None:
         (None, "", False, EndReason.DEVICE_MODEL),
         (-11, "", True, EndReason.DEVICE_MODEL),
         (1, "qemu: fatal", False, EndReason.DEVICE_MODEL),
+        (None, "qemu_system_shutdown_request reason=2", False, EndReason.KILLED),
+        (
+            None,
+            "7@1.2:qemu_system_shutdown_request reason=6\nterminating on signal 15",
+            False,
+            EndReason.POWEROFF,
+        ),
     ],
 )
 def test_who_ended_a_process_is_told_apart(status, last, starved, reason) -> None:
@@ -133,7 +146,7 @@ def test_a_crash_is_told_with_its_cause(event: str, reason: EndReason) -> None:
 @pytest.mark.parametrize(
     ("status", "log", "reason"),
     [
-        ("shutdown", "trace reason=guest-shutdown", EndReason.POWEROFF),
+        ("shutdown", "7@1.2:qemu_system_shutdown_request reason=6", EndReason.POWEROFF),
         ("shutdown", "", EndReason.REBOOT),
         ("guest-panicked", "", EndReason.CRASH),
         ("watchdog", "", EndReason.WATCHDOG),
@@ -141,11 +154,11 @@ def test_a_crash_is_told_with_its_cause(event: str, reason: EndReason) -> None:
     ],
 )
 def test_an_end_that_nobody_heard_is_read_from_what_is_left(status: str, log: str, reason: EndReason) -> None:
-    over = ended(status, log, "trace")
+    over = ended(status, log)
     assert over is not None
     assert over.reason is reason
 
 
 @pytest.mark.parametrize("status", ["running", "paused", "io-error", "postmigrate"])
 def test_a_guest_that_lives_has_not_ended(status: str) -> None:
-    assert ended(status, "", "trace") is None
+    assert ended(status, "") is None

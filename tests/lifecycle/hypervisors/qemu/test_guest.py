@@ -10,6 +10,8 @@ import msgspec
 import pytest
 
 from manor_bus.wire.errors import Kind, ManorError
+from manor_host import clock, processes
+from manor_host.processes import Identity
 from manor_lifecycle.hypervisors import (
     Activity,
     Answering,
@@ -25,8 +27,9 @@ from manor_lifecycle.hypervisors import (
     Stopped,
 )
 from manor_lifecycle.hypervisors.qemu import hotplug
+from manor_lifecycle.hypervisors.qemu.folder import last_words
 from manor_lifecycle.hypervisors.qemu.monitor import Monitor
-from tests.lifecycle.hypervisors.qemu.guests import UUID, Screen, Story, pid_of
+from tests.lifecycle.hypervisors.qemu.guests import PATIENCE_S, UUID, Screen, Story, pid_of
 
 pytestmark = pytest.mark.qemu
 
@@ -144,10 +147,78 @@ async def run_of(hypervisor):
     return (await hypervisor.look(UUID))[UUID].run
 
 
-async def test_a_polite_end_from_outside_is_no_crash(living):
-    async with living() as (hypervisor, _, _, story):
-        os.kill(pid_of(hypervisor), signal.SIGTERM)
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, "quit"])
+async def test_a_polite_end_from_outside_is_no_crash(place, how):
+    async with place.hypervisor() as hypervisor:
+        story = Story(hypervisor.events())
+        await hypervisor.create(place.creation(place.bare()))
+        if how == "quit":
+            await hypervisor._guests[UUID].monitor.ask("quit")
+        else:
+            os.kill(pid_of(hypervisor), how)
         assert (await story.until(Ended)).reason is EndReason.KILLED
+
+
+def end(pid, how):
+    there = Identity.of(pid)
+    assert there is not None
+    os.kill(pid, how)
+    assert processes.left([there], PATIENCE_S) == []
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"), [(signal.SIGTERM, EndReason.KILLED), (signal.SIGSEGV, EndReason.DEVICE_MODEL)]
+)
+async def test_an_end_from_outside_while_nobody_watched_is_told_from_a_crash(place, how, reason):
+    async with place.hypervisor() as hypervisor:
+        await hypervisor.create(place.creation(place.bare()))
+        pid = pid_of(hypervisor)
+    end(pid, how)
+    async with place.hypervisor() as hypervisor:
+        run = await run_of(hypervisor)
+        assert (run.activity, run.end) == (Activity.ENDED, reason)
+
+
+async def test_who_powered_off_before_the_machine_went_down_did_not_crash(living, place, monkeypatch):
+    async with living() as (hypervisor, _, screen, _):
+        pid = pid_of(hypervisor)
+        await screen.type("echo go''od; sleep 1; poweroff -f")
+        await screen.until("good")
+    async with asyncio.timeout(PATIENCE_S):
+        while "reason=6" not in last_words(place.folder / "qemu" / UUID):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    end(pid, signal.SIGTERM)
+    monkeypatch.setattr(clock, "boot_id", lambda: "another")
+    async with place.hypervisor() as hypervisor:
+        seen = (await hypervisor.look(UUID))[UUID]
+        assert (seen.run, seen.ended.reason) == (None, EndReason.POWEROFF)
+
+
+async def test_the_kernels_choice_is_told_also_when_the_process_takes_its_time_to_die(place, monkeypatch):
+    count = [3]
+    monkeypatch.setattr("manor_lifecycle.hypervisors.qemu.guest.starvations", lambda: count[0])
+    async with place.hypervisor() as hypervisor:
+        story = Story(hypervisor.events())
+        await hypervisor.create(place.creation(place.bare()))
+        await asyncio.sleep(0.5)  # some heartbeats
+        count[0] += 1
+        await asyncio.sleep(0.25)  # and one more before it is dead
+        os.kill(pid_of(hypervisor), signal.SIGKILL)
+        assert (await story.until(Ended)).reason is EndReason.OUT_OF_MEMORY
+
+
+async def test_how_long_a_run_lasted_does_not_grow_after_its_end(place):
+    async with place.hypervisor() as hypervisor:
+        story = Story(hypervisor.events())
+        await hypervisor.create(place.creation(place.bare()))
+        assert 0 <= (await run_of(hypervisor)).uptime_s < 30
+        os.kill(pid_of(hypervisor), signal.SIGKILL)
+        await story.until(Ended)
+        lasted = (await run_of(hypervisor)).uptime_s
+        await asyncio.sleep(0.1)
+        assert (await run_of(hypervisor)).uptime_s == lasted > 0
+    async with place.hypervisor() as hypervisor:
+        assert (await run_of(hypervisor)).uptime_s == lasted
 
 
 async def test_a_guest_that_sleeps_is_seen_so_also_after_a_restart_and_woken_by_resume(living, place):

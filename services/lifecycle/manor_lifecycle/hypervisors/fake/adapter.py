@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from manor_bus.wire.errors import Kind, ManorError, conflict, denied_state, not_found
+from manor_bus.wire.errors import Kind, ManorError, conflict, not_found
 from manor_lifecycle.hypervisors import (
     LEFTOVERS,
     AdapterSettings,
@@ -46,11 +46,6 @@ SHUTDOWN_S: Final = 0.05  # a guest takes so long to power off
 SAVE_STEPS: Final = 4
 
 
-def booted_for() -> float:
-    """Return the seconds since this machine started."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
 class FakeHypervisor:
     """See the module. `wall` gives seconds since 1970; timers run on the loop's clock."""
 
@@ -58,14 +53,13 @@ class FakeHypervisor:
         self,
         settings: AdapterSettings,
         wall: Callable[[], float] = time.time,
-        clock: Callable[[], float] = booted_for,
     ) -> None:
         options = settings.options
         self.faults = Faults(
             settings.directory, exits=bool(options.get("exits")), hostile=options.get("hostile", "")
         )
-        self._wall, self._clock = wall, clock
         self._loop = asyncio.get_running_loop()
+        self._wall, self._clock = wall, self._loop.time
         self._store = Store(settings.directory)
         self._lanes = Lanes()
         self._answers: dict[str, Seen] = {}  # of the last look, for when it lies
@@ -93,26 +87,20 @@ class FakeHypervisor:
 
     async def _look_at(self, uuid: str) -> Seen:
         async with self._lanes.turn_within(uuid, LOOK_S) as held:
-            if not held:
-                return self._unknown(uuid, f"a call about it has not returned for {LOOK_S:g} s")
-            self.faults.arrive(uuid)
+            if held:
+                self.faults.arrive(uuid)
             guest = self._store.known(uuid)
-            if guest is None:
-                return Seen(uuid)
-            try:
-                async with asyncio.timeout(LOOK_S):
-                    how = await self.faults.obey("look", guest.name, uuid, guest.told)
-            except (ManorError, TimeoutError) as error:
-                return self._unknown(uuid, str(error) or f"no answer within {LOOK_S:g} s")
-            if how is Effect.NONE and uuid in self._answers:
-                return self._answers[uuid]
-            self._answers[uuid] = seen(guest, self._clock())
+            why = "" if held else f"a call about it has not returned for {LOOK_S:g} s"
+            if guest is not None and held:
+                try:
+                    async with asyncio.timeout(LOOK_S):
+                        how = await self.faults.obey("look", guest.name, uuid, guest.told)
+                    if how is Effect.NONE and uuid in self._answers:
+                        return self._answers[uuid]
+                except (ManorError, TimeoutError) as error:
+                    why = str(error) or f"no answer within {LOOK_S:g} s"
+            self._answers[uuid] = seen(uuid, guest, self._clock(), why)
             return self._answers[uuid]
-
-    def _unknown(self, uuid: str, why: str) -> Seen:
-        known = self._store.known(uuid)
-        told = seen(known, self._clock()) if known else Seen(uuid)
-        return replace(told, unknown=why)
 
     async def events(self) -> AsyncIterator[HypervisorEvent]:
         """Yield what happens."""
@@ -144,8 +132,7 @@ class FakeHypervisor:
 
     async def _make(self, call: str, creation: Creation) -> None:
         run, spec = creation.run, creation.spec
-        told = spec.extra.get("fake", {})
-        told = told if isinstance(told, dict) else {}
+        told = dict(spec.extra.get("fake", {}))
         async with self._lanes.turn(run.uuid):
             self.faults.arrive(run.uuid)
             there = self._store.there.get(run.uuid)
@@ -174,6 +161,7 @@ class FakeHypervisor:
             devices={a.device.id: a.descriptor.generation for a in creation.attachments},
             told=told,
             born=run.incarnation,
+            boot=self._store.boot,
             up_since=self._clock(),
             spec=spec,
         )
@@ -204,10 +192,14 @@ class FakeHypervisor:
         await self._do("shutdown", run, effect)
 
     async def reset(self, run: Run, incarnation: int) -> None:
-        """Continue under a new incarnation."""
+        """Continue under a new incarnation, from the beginning."""
+
+        def effect(guest: Guest) -> None:
+            guest.incarnation, guest.started, guest.up_since = incarnation, self._wall(), self._clock()
+
         guest = self._store.there.get(run.uuid)
         if guest is None or guest.incarnation != incarnation:
-            await self._do("reset", run, lambda guest: setattr(guest, "incarnation", incarnation))
+            await self._do("reset", run, effect)
 
     async def destroy(self, run: Run) -> None:
         """End it."""
@@ -304,18 +296,13 @@ class FakeHypervisor:
 
     async def remove(self, uuid: str, kinds: Collection[LeftoverKind] = LEFTOVERS) -> None:
         """Remove it."""
-        if uuid in self._store.there:
-            raise denied_state(f"{uuid} has a run", hint="Destroy it first.")
-        if "note" in kinds:
-            self._store.forget(uuid)
+        self._store.remove(uuid, kinds)
 
     async def console(self, run: Run) -> ConsoleStream:
         """Open a console that greets and echoes."""
         guest = await self._do("console", run)
-        console = EchoConsole(0, asyncio.Queue(1024))
-        console.queue.put_nowait(f"fake domain {guest.name}, run {guest.incarnation}\r\n".encode())
-        self._consoles[run.uuid] = console
-        return console
+        self._consoles[run.uuid] = EchoConsole.greeting(f"{guest.name}, run {guest.incarnation}")
+        return self._consoles[run.uuid]
 
     # --- what happens by itself -----------------------------------------------------------------------
 
@@ -365,7 +352,7 @@ class FakeHypervisor:
         told = self.faults.wish("end", guest.name, guest.told)
         if not isinstance(told, dict):
             return
-        left = float(told.get("after_s", 0)) - (self._wall() - guest.started)
+        left = float(told.get("after_s", 0)) - (self._clock() - guest.up_since)
         reason, kept = EndReason(told.get("reason", EndReason.POWEROFF)), bool(told.get("kept"))
         run = Run(guest.uuid, guest.incarnation)
         self._timers[guest.uuid] = self._loop.call_later(
@@ -376,7 +363,7 @@ class FakeHypervisor:
         guest = self._store.there.get(run.uuid)
         if guest is None or guest.incarnation != run.incarnation or guest.state is GuestState.ENDED:
             return
-        guest.ended, guest.detail = reason, detail
+        guest.ended, guest.detail, guest.lasted_s = reason, detail, self._clock() - guest.up_since
         if kept:
             guest.state = GuestState.ENDED
             self._store.put(guest)

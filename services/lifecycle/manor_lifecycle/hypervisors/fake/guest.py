@@ -36,8 +36,8 @@ ACTIVITIES: Final[Mapping[GuestState, Activity]] = {
 class Guest(msgspec.Struct, omit_defaults=True):
     """What the file of a domain holds. `devices`: id -> generation of the connected back end.
 
-    `gone`: the run is over and nothing is kept of it but its number, and how it ended. `asleep` and `cause`
-    are set by tests; `io`: device -> what became of its requests.
+    `gone`: the run is over and nothing is kept of it but its number, and how it ended. `asleep`, `cause` and
+    `silent_since` are set by tests; `io`: device -> what became of its requests.
     """
 
     uuid: str
@@ -52,13 +52,16 @@ class Guest(msgspec.Struct, omit_defaults=True):
     devices: dict[str, int] = {}
     told: dict[str, Any] = {}
     born: int = 0
-    up_since: float = 0.0
+    boot: str = ""
+    up_since: float = 0.0  # on the clock of that boot
+    lasted_s: float = 0.0
     spec: DomainSpec | None = None
     detail: str = ""
     gone: bool = False
     asleep: bool = False
     cause: CauseWord = CauseWord.NONE
     io: dict[str, IoStatus] = {}
+    silent_since: float = 0.0  # 0: it answers
 
     def attach(self, device: Device, generation: int) -> None:
         """It has a device, or a new back end of one."""
@@ -90,12 +93,14 @@ class Guest(msgspec.Struct, omit_defaults=True):
             self.spec = resized(self.spec, memory_mib, cpus)
 
 
-def seen(guest: Guest, now: float) -> Seen:
-    """Return what `look` says about it."""
+def seen(uuid: str, guest: Guest | None, now: float, unknown: str = "") -> Seen:
+    """Return what `look` says about a domain."""
+    if guest is None:
+        return Seen(uuid, unknown=unknown)
     if guest.gone:
         ended = LastEnd(guest.incarnation, guest.ended, guest.detail) if guest.ended else None
-        return Seen(guest.uuid, guest.incarnation, None, ended)
-    return Seen(guest.uuid, guest.incarnation if guest.ours else 0, _run(guest, now))
+        return Seen(uuid, guest.incarnation, None, ended, unknown)
+    return Seen(uuid, guest.incarnation if guest.ours else 0, _run(guest, now), unknown=unknown)
 
 
 def _run(guest: Guest, now: float) -> SeenRun:
@@ -113,11 +118,12 @@ def _run(guest: Guest, now: float) -> SeenRun:
         cpus=guest.cpus,
         memory_mib=guest.memory_mib,
         started=guest.started,
-        uptime_s=max(0.0, now - guest.up_since),
+        uptime_s=now - guest.up_since if guest.ended is None else guest.lasted_s,
         features=frozenset(Feature),
         ours=guest.ours,
         end=guest.ended,
         end_detail=guest.detail,
+        silent_for_s=max(0.0, now - guest.silent_since) if guest.silent_since else 0.0,
     )
 
 

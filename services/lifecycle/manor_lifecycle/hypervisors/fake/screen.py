@@ -19,6 +19,13 @@ class EchoConsole:
     offset: int
     queue: asyncio.Queue[bytes]
 
+    @staticmethod
+    def greeting(name: str) -> EchoConsole:
+        """Return one that has said who it is."""
+        console = EchoConsole(0, asyncio.Queue(1024))
+        console.queue.put_nowait(f"fake domain {name}\r\n".encode())
+        return console
+
     async def read(self) -> bytes:
         """Return what is there next."""
         content = await self.queue.get()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Collection
 from pathlib import Path
 
 import msgspec
 
-from manor_bus.wire.errors import bad_request, not_found
+from manor_bus.wire.errors import bad_request, denied_state, not_found
 from manor_bus.wire.messages.documents import DomainSpec
-from manor_lifecycle.hypervisors import Leftover, SavedImage
+from manor_host import clock
+from manor_lifecycle.hypervisors import EndReason, Leftover, SavedImage
 from manor_lifecycle.hypervisors.fake.guest import Guest
 
 
@@ -21,11 +23,15 @@ class Store:
         self._directory = directory
         self.there: dict[str, Guest] = {}
         self.past: dict[str, Guest] = {}
+        self.boot = clock.boot_id()
         for path in directory.glob("*.guest"):
             line, _, _ = path.read_bytes().partition(b"\n")
             if line:  # otherwise a kill came before it was whole: it was never created
                 guest = msgspec.json.decode(line, type=Guest)
                 (self.past if guest.gone else self.there)[guest.uuid] = guest
+                if not guest.gone and guest.boot not in ("", self.boot):
+                    guest.ended, guest.detail = EndReason.UNKNOWN, "the machine started anew"
+                    self.bury(guest)
 
     def known(self, uuid: str) -> Guest | None:
         """Return the guest, or what is remembered of the last one."""
@@ -58,10 +64,13 @@ class Store:
         path = self._directory / f"{uuid}.guest"
         return (Leftover("note", str(path), path.stat().st_size),) if uuid in self.past else ()
 
-    def forget(self, uuid: str) -> None:
-        """Nothing is kept of a domain."""
-        self.past.pop(uuid, None)
-        (self._directory / f"{uuid}.guest").unlink(missing_ok=True)
+    def remove(self, uuid: str, kinds: Collection[str]) -> None:
+        """Remove what is kept of a domain without a run. Raises `denied_state` when it has one."""
+        if uuid in self.there:
+            raise denied_state(f"{uuid} has a run", hint="Destroy it first.")
+        if "note" in kinds:
+            self.past.pop(uuid, None)
+            (self._directory / f"{uuid}.guest").unlink(missing_ok=True)
 
 
 def write_image(path: Path, guest: Guest, image: str) -> None:

@@ -9,13 +9,13 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from manor_bus.wire.messages.documents import DomainSpec
+from manor_lifecycle.hypervisors.qemu.events import SHUTDOWN_TRACE
 from manor_lifecycle.hypervisors.qemu.frontends import Command, Reach, attach
 from manor_lifecycle.hypervisors.qemu.record import Record
 
 SANDBOX: Final = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 ACTIONS: Final = "reboot=shutdown,shutdown=pause,panic=pause,watchdog=pause"  # the service decides, not QEMU
 MONITOR: Final = "manor-monitor"  # marks a process as one of ours
-POWEROFF_TRACE: Final = "qemu_system_shutdown_request"  # said to the log at a power-off, not at a reboot
 LOG_SET: Final = 1  # descriptor set of the console's log
 VARIABLES_SET: Final = 2  # descriptor set of the firmware's variables
 COLD_OPTIONS: Final[Mapping[str, str]] = {
@@ -63,7 +63,7 @@ def command_line(record: Record, wiring: Wiring) -> list[str]:
         wiring.binary,
         *("-name", f"guest={_escaped(record.name)},debug-threads=on", "-uuid", record.uuid),
         *("-S", "-nodefaults", "-no-user-config", "-display", "none", "-action", ACTIONS),
-        *("-sandbox", SANDBOX, "-trace", POWEROFF_TRACE),
+        *("-sandbox", SANDBOX, "-trace", SHUTDOWN_TRACE),
         *_machine(record, wiring),
         *_monitor(wiring),
         *_boot(spec, wiring),

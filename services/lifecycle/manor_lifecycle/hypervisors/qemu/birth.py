@@ -12,7 +12,7 @@ import msgspec
 from manor_bus.wire.errors import Kind, ManorError, bad_request
 from manor_host import clock
 from manor_host.processes import Watched
-from manor_lifecycle.hypervisors import Creation, EndReason, GuestState, Run, RunningDomain
+from manor_lifecycle.hypervisors import Creation, GuestState, Run, RunningDomain
 from manor_lifecycle.hypervisors.qemu import complaints, folder, monitor, process
 from manor_lifecycle.hypervisors.qemu.arguments import command_line
 from manor_lifecycle.hypervisors.qemu.guest import Guest
@@ -107,7 +107,7 @@ def corpse(record: Record) -> RunningDomain:
         name=record.name,
         incarnation=record.incarnation,
         state=GuestState.ENDED,
-        ended=record.ended or EndReason.DEVICE_MODEL,
+        ended=record.ended,
         started=record.created,
     )
 

@@ -12,8 +12,8 @@ from manor_bus.wire.errors import ManorError
 from manor_host import clock, processes
 from manor_host.processes import Identity, Watched
 from manor_lifecycle.hypervisors import Ended, EndReason, ForeignChanged, LastEnd, Run, RunningDomain, Seen
-from manor_lifecycle.hypervisors.qemu import birth, folder, foreign, process, views
-from manor_lifecycle.hypervisors.qemu.guest import Guest
+from manor_lifecycle.hypervisors.qemu import birth, events, folder, foreign, process, views
+from manor_lifecycle.hypervisors.qemu.guest import Guest, ended
 from manor_lifecycle.hypervisors.qemu.record import Record
 from manor_lifecycle.hypervisors.qemu.site import Site
 
@@ -112,13 +112,19 @@ class Census:
         return processes.adopt(identity) if identity else None
 
     def _bury(self, path: Path, record: Record) -> None:
-        """Its process is gone: `domains` says so until `destroy`, unless the whole machine started anew."""
-        if record.pid and record.boot_id == clock.boot_id():
+        """Its process is gone: a look says so until `destroy`, unless the whole machine started anew."""
+        same_boot = record.boot_id == clock.boot_id()
+        if record.ended is None:
+            over = events.process_ended(None, folder.last_words(path))
+            if over.reason is EndReason.DEVICE_MODEL and not same_boot:
+                over = events.Over(EndReason.UNKNOWN, "the machine started anew")
+            record = ended(record, over)
+        if not same_boot:
+            self.forget(record)
+        elif record.pid:
             self.gone[record.uuid] = record
-            return
-        if record.boot_id != clock.boot_id():
-            self.notes.end(record.uuid, record.incarnation, EndReason.UNKNOWN, "the machine started anew")
-        folder.empty(path)
+        else:
+            folder.empty(path)
 
     async def _look_for_foreign(self) -> None:
         while True:
@@ -134,7 +140,7 @@ class Census:
         if uuid in self.unreadable:
             return Seen(uuid, last, unknown=self.unreadable[uuid][1])
         if (record := self.gone.get(uuid)) is not None:
-            return Seen(uuid, last, views.gone(record), unknown=unknown)
+            return Seen(uuid, last, views.over(record), unknown=unknown)
         if (other := self.foreign.get(uuid)) is not None:
             return Seen(uuid, last, views.foreign(other), unknown=unknown)
         ended = LastEnd(note.incarnation, note.ended, note.detail) if note and note.ended else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -103,11 +104,19 @@ SHUTDOWNS: Final[Mapping[str, EndReason]] = MappingProxyType(
         "guest-reset": EndReason.REBOOT,
         "guest-panic": EndReason.CRASH,
         "subsystem-reset": EndReason.REBOOT,
+        "host-qmp-system-reset": EndReason.REBOOT,
+        "host-qmp-quit": EndReason.KILLED,  # not by us: whoever destroys a guest does not listen to it
         "host-signal": EndReason.KILLED,
         "host-ui": EndReason.KILLED,
         "host-error": EndReason.DEVICE_MODEL,
     }
 )
+KILL: Final = 9
+ENDING_SIGNALS: Final = frozenset({1, 2, 15})  # hang-up, interrupt, terminate
+# QEMU's log tells each request to power off with the number of its cause, and of no reboot.
+SHUTDOWN_TRACE: Final = "qemu_system_shutdown_request"
+POWERED_OFF: Final = f"{SHUTDOWN_TRACE} reason=6"  # guest-shutdown
+TOLD_TO_END: Final = re.compile(rf"terminating on signal|{SHUTDOWN_TRACE} reason=2\b")  # host-qmp-quit
 
 Content = Mapping[str, Any]
 
@@ -248,31 +257,29 @@ def known(name: str) -> bool:
     return name in USED or name in IGNORED
 
 
-def ended(status: str, log: str, trace: str) -> Over | None:
+def ended(status: str, words: str) -> Over | None:
     """Return why a guest ended while nobody listened, from its run state and its log; None: it did not."""
     activity, cause = state(status)
     if activity is not Activity.ENDED:
         return None
     if cause.word in ENDS:
         return Over(ENDS[cause.word], f"QEMU's run state is {status}")
-    off = f"{trace} reason=" in log  # a power-off leaves a line in the log, a reboot does not
-    return Over(EndReason.POWEROFF if off else EndReason.REBOOT, "seen afterwards")
+    return Over(EndReason.POWEROFF if POWERED_OFF in words else EndReason.REBOOT, "seen afterwards")
 
 
-def process_ended(status: int | None, last_line: str, *, starved: bool) -> Over:
+def process_ended(status: int | None, words: str, *, starved: bool = False) -> Over:
     """Return why a process is no more. `status`: as of waitid, negative for a signal; None if not told.
 
-    `starved`: the kernel ended some process for want of memory just then.
+    `words`: the end of its log. `starved`: the kernel ended some process for want of memory just then.
     """
     how = "" if status is None else f" with status {status}"
-    if "terminating on signal" in last_line or (status is not None and -status in ENDING_SIGNALS):
-        return Over(EndReason.KILLED, f"somebody ended the process{how} {last_line}".strip())
-    if starved and (status is None or status == -KILL):
+    last = words.rpartition("\n")[2]
+    if POWERED_OFF in words:
+        return Over(EndReason.POWEROFF, "seen afterwards")
+    if TOLD_TO_END.search(words) or (status is not None and -status in ENDING_SIGNALS):
+        return Over(EndReason.KILLED, f"somebody ended the process{how} {last}".strip())
+    if starved and status in (None, -KILL):
         return Over(EndReason.OUT_OF_MEMORY, "the kernel ended the process for want of memory")
     if status == -KILL:
         return Over(EndReason.KILLED, f"somebody killed the process{how}")
-    return Over(EndReason.DEVICE_MODEL, f"the process ended{how} {last_line}".strip())
-
-
-KILL: Final = 9
-ENDING_SIGNALS: Final = frozenset({1, 2, 15})  # hang-up, interrupt, terminate
+    return Over(EndReason.DEVICE_MODEL, f"the process ended{how} {last}".strip())

@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from manor_bus.wire.errors import Kind, ManorError, denied_state, unavailable
-from manor_host.processes import Watched
+from manor_host.processes import Watched, up_for
 from manor_lifecycle.hypervisors import (
     Activity,
     Answering,
@@ -31,7 +31,6 @@ from manor_lifecycle.hypervisors import (
     Unplugged,
 )
 from manor_lifecycle.hypervisors.qemu import events, folder, frontends, screen
-from manor_lifecycle.hypervisors.qemu.arguments import POWEROFF_TRACE
 from manor_lifecycle.hypervisors.qemu.monitor import Monitor, Refusal
 from manor_lifecycle.hypervisors.qemu.process import starvations
 from manor_lifecycle.hypervisors.qemu.record import (
@@ -51,6 +50,12 @@ RELEASE_TRIES: Final = 20  # QEMU closes a back end shortly after it says that t
 RELEASE_WAIT_S: Final = 0.05
 
 _log = logging.getLogger(__name__)
+
+
+def ended(record: Record, over: events.Over) -> Record:
+    """Note how a run ended, now."""
+    lasted_s = up_for(record.started_ticks)
+    return msgspec.structs.replace(record, ended=over.reason, detail=over.detail, lasted_s=lasted_s)
 
 
 class Guest:
@@ -216,7 +221,7 @@ class Guest:
         status = await self.ask("query-status")
         self.last = events.state(status["status"])
         self.running = self.last[0] in (Activity.RUNS, Activity.SLEEPS)
-        over = events.ended(status["status"], folder.last_words(self.path), POWEROFF_TRACE)
+        over = events.ended(status["status"], folder.last_words(self.path))
         if over is not None:
             self._over(over)
 
@@ -324,8 +329,9 @@ class Guest:
     async def _beat(self) -> None:
         loop = asyncio.get_running_loop()
         while not self.process.ended.is_set():
-            self._starved = starvations()
+            earlier = starvations()
             await asyncio.sleep(self.site.options.heartbeat_s)
+            self._starved = earlier  # a process takes its time to die of it
             with contextlib.suppress(OSError):
                 folder.trim_logs(self.path)
             if self._unwritten:
@@ -353,14 +359,14 @@ class Guest:
         self.site.say(Changed(self.record.uuid))
 
     def _process_over(self) -> None:
-        last_line = folder.last_words(self.path).rpartition("\n")[2]
         starved = starvations() > self._starved
-        self._over(events.process_ended(self.process.status, last_line, starved=starved))
+        words = folder.last_words(self.path)
+        self._over(events.process_ended(self.process.status, words, starved=starved))
 
     def _over(self, over: events.Over) -> None:
         self.running = False
         if self.record.ended is not None or self.doomed:
             return
-        self.learn(msgspec.structs.replace(self.record, ended=over.reason, detail=over.detail))
+        self.learn(ended(self.record, over))
         if not self.quiet:
             self.site.say(Ended(self.run, over.reason, over.detail, kept=True))

@@ -55,7 +55,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """See the module. Until `pid` is known the process is being launched with exactly `argv`.
 
     `machine` is a versioned machine type, so that saved states fit; `slots`: how many devices it can take.
-    `ended`: why the run ended without being destroyed.
+    `ended`: why the run ended without being destroyed; it `lasted_s`, or up to that when nobody watched.
     """
 
     uuid: str
@@ -83,6 +83,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     troubles: tuple[Trouble, ...] = ()
     ended: EndReason | None = None
     detail: str = ""
+    lasted_s: float = 0.0
 
     @property
     def microvm(self) -> bool:
