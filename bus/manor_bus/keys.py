@@ -66,20 +66,84 @@ def check_public(public: str) -> None:
 
 
 def create(directory: Path) -> tuple[str, ...]:
-    """Create what is missing of a node's first keys: broker, the four services, one operator.
+    """Make a node's first keys, and make anew what was lost of them: broker, the four services, one operator.
 
-    Idempotent: existing keys are kept. Returns the principals for which keys were made.
+    What is sound stays. The broker's public key follows from its key, the table from the key files; whose
+    secret is elsewhere must be added to a new table by hand. Returns what was made, in words.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     made = []
-    if not (directory / "broker.key").exists():
-        _write(directory / "broker.pub", _make(directory / "broker.key").public, mode=0o644)
-        made.append("broker")
-    for principal in (*(f"service/{name}" for name in SERVICES), "operator/admin"):
-        if not key_file(directory, principal).exists():
-            add(directory, principal)
-            made.append(principal)
+    first = not (directory / "broker.key").exists()
+    broker = _sound(directory / "broker.key")
+    if broker is None:
+        broker = _make(directory / "broker.key")
+        made.append("key of broker")
+    if not _is(directory / "broker.pub", broker.public):
+        _write(directory / "broker.pub", broker.public, mode=0o644)
+        made += [] if made else ["broker.pub from the broker's key"]
+    known = _table(directory)
+    table = _from_files(directory, known)
+    for principal in _needed(directory, table):
+        table = {public: one for public, one in table.items() if one != principal}
+        table[_make(key_file(directory, principal)).public] = principal
+        made.append(f"key of {principal}")
+    if table != known:
+        _save(directory, table)
+        made += [] if first or known is not None else ["authorised.json from the keys"]
     return tuple(made)
+
+
+def _needed(directory: Path, table: Mapping[str, str]) -> list[str]:
+    """Return who needs a new key: a service without a sound one, and one operator where there is none."""
+    needed = [f"service/{name}" for name in SERVICES]
+    needed = [one for one in needed if _sound(key_file(directory, one)) is None]
+    admin = key_file(directory, "operator/admin")
+    lost = admin.exists() and _sound(admin) is None
+    return needed + ([] if any(map(_operates, table.values())) and not lost else ["operator/admin"])
+
+
+def _operates(principal: str) -> bool:
+    return principal.startswith("operator/")
+
+
+def _from_files(directory: Path, table: Mapping[str, str] | None) -> dict[str, str]:
+    """Return the table as the key files say: of the services always, of all where the table was lost."""
+    found = dict(table or {})
+    for path in sorted(directory.glob("*-*.key")):
+        principal = path.stem.replace("-", "/", 1)
+        service = principal in {f"service/{name}" for name in SERVICES}
+        pair = _sound(path) if PRINCIPAL.fullmatch(principal) else None
+        if pair is not None and (service or table is None):
+            found = {public: one for public, one in found.items() if one != principal}
+            found[pair.public] = principal
+    return found
+
+
+def _sound(path: Path) -> KeyPair | None:
+    """Read a key pair; None when it is not there, or damaged. One that others may read is refused."""
+    try:
+        return load(path) if path.exists() else None
+    except ManorError as error:
+        if error.kind is Kind.BAD_REQUEST:
+            return None
+        raise
+
+
+def _is(path: Path, public: str) -> bool:
+    try:
+        return load_public(path) == public
+    except ManorError:
+        return False
+
+
+def _table(directory: Path) -> dict[str, str] | None:
+    """Read the table; None when it is not there, or damaged."""
+    try:
+        return authorised(directory) or None
+    except ManorError as error:
+        if error.kind is Kind.BAD_REQUEST:
+            return None
+        raise
 
 
 def add(directory: Path, principal: str, public: str = "") -> Path | None:
@@ -173,6 +237,9 @@ def _read(path: Path, hint: str, *, private: bool = False) -> str:
         raise unavailable(f"no key at {path}", delivered=False, hint="Create keys: manor init") from None
     except PermissionError:
         raise ManorError(Kind.FORBIDDEN, f"{path} cannot be read by you", hint=hint) from None
+    except OSError as error:
+        hint = "The file system or its server does not answer: see `dmesg` and `mount`."
+        raise unavailable(f"{path}: {error.strerror}", delivered=False, hint=hint) from None
 
 
 def _issue(directory: Path, table: Mapping[str, str], principal: str, public: str) -> Path | None:

@@ -1,5 +1,8 @@
+import errno
 import json
+import os
 import re
+from pathlib import Path
 
 import pytest
 
@@ -36,9 +39,66 @@ def test_creating_again_keeps_what_is_there(folder):
     before = {path: path.read_bytes() for path in folder.iterdir()}
     assert keys.create(folder) == ()
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
-    (folder / "service-config.key").unlink()
-    keys.revoke(folder, "service/config")
-    assert keys.create(folder) == ("service/config",)
+
+
+@pytest.mark.parametrize("lost", [None, "", "{", "[]"])
+def test_what_follows_from_the_keys_is_made_anew(folder, lost):
+    keys.add(folder, "operator/alice")
+    before = keys.authorised(folder)
+    for name in ("authorised.json", "broker.pub"):
+        (folder / name).unlink() if lost is None else (folder / name).write_text(lost)
+    assert keys.create(folder) == ("broker.pub from the broker's key", "authorised.json from the keys")
+    assert keys.authorised(folder) == before
+    assert keys.load_public(folder / "broker.pub") == keys.load(folder / "broker.key").public
+    assert (folder / "broker.pub").stat().st_mode & 0o777 == 0o644
+    assert keys.create(folder) == ()
+
+
+@pytest.mark.parametrize("lost", [None, "", "{}"])
+@pytest.mark.parametrize("name", ["broker", "service/config", "operator/admin"])
+def test_a_key_that_is_lost_is_made_anew_and_the_others_stay(folder, name, lost):
+    path = keys.key_file(folder, name)
+    others = {one: one.read_bytes() for one in folder.glob("*.key") if one != path}
+    old = keys.load(path).public
+    if lost is None and name == "operator/admin":
+        keys.revoke(folder, name)
+    else:
+        path.unlink() if lost is None else path.write_text(lost)
+    assert keys.create(folder) == (f"key of {name}",)
+    fresh = keys.load(path).public
+    assert {one: one.read_bytes() for one in others} == others
+    table = keys.authorised(folder)
+    assert old not in table
+    assert table.get(fresh, "broker") == name
+    assert keys.load_public(folder / "broker.pub") == keys.load(folder / "broker.key").public
+
+
+def test_a_service_whose_rotation_was_cut_off_gets_in_with_its_file(folder):
+    table = keys.authorised(folder)
+    keys.rotate(folder, "service/config")
+    (folder / "authorised.json").write_text(json.dumps(table))
+    keys.create(folder)
+    assert keys.authorised(folder)[keys.load(folder / "service-config.key").public] == "service/config"
+
+
+def test_who_was_revoked_or_has_a_key_of_their_own_is_left_alone(folder):
+    keys.add(folder, "operator/alice", PUBLIC)
+    secret = (folder / "operator-admin.key").read_text()
+    keys.revoke(folder, "operator/admin")
+    (folder / "observer-eye.key").write_text(secret)  # as if it was cut off before the secret was removed
+    (folder / "observer-eye.key").chmod(0o600)
+    assert keys.create(folder) == ()
+    assert not {"operator/admin", "observer/eye"} & set(keys.authorised(folder).values())
+
+
+def test_a_disk_that_does_not_answer_is_told(folder, monkeypatch):
+    def stale(*_, **__):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr(Path, "open", stale)
+    error = refused(keys.load, folder / "broker.key")
+    assert error.kind is Kind.UNAVAILABLE
+    assert "dmesg" in error.hint
 
 
 def test_a_principal_is_added_with_a_key_of_its_own_or_the_one_it_has(folder):

@@ -111,7 +111,7 @@ async def _foreground(app: App, settings: Any) -> None:
 def down(app: App, keep_domains: bool, deadline: float) -> None:
     """Shut the guests down, then stop all services.
 
-    Leaves nothing running.
+    Leaves nothing running, but guests that nobody could ask. With `--deadline 0` all guests are cut off.
 
     Works also when the supervisor or the bus is dead, and needs no keys.
 
@@ -120,19 +120,22 @@ def down(app: App, keep_domains: bool, deadline: float) -> None:
       manor down
       manor down --keep-domains
     """
-    running = present.services(app.settings.directory)
-    if not keep_domains and {"bus", "lifecycle"} <= running.keys():
-        stopping.halt_guests(app, deadline)
+    unasked = "" if keep_domains else stopping.halt_guests(app, deadline)
     app.close()
-    survivors = stopping.stop_everything(app, guests=not keep_domains)
+    cut = not keep_domains and (not unasked or deadline == 0)
+    survivors = stopping.stop_everything(app, guests=cut)
     if survivors:
         raise ManorError(
             Kind.INTERNAL,
             f"processes {[one.pid for one in survivors]} did not end, not even when killed",
             hint="see them: ps -fp PID",
         )
-    guests = present.guests(app.settings.directory)
-    app.out("everything is stopped" + (f"; {len(guests)} guest processes go on" if guests else ""))
+    guests = len(present.guests(app.settings.directory))
+    if guests and unasked:
+        message = f"{guests} guest processes could not be asked to shut down and go on ({unasked})"
+        hint = "`manor up --detach` finds them again; `manor down --deadline 0` cuts them off"
+        raise unavailable(f"the services are stopped; {message}", delivered=False, hint=hint)
+    app.out("everything is stopped" + (f"; {guests} guest processes go on" if guests else ""))
 
 
 @click.command()

@@ -10,6 +10,7 @@ import time
 import click
 
 from manor_bus.wire.errors import ManorError
+from manor_cli import failures
 from manor_cli.runner import supervise
 from manor_cli.settings import Settings
 
@@ -23,8 +24,8 @@ def main() -> int:
 
     try:
         asyncio.run(supervise.supervise(Settings.from_environment(), report))
-    except ManorError as error:
-        report(str(error))
+    except (ManorError, OSError) as error:
+        report(str(failures.known(error) or error))
         return 1
     return 0
 

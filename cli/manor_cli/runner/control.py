@@ -21,7 +21,9 @@ def ask(run: Path, do: str, within: float = TIMEOUT_S, **more: Any) -> dict[str,
             link.connect(str(run / "supervisor.sock"))
             link.sendall(json.dumps({"do": do, **more}).encode() + b"\n")
             reply = json.loads(_line(link))
-    except (FileNotFoundError, ConnectionError, TimeoutError) as error:
+    except PermissionError:
+        raise  # there is one, and it is somebody else's
+    except OSError as error:
         raise unavailable(
             f"no supervisor answers in {run} ({type(error).__name__})",
             delivered=False,

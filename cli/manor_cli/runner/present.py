@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Final
 
 from manor_cli.settings import lock_of
-from manor_host import locks, processes
+from manor_host import processes
 from manor_host.processes import Identity
 
 PROGRAMS: Final[Mapping[str, str]] = MappingProxyType(
@@ -58,8 +58,7 @@ def services(directory: Path) -> dict[str, list[Identity]]:
 
 def supervisor(directory: Path) -> Identity | None:
     """Return the supervisor, which holds a lock as long as it lives."""
-    lock = lock_of(directory)
-    return next(iter(processes.writers([lock]).get(lock, [])), None) if locks.held(lock) else None
+    return next(iter(processes.writers([lock_of(directory)]).get(lock_of(directory), [])), None)
 
 
 def guests(directory: Path) -> list[Identity]:

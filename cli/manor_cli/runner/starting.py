@@ -18,6 +18,7 @@ from manor_cli import reach
 from manor_cli.app import App
 from manor_cli.runner import instances, logs, present, supervise, systemd
 from manor_cli.settings import Settings
+from manor_host import durable
 
 READY_S: Final = 60.0
 SOCKET_PATH_MAX: Final = 100  # the kernel's limit is 107 bytes
@@ -34,14 +35,13 @@ def initialise(settings: Settings, node: str) -> list[str]:
     made = [] if settings.directory.exists() else [f"state directory {settings.directory}"]
     supervise.prepare(settings)
     made += _name(settings, node)
-    made += [f"key of {principal}" for principal in keys.create(settings.keys)]
+    made += keys.create(settings.keys)
     return made
 
 
 def _name(settings: Settings, node: str) -> list[str]:
     """Write the node's name down; a name that is there already stays."""
-    path = settings.directory / "node"
-    known = path.read_text().strip() if path.exists() else ""
+    known = _read(settings, "node")
     if node and known and node != known:
         raise conflict(
             f"this state directory belongs to node {known}", hint="use another --dir for another node"
@@ -54,31 +54,39 @@ def _name(settings: Settings, node: str) -> list[str]:
             path="--node", value=name, reason="not a node name", allowed="lower case, digits and -"
         )
         raise bad_request(f"{name!r} is not a node name", problem)
-    path.write_text(f"{name}\n")
+    _write(settings, "node", name)
     return [f"node name {name}"]
+
+
+def _read(settings: Settings, name: str) -> str:
+    """Return the one word in a small file; empty when it is not there or was lost."""
+    return (durable.read(settings.directory / name) or b"").decode("ascii", "replace").strip()
+
+
+def _write(settings: Settings, name: str, word: str) -> None:
+    durable.replace(settings.directory / name, f"{word}\n".encode("ascii"), 0o644)
 
 
 def chosen(settings: Settings, hypervisor: str) -> Settings:
     """Return the settings with the hypervisor services shall use: as said, as the last time, or QEMU."""
-    path = settings.directory / "hypervisor"
-    known = path.read_text().strip() if path.exists() else ""
-    adapter = hypervisor or known or settings.environment.get(HYPERVISOR_VARIABLE) or "qemu"
-    if adapter == "qemu" and not any(map(shutil.which, ("qemu-system-x86_64", "qemu-system-aarch64"))):
+    known = adapter(settings)
+    wanted = hypervisor or known or settings.environment.get(HYPERVISOR_VARIABLE) or "qemu"
+    if wanted == "qemu" and not any(map(shutil.which, ("qemu-system-x86_64", "qemu-system-aarch64"))):
         raise unavailable(
             "there is no QEMU on this machine",
             delivered=False,
             hint="install qemu-system-x86 and qemu-utils, or try it without: manor up --hypervisor fake",
         )
-    path.write_text(f"{adapter}\n")
-    environment = {**settings.environment, HYPERVISOR_VARIABLE: adapter}
+    if wanted != known:
+        _write(settings, "hypervisor", wanted)
+    environment = {**settings.environment, HYPERVISOR_VARIABLE: wanted}
     bus = BusSettings.from_environment(settings.principal, environment)
     return replace(settings, environment=environment, bus=bus)
 
 
 def adapter(settings: Settings) -> str:
     """Return the hypervisor that was chosen; empty before the first start."""
-    path = settings.directory / "hypervisor"
-    return path.read_text().strip() if path.exists() else ""
+    return _read(settings, "hypervisor")
 
 
 def refuse_a_second(settings: Settings) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Final
 
+from manor_bus import keys
 from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages.documents import RunPolicy
 from manor_bus.wire.messages.lifecycle import (
@@ -19,7 +21,7 @@ from manor_cli import facts, follow, views
 from manor_cli.app import App
 from manor_cli.render import clean
 from manor_cli.runner import present, systemd
-from manor_host import processes
+from manor_host import durable, processes
 from manor_host.processes import Identity
 
 POLL_S: Final = 0.2
@@ -29,18 +31,24 @@ GRACE_S: Final = 12.0  # a little more than the supervisor gives its children
 REASON: Final = "manor down"
 
 
-def halt_guests(app: App, deadline: float) -> None:
-    """Shut all guests of this node down; destroy those that have not ended at the deadline."""
+def halt_guests(app: App, deadline: float) -> str:
+    """Shut all guests of this node down; destroy those that have not ended at the deadline.
+
+    Returns why they could not be asked; empty when they could.
+    """
+    absent = {"bus", "lifecycle"} - present.services(app.settings.directory).keys()
+    if absent:
+        return f"{' and '.join(sorted(absent))} not running"
+    with suppress(ManorError, OSError):
+        keys.create(app.settings.keys)  # what follows from the keys may have been lost
     try:
         live = _live(app)
     except ManorError as error:
-        app.note(f"guests cannot be asked to shut down ({error.message})")
-        return
+        return error.message
     if not live:
-        return
+        return ""
     app.note(f"shutting down {_names(live)} (at most {deadline:g} s)")
-    always = [status.name for status in live if status.run == RunPolicy.ALWAYS]
-    (app.settings.directory / RESUME).write_text("".join(f"{name}\n" for name in always))
+    _remember(app, [status.name for status in live if status.run == RunPolicy.ALWAYS])
     for status in live:
         _post(app, DomainShutdown(name=status.name, timeout_s=deadline, force_after=True, reason=REASON))
     left = _until_none(app, deadline + 2.0)
@@ -49,6 +57,15 @@ def halt_guests(app: App, deadline: float) -> None:
         for status in left:
             _post(app, DomainDestroy(name=status.name, reason=REASON))
         _until_none(app, DESTROY_S)
+    return ""
+
+
+def _remember(app: App, names: Sequence[str]) -> None:
+    """Write down what the next `manor up` starts again; a disk that takes nothing keeps nobody running."""
+    try:
+        durable.replace(app.settings.directory / RESUME, "".join(f"{name}\n" for name in names).encode())
+    except OSError as error:
+        app.note(f"the next `manor up` does not start them again ({error.strerror})")
 
 
 def resume(app: App) -> None:

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 
@@ -8,7 +9,7 @@ from manor_bus.wire.messages.bus import BusStats, Peers, PeersListed
 from manor_bus.wire.messages.node import Info
 from manor_cli.runner import control, present, starting, stopping, systemd
 from manor_cli.settings import lock_of
-from manor_host import locks
+from manor_host import durable, locks
 from manor_host.processes import Identity
 from tests.cli.fake import FakeClient, run
 from tests.cli.runner.test_instances import STATS, peer, told
@@ -109,9 +110,8 @@ def test_down_where_nothing_runs_is_no_error(tmp_path):
 )
 def test_down_asks_the_guests_unless_they_shall_go_on(tmp_path, monkeypatch, words, halted):
     asked = []
-    monkeypatch.setattr(present, "services", lambda _: {"bus": [], "lifecycle": []})
     monkeypatch.setattr(stopping, "stop_everything", lambda _, guests: [])
-    monkeypatch.setattr(stopping, "halt_guests", lambda _, deadline: asked.append(deadline))
+    monkeypatch.setattr(stopping, "halt_guests", lambda _, deadline: asked.append(deadline) or "")
     ran = run("down", *words, directory=tmp_path)
     assert ran.code == 0
     assert asked == halted
@@ -127,3 +127,30 @@ def test_down_that_leaves_something_is_an_error(tmp_path, monkeypatch):
 def test_guests_that_go_on_are_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(present, "guests", lambda _: [1, 2])
     assert "2 guest processes go on" in run("down", "--keep-domains", directory=tmp_path).out
+
+
+@pytest.mark.parametrize(
+    ("words", "cut"), [((), False), (("--deadline", "0"), True), (("--deadline", "1"), False)]
+)
+def test_guests_that_nobody_could_ask_are_cut_off_only_when_that_is_said(tmp_path, monkeypatch, words, cut):
+    ended = []
+    monkeypatch.setattr(stopping, "stop_everything", lambda _, guests: ended.append(guests) or [])
+    monkeypatch.setattr(present, "guests", lambda _: [] if cut else [1])
+    ran = run("down", *words, directory=tmp_path)
+    assert ended == [cut]
+    assert ran.code == (0 if cut else 8)
+    assert cut or "lifecycle not running" in ran.err
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.EIO, errno.EDQUOT, errno.ESTALE])
+@pytest.mark.parametrize("command", ["init", "up"])
+def test_a_state_directory_that_cannot_be_used_is_one_line(tmp_path, monkeypatch, command, number):
+    def refused(*_, **__):
+        raise OSError(number, os.strerror(number), str(tmp_path))
+
+    monkeypatch.setattr(durable, "replace", refused)
+    ran = run(command, directory=tmp_path / "state")
+    assert ran.code not in (0, 1)
+    assert os.strerror(number) in ran.err
+    assert "Traceback" not in ran.err
+    assert "this is a bug" not in ran.err

@@ -1,3 +1,5 @@
+import errno
+import os
 import socket
 import threading
 
@@ -43,6 +45,17 @@ def test_without_a_supervisor_it_is_unavailable(tmp_path):
         control.ask(tmp_path, "status")
     assert caught.value.kind is Kind.UNAVAILABLE
     assert "manor up" in caught.value.hint
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ENXIO, errno.EROFS])
+def test_a_socket_that_a_dead_disk_hides_is_no_supervisor(tmp_path, monkeypatch, number):
+    def connect(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    with pytest.raises(ManorError) as caught:
+        control.ask(tmp_path, "status")
+    assert caught.value.kind is Kind.UNAVAILABLE
 
 
 def test_a_supervisor_that_died_left_a_socket_that_answers_nobody(tmp_path):
