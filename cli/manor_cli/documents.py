@@ -198,6 +198,7 @@ def _as_yaml(match: re.Match[str]) -> str:
 
 def _yaml(text: str, source: str, above: int = 0, *, json_: bool = False) -> Iterator[Parsed]:
     """Read a stream of YAML documents, or one value of JSON, that has `above` lines before it."""
+    form = "JSON" if json_ else "YAML"
     try:
         loader, skipped = _LOADER(text), _BETWEEN
         if json_ and text[0] == "[":
@@ -212,10 +213,10 @@ def _yaml(text: str, source: str, above: int = 0, *, json_: bool = False) -> Ite
                 yield reading.document(content, event.start_mark.line + 1 + above)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        reason = f"not YAML: {error.problem or error.context}"
+        reason = f"not {form}: {error.problem or error.context}"
         raise _refuse(source, mark.line + 1 + above if mark else 1, reason) from None
     except (yaml.YAMLError, UnicodeError) as error:
-        raise _refuse(source, 1 + above, f"not YAML: {error}") from None
+        raise _refuse(source, 1 + above, f"not {form}: {error}") from None
 
 
 def _begin_list(loader: Any) -> None:

@@ -61,4 +61,5 @@ def _problem(problem: Problem) -> str:
     """Tell one refused field."""
     said = [f"got {problem.value}"] if problem.value else []
     said += [f"allowed: {problem.allowed}"] if problem.allowed else []
-    return f"{problem.path}: {problem.reason}" + (f" ({'; '.join(said)})" if said else "")
+    place = f"{problem.path}: " if problem.path else ""
+    return f"{place}{problem.reason}" + (f" ({'; '.join(said)})" if said else "")

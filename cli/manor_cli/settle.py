@@ -27,29 +27,37 @@ FOLLOWED_MAX: Final = 8  # more domains or operations are waited for, but not sh
 Judge = Callable[[Any], bool]
 
 
-def wait(app: App, changes: Iterable[Change]) -> None:
+def wait(app: App, changes: Iterable[Change], *, device: str = "") -> None:
     """Wait until every domain and volume has taken its revision in and rests; fail if that failed, also where
-    nothing was changed now: what a document asks for may have failed before."""
+    nothing was changed now: what a document asks for may have failed before.
+
+    `device`: only what failed with this one is a failure; its domain may wait for others.
+    """
     changed = [change for change in changes if change.action != "deleted"]
     as_before = {change.name for change in changed if change.action == "unchanged"}
     began = time.time()
     volumes = {change.name: change for change in changed if change.kind == "Volume"}
     domains = {change.uuid: change for change in changed if change.kind == "Domain"}
     for name, status in _until(app, "volume", volumes, _volume_rests).items():
+        app.out(_line("volume", name, status.state, status.reason))
         if status.state == "failed":
-            raise ManorError(Kind.INTERNAL, f"volume {name}: {status.reason}", hint="manor volume list")
+            raise ManorError(Kind.DENIED_STATE, f"volume {name}: {status.reason}", hint="manor volume list")
     judge = _following(app) if len(domains) <= FOLLOWED_MAX else _rests
     for name, status in _until(app, "domain", domains, judge).items():
         app.out(told(status))
-        if len(domains) <= FOLLOWED_MAX:
+        elsewhere = device and not any(f"[{device}]" in change.path for change in status.pending)
+        if len(domains) <= FOLLOWED_MAX and not elsewhere:
             _check(app, name, began, as_before=name in as_before)
 
 
 def told(status: DomainStatus) -> str:
     """Say where a domain stands."""
     pending = f", {len(status.pending)} changes wait for its next start" if status.pending else ""
-    reason = f" ({status.reason})" if status.reason else ""
-    return f"domain/{clean(status.name)} is {status.state.value}{clean(reason)}{pending}"
+    return _line("domain", status.name, status.state.value, status.reason) + pending
+
+
+def _line(kind: str, name: str, state: str, reason: str) -> str:
+    return clean(f"{kind}/{name} is {state}" + (f" ({reason})" if reason else ""))
 
 
 def _until(app: App, kind: str, wanted: Mapping[str, Change], rests: Judge) -> dict[str, Any]:
@@ -57,7 +65,7 @@ def _until(app: App, kind: str, wanted: Mapping[str, Change], rests: Judge) -> d
 
     Returns their last values by name.
     """
-    left, found = dict(wanted), {}
+    left, found, waits = dict(wanted), {}, dict[str, str]()
     if not left:
         return {}
     pattern = f"{kind}.{next(iter(left))}" if len(left) == 1 else f"{kind}.*"
@@ -65,15 +73,21 @@ def _until(app: App, kind: str, wanted: Mapping[str, Change], rests: Judge) -> d
         if isinstance(change, Synced) or change.value is None:
             continue
         key, status = change.subject.partition(".")[2], change.value
-        if key in left and status.revision >= left[key].revision and rests(status):
+        if key not in left or status.revision < left[key].revision:
+            continue
+        if rests(status):
             found[status.name] = status
             del left[key]
+        elif status.reason != waits.get(status.name, "") and not getattr(status, "operation", ""):
+            waits[status.name] = status.reason
+            app.note(clean(f"{kind}/{status.name} waits: {status.reason}"))
         if not left:
             return found
     names = sorted(change.name for change in left.values())
+    why = next((f" ({waits[name]})" for name in names if waits.get(name)), "")
     raise ManorError(
         Kind.TIMEOUT,
-        f"the change is stored, but not done yet for {kind} {', '.join(names[:5])}",
+        f"the change is stored, but not done yet for {kind} {', '.join(names[:5])}{why}",
         hint="watch it with `manor watch`, see `manor ops list --active`, or do not wait: --no-wait",
     )
 

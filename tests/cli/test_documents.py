@@ -100,7 +100,7 @@ def test_json_may_be_one_object_several_or_a_list():
         ('a: "\\ud800"', "x.yaml:1 not YAML"),
         ('{"kind": "D",\n"n": 1e999}', "x.yaml:2 '1e999' is not a finite number"),
         ('{"kind": "D",\n"n": 99999999999999999999}', "x.yaml:2 '99999999999999999999' is too large"),
-        ('{"kind": "D",\n"n": "\\ud800"}', "x.yaml:2 not YAML: found invalid Unicode character"),
+        ('{"kind": "D",\n"n": "\\ud800"}', "x.yaml:2 not JSON: found invalid Unicode character"),
         ('{"kind": "D",\n"a": {\n"b": 1, "b": 2}}', "x.yaml:3 the key 'b' stands twice"),
         ('{"kind": "D", "metadata": {"name": "a"}}\n\n{"kind": "D"}', "x.yaml:3 the document has no"),
         ('[\n{"kind": "D", "metadata": {"name": "a"}},\n{"kind": "D"}]', "x.yaml:3 the document has no"),

@@ -29,14 +29,15 @@ def news(status):
     return News(f"domain.{status.uuid}", status)
 
 
-def wait(changes, events, operations=(), followed=None):
+def wait(changes, events, operations=(), followed=None, **more):
     answers = {
         OperationList: OperationsListed(operations=tuple(operations)),
         OperationShow: operation(OperationState.RUNNING, id="op-9"),
         OperationFollow: followed or operation(id="op-9"),
     }
     client = FakeClient(answers, changes=[Synced(), *events])
-    settle.wait(App(connect=lambda _: client, environment={"MANOR_DIR": "/nowhere"}, tty=False), changes)
+    app = App(connect=lambda _: client, environment={"MANOR_DIR": "/nowhere"}, tty=False)
+    settle.wait(app, changes, **more)
     return client
 
 
@@ -96,8 +97,33 @@ def test_volumes_come_before_the_domains_that_use_them():
 
 def test_a_volume_that_cannot_be_made_is_an_error():
     failed = VolumeStatus(name="root", uuid="u", state="failed", revision=5, reason="no space")
-    with pytest.raises(ManorError, match="no space"):
+    with pytest.raises(ManorError, match="no space") as caught:
         wait([changed("Volume", "root", 5)], [News("volume.root", failed)])
+    assert caught.value.kind is Kind.DENIED_STATE  # no fault of ours
+
+
+def test_what_a_volume_waits_for_is_told_at_once_and_at_the_end(capsys):
+    waits = VolumeStatus(name="new", uuid="u", state="creating", revision=5, reason="web writes to its base")
+    with pytest.raises(ManorError, match="web writes to its base"):
+        wait([changed("Volume", "new", 5)], [News("volume.new", waits), News("volume.new", waits)])
+    assert capsys.readouterr().err == "volume/new waits: web writes to its base\n"
+
+
+def test_what_a_volume_does_later_is_told(capsys):
+    later = VolumeStatus(name="new", uuid="u", state="ready", revision=5, reason="it grows when it is free")
+    wait([changed("Volume", "new", 5)], [News("volume.new", later)])
+    assert capsys.readouterr().out == "volume/new is ready (it grows when it is free)\n"
+
+
+def test_a_failure_of_another_device_is_none_of_this_one():
+    failed = operation(
+        OperationState.FAILED, ended=LATER, error=ErrorBody(kind=Kind.NO_CAPACITY, message="full")
+    )
+    other = PendingChange(path="spec.devices[b]", old="", new="attached", applies="in-progress")
+    status = news(domain(revision=5, pending=(other,)))
+    wait([changed("Domain", "web", 5)], [status], [failed], device="c")
+    with pytest.raises(ManorError, match="full"):
+        wait([changed("Domain", "web", 5)], [status], [failed], device="b")
 
 
 def test_what_did_not_change_is_judged_as_what_did():

@@ -309,3 +309,13 @@ def test_the_reply_shows_the_revision_of_what_was_written() -> None:
 
 def test_a_document_is_named_by_kind_and_name() -> None:
     assert str(ref_of(document(domain()))) == "Domain/web"
+
+
+def test_a_clone_smaller_than_its_base_is_refused_and_one_whose_base_grew_is_kept(world: World) -> None:
+    world.apply(volume("base", size_mib=10))
+    error = refused(lambda: world.apply(volume("small", size_mib=4, clone_of="base")))
+    assert (error.kind, paths(error)) == (Kind.BAD_REQUEST, ["documents[0].spec.size_mib"])
+    copy = volume("copy", size_mib=10, clone_of="base")
+    world.apply(copy)
+    world.apply(volume("base", size_mib=20))
+    assert [one.action for one in world.apply(copy).changes] == ["unchanged"]

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
 import click
 
 from manor_bus import keys
-from manor_bus.wire.errors import ManorError
+from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages.bus import Reload, Reloaded
 from manor_cli import views
 from manor_cli.app import App
 from manor_cli.output import output_option, show
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 @click.group()
@@ -42,9 +48,16 @@ def list_(app: App, output: str) -> None:
     show(app, views.CREDENTIALS, rows, output)
 
 
+def _principal(function: F) -> F:
+    """Give a command the argument `principal` and the option `--public-key`."""
+    option = click.option(
+        "--public-key", default="", help="A public key made elsewhere; its secret never comes here."
+    )
+    return click.argument("principal")(option(function))
+
+
 @credential.command()
-@click.argument("principal")
-@click.option("--public-key", default="", help="A public key made elsewhere; its secret never comes here.")
+@_principal
 @click.pass_obj
 def add(app: App, principal: str, public_key: str) -> None:
     """Let PRINCIPAL (operator/NAME, observer/NAME, service/NAME) attach.
@@ -53,12 +66,12 @@ def add(app: App, principal: str, public_key: str) -> None:
     Example:
       manor credential add operator/alice
     """
-    _told(app, principal, keys.add(app.settings.keys, principal, public_key))
+    with _known_to_broker(app):
+        _told(app, principal, keys.add(app.settings.keys, principal, public_key))
 
 
 @credential.command()
-@click.argument("principal")
-@click.option("--public-key", default="", help="A public key made elsewhere; its secret never comes here.")
+@_principal
 @click.pass_obj
 def rotate(app: App, principal: str, public_key: str) -> None:
     """Replace the key of PRINCIPAL; its sessions end at once and greet again with the new one.
@@ -67,36 +80,50 @@ def rotate(app: App, principal: str, public_key: str) -> None:
     Example:
       manor credential rotate operator/alice
     """
-    _told(app, principal, keys.rotate(app.settings.keys, principal, public_key))
+    with _known_to_broker(app):
+        _told(app, principal, keys.rotate(app.settings.keys, principal, public_key))
 
 
 @credential.command()
 @click.argument("principal")
+@click.option("--yes", is_flag=True, help="Do not ask, where nobody could attach any more.")
 @click.pass_obj
-def revoke(app: App, principal: str) -> None:
+def revoke(app: App, principal: str, yes: bool) -> None:
     """Take the key of PRINCIPAL back; its sessions end at once.
 
     \b
     Example:
       manor credential revoke operator/alice
     """
-    keys.revoke(app.settings.keys, principal)
-    app.out(f"{principal} may no longer attach")
-    _reload(app)
+    operators = [one for one in keys.authorised(app.settings.keys).values() if one.startswith("operator/")]
+    if operators == [principal] and not yes:
+        app.confirmed(f"{principal} is the last operator; nobody could command this node. Go on?")
+    with _known_to_broker(app):
+        keys.revoke(app.settings.keys, principal)
+        app.out(f"{principal} may no longer attach")
 
 
 def _told(app: App, principal: str, file: object) -> None:
     app.out(f"{principal} may attach" + (f" with {file}" if file else ""))
     if file:
         app.note(f"hint: give it that file; it says MANOR_KEY={file}")
-    _reload(app)
 
 
-def _reload(app: App) -> None:
-    """Have the broker read the keys again."""
+@contextmanager
+def _known_to_broker(app: App) -> Iterator[None]:
+    """Have the broker read the keys after a change; we attach before it, as our own key may be what goes."""
     try:
-        done = app.call(Reload(), Reloaded)
+        app.call(Reload(), Reloaded)
     except ManorError as error:
+        yield
         app.note(f"note: the broker was not told ({error.message}); it reads the keys at its next start")
     else:
-        app.note(f"the broker knows {done.keys} keys now and ended {done.ended} sessions")
+        yield
+        try:
+            done = app.call(Reload(), Reloaded)
+        except ManorError as error:
+            if error.kind is not Kind.FORBIDDEN:
+                raise
+            app.note("the broker knows the keys now, and ended this session, whose key is not among them")
+        else:
+            app.note(f"the broker knows {done.keys} keys now and ended {done.ended} sessions")

@@ -79,7 +79,7 @@ def attach(
             f"domain {domain} has a device {wanted.id} already", hint=f"manor device list {domain}"
         )
     present = getattr(document.spec, SECTIONS[type_])
-    _write(app, document, {SECTIONS[type_]: (*present, wanted)}, reason, wait=wait, form=output)
+    _write(app, document, {SECTIONS[type_]: (*present, wanted)}, reason, wanted.id if wait else "", output)
 
 
 @device.command()
@@ -104,7 +104,8 @@ def detach(app: App, words: Sequence[str], force: bool, reason: str, wait: bool,
         present = getattr(document.spec, section)
         kept = tuple(one for one in present if one.id != device_id)
         if len(kept) != len(present):
-            _write(app, document, {section: kept}, reason, wait=wait and not force, form=output)
+            awaited = device_id if wait and not force else ""
+            _write(app, document, {section: kept}, reason, awaited, output)
             if not force:
                 return
     again = DomainUnplug(name=domain, device=device_id, force=force, reason=reason)
@@ -141,10 +142,8 @@ def _ids(document: Domain) -> list[str]:
     return [one.id for section in SECTIONS.values() for one in getattr(document.spec, section)]
 
 
-def _write(
-    app: App, document: Domain, changed: dict[str, Any], reason: str, *, wait: bool, form: str
-) -> None:
-    """Write the document back if nobody else has changed it meanwhile, and wait until it is so."""
+def _write(app: App, document: Domain, changed: dict[str, Any], reason: str, awaited: str, form: str) -> None:
+    """Write the document back if nobody else has changed it meanwhile, and wait until a device is as it says."""
     spec = msgspec.structs.replace(document.spec, **changed)
     content = msgspec.to_builtins(msgspec.structs.replace(document, spec=spec))
     try:
@@ -155,5 +154,5 @@ def _write(
         error.hint = error.hint or "somebody changed the document meanwhile: repeat the command"
         raise
     changes.told(app, applied, form)
-    if wait:
-        settle.wait(app, applied.changes)
+    if awaited:
+        settle.wait(app, applied.changes, device=awaited)

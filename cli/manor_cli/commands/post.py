@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from typing import Any
 
 import click
@@ -68,12 +70,19 @@ def _json(text: str) -> Any:
         with click.open_file("-", "rb") as stream:
             text = stream.read().decode(errors="replace")
     try:
-        return msgspec.json.decode(text)
-    except (msgspec.DecodeError, ValueError) as error:
+        json.loads(text, object_pairs_hook=_once)
+        return msgspec.json.decode(text)  # which refuses all the rest
+    except ValueError as error:
         problem = Problem(path="BODY", value=text[:80], reason=str(error))
         raise bad_request(
             "BODY is not JSON", problem, hint='put it in single quotes: \'{"name": "web"}\''
         ) from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> None:
+    if twice := [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]:
+        reason = f"the key {twice[0]!r} stands twice in one object"
+        raise ValueError(reason)
 
 
 def _checked(subject: str, content: Any) -> Any:

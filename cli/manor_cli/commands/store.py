@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.errors import Kind, ManorError, Problem, bad_request
 from manor_bus.wire.messages.config import Backup, BackupChunk, BackupDone, Restore, Restored
 from manor_cli import follow
 from manor_cli.app import App
@@ -36,7 +36,12 @@ def backup(app: App, file: Path) -> None:
     Example:
       manor config backup manor-$(date +%F).db
     """
-    digest, size = hashlib.sha256(), 0
+    if file.exists() and not file.is_file():
+        problem = Problem(
+            path="FILE", value=str(file), reason="no regular file; the copy would take its place"
+        )
+        raise bad_request(f"{file} is no file", problem)
+    digest, size, file = hashlib.sha256(), 0, file.resolve()  # a link stays one
     partial = file.with_name(f".{file.name}.part")
     try:
         with partial.open("wb") as written:

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from manor_bus.wire.errors import Kind, ManorError, Problem, bad_request, denied_state
 from manor_bus.wire.messages.config import Applied, Change, DiffLine, Reference
-from manor_bus.wire.messages.documents import AnyDocument, Metadata
+from manor_bus.wire.messages.documents import AnyDocument, Metadata, Volume, VolumeSpec
 from manor_config.catalog import Catalog
 from manor_config.diff import REPLY_BYTES_MAX, bounded, differences
 from manor_config.documents import Parsed, key_of, parse, same, stored
@@ -126,11 +126,22 @@ def _misfits(draft: _Draft, one: Parsed) -> Iterator[Problem]:
         if value and value != known:
             allowed = f"{known}, or leave it out: config fills it in"
             yield Problem(path=f"metadata.{name}", reason="it is not so", value=str(value), allowed=allowed)
+    if before is None and isinstance(document, Volume):
+        yield from _smaller_than_base(draft, document.spec)
     for path, used in uses(document):
         if draft.find(used) is None:
             reason = f"there is no {used.kind} {used.name!r}"
             allowed = f"a {used.kind} that exists or stands among these documents"
             yield Problem(path=path, reason=reason, value=used.name, allowed=allowed)
+
+
+def _smaller_than_base(draft: _Draft, spec: VolumeSpec) -> Iterator[Problem]:
+    """Yield what is wrong with the size of a new clone; one that is there may be smaller, as bases grow."""
+    base = draft.find(Ref("Volume", spec.clone_of)) if spec.clone_of else None
+    if isinstance(base, Volume) and spec.size_mib < base.spec.size_mib:
+        reason = f"smaller than {spec.clone_of}, which it starts from"
+        allowed = f"at least {base.spec.size_mib}"
+        yield Problem(path="spec.size_mib", reason=reason, value=str(spec.size_mib), allowed=allowed)
 
 
 def _circle_problems(draft: _Draft, starts: Sequence[Ref]) -> Iterator[Problem]:
@@ -153,7 +164,8 @@ def _expect(catalog: Catalog, expected: Mapping[Ref, int | None]) -> None:
             moved.append(Problem(path=path, reason=reason, value=str(revision), allowed=str(present)))
     if moved:
         hint = "Read the present state, decide again, and apply with its revision (0: must not exist yet)."
-        message = f"{moved[0].reason}, not {moved[0].value} as expected"
+        as_expected = "and shall not exist" if moved[0].value == "0" else f"not {moved[0].value} as expected"
+        message = f"{moved[0].reason}, {as_expected}"
         raise ManorError(Kind.CONFLICT, message, hint=hint, problems=tuple(moved[:PROBLEMS_MAX]))
 
 

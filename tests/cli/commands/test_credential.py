@@ -29,7 +29,7 @@ def test_a_new_principal_gets_a_key_and_the_broker_is_told(node):
     ran = run("credential", "add", "observer/grafana", client=client, directory=node)
     assert ran.code == 0
     assert str(node / "keys" / "observer-grafana.key") in ran.out
-    assert client.asked == [Reload()]
+    assert client.asked == [Reload(), Reload()]  # before it, too: it may be our own key that goes
     assert "observer/grafana" in principals(node)
 
 
@@ -49,6 +49,23 @@ def test_a_key_is_taken_back_and_sessions_end(node):
     ran = run("credential", "revoke", "service/devices", client=bus(), directory=node)
     assert "ended 1 sessions" in ran.err
     assert "service/devices" not in principals(node)
+
+
+def test_who_takes_his_own_key_back_is_told_that_the_broker_knows(node):
+    keys.add(node / "keys", "operator/bob")
+    answers = [Reloaded(keys=7, ended=0), ManorError(Kind.FORBIDDEN, "the broker does not know this key")]
+    ran = run("credential", "revoke", "operator/admin", client=bus(lambda _: answers.pop(0)), directory=node)
+    assert ran.code == 0, ran.err
+    assert "ended this session" in ran.err
+
+
+def test_the_last_operator_is_asked_for_before_nobody_can_command_the_node(node):
+    ran = run("credential", "revoke", "operator/admin", client=bus(), directory=node)
+    assert ran.code == 2
+    assert "is the last operator" in ran.err
+    assert "operator/admin" in principals(node)
+    run("credential", "revoke", "operator/admin", "--yes", client=bus(), directory=node)
+    assert "operator/admin" not in principals(node)
 
 
 def test_without_a_broker_the_change_is_made_and_its_effect_told(node):

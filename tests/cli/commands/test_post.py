@@ -60,3 +60,9 @@ def test_news_are_published_under_their_type():
         ("operator.admin.note", "operator.admin.note.v1", {"text": "noon"}),
         ("operator.admin.note", "note.v2", {}),
     ]
+
+
+def test_a_key_that_stands_twice_is_refused_as_in_files():
+    ran = run("call", "bus.peers", '{"a": {"name": 1, "name": 2}}', client=answering())
+    assert ran.code == 2
+    assert "the key 'name' stands twice" in ran.err

@@ -1,4 +1,5 @@
 import hashlib
+import os
 
 from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages.config import Backup, BackupChunk, BackupDone, Restore, Restored
@@ -26,6 +27,16 @@ def test_a_copy_that_arrived_incomplete_replaces_nothing(tmp_path):
         assert run("config", "backup", str(tmp_path / "b.db"), client=client).code == 1
     assert (tmp_path / "b.db").read_bytes() == b"the good old one"
     assert [path.name for path in tmp_path.iterdir()] == ["b.db"]
+
+
+def test_a_backup_takes_the_place_of_a_file_and_of_nothing_else(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link").symlink_to("b.db")
+    assert run("config", "backup", str(tmp_path / "fifo"), client=bus()).code == 2
+    assert (tmp_path / "fifo").is_fifo()
+    assert run("config", "backup", str(tmp_path / "link"), client=bus()).code == 0
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "b.db").read_bytes() == b"onetwo"
 
 
 def test_a_refused_backup_leaves_nothing_behind(tmp_path):
