@@ -143,7 +143,7 @@ def _ids(document: Domain) -> list[str]:
 
 
 def _write(app: App, document: Domain, changed: dict[str, Any], reason: str, awaited: str, form: str) -> None:
-    """Write the document back if nobody else has changed it meanwhile, and wait until a device is as it says."""
+    """Write the document back if nobody else has changed it meanwhile, and wait for the device `awaited`."""
     spec = msgspec.structs.replace(document.spec, **changed)
     content = msgspec.to_builtins(msgspec.structs.replace(document, spec=spec))
     try:

@@ -127,7 +127,7 @@ def _misfits(draft: _Draft, one: Parsed) -> Iterator[Problem]:
             allowed = f"{known}, or leave it out: config fills it in"
             yield Problem(path=f"metadata.{name}", reason="it is not so", value=str(value), allowed=allowed)
     if before is None and isinstance(document, Volume):
-        yield from _smaller_than_base(draft, document.spec)
+        yield from _too_small_a_clone(draft, document.spec)
     for path, used in uses(document):
         if draft.find(used) is None:
             reason = f"there is no {used.kind} {used.name!r}"
@@ -135,12 +135,12 @@ def _misfits(draft: _Draft, one: Parsed) -> Iterator[Problem]:
             yield Problem(path=path, reason=reason, value=used.name, allowed=allowed)
 
 
-def _smaller_than_base(draft: _Draft, spec: VolumeSpec) -> Iterator[Problem]:
+def _too_small_a_clone(draft: _Draft, spec: VolumeSpec) -> Iterator[Problem]:
     """Yield what is wrong with the size of a new clone; one that is there may be smaller, as bases grow."""
-    base = draft.find(Ref("Volume", spec.clone_of)) if spec.clone_of else None
-    if isinstance(base, Volume) and spec.size_mib < base.spec.size_mib:
+    origin = draft.find(Ref("Volume", spec.clone_of)) if spec.clone_of else None
+    if isinstance(origin, Volume) and spec.size_mib < origin.spec.size_mib:
         reason = f"smaller than {spec.clone_of}, which it starts from"
-        allowed = f"at least {base.spec.size_mib}"
+        allowed = f"at least {origin.spec.size_mib}"
         yield Problem(path="spec.size_mib", reason=reason, value=str(spec.size_mib), allowed=allowed)
 
 
