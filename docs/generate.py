@@ -14,7 +14,7 @@ from pathlib import Path
 
 from manor_bus.wire import asyncapi
 from manor_devices import machine as devices
-from manor_lifecycle import machine as lifecycle
+from manor_lifecycle.domain import states, verbs
 
 DOCS = Path(__file__).parent
 MARKED = re.compile(r"(<!-- made from the code: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -48,26 +48,36 @@ def table(head: str, rows: Iterable[Iterable[str]]) -> str:
     return "\n".join([f"| {head} |", "|---" * columns + "|", *lines, ""])
 
 
+def lifecycle_edges() -> Iterator[Edge]:
+    """List what the verbs and what happens by itself lead through, and to."""
+    for (source, verb), kind in states.VERBS.items():
+        through = states.PASSES.get(kind, verbs.GOALS.get(kind, source))
+        if kind != states.ALREADY and through is not source:
+            yield source.value, verb.removesuffix("-force"), through.value
+    for kind, through in states.PASSES.items():
+        yield through.value, "done", verbs.GOALS[kind].value
+
+
 def lifecycle_diagram() -> str:
-    """Draw the states of a domain, without what a restart of the service finds."""
-    rows = (row for row in lifecycle.TABLE.values() if row.source is not row.target and row.rule != "L17")
-    return diagram(((row.source.value, row.trigger.value, row.target.value) for row in rows), "RUNNING")
+    """Draw where operations that go well lead."""
+    return diagram(dict.fromkeys(lifecycle_edges()), "RUNNING")
 
 
-def lifecycle_table() -> str:
-    """List every row of the domain machine."""
+def lifecycle_states() -> str:
+    """List the table of states; its first line that fits names the state."""
+    return table("state | fits when", ((line.state.value, line.words) for line in states.STATES))
+
+
+def lifecycle_verbs() -> str:
+    """List what may be asked in which state."""
+    found: dict[str, dict[bool, list[str]]] = {}
+    for (source, verb), kind in states.VERBS.items():
+        found.setdefault(verb, {}).setdefault(kind == states.ALREADY, []).append(source.value)
     rows = (
-        (row.rule, row.source.value, f"`{row.trigger.value}`", outcome(row), row.plan)
-        for row in lifecycle.TABLE.values()
+        (f"`{verb}`", ", ".join(there.get(False, ())), ", ".join(there.get(True, ())))
+        for verb, there in found.items()
     )
-    return table("rule | in state | on | goes to | plan", rows)
-
-
-def outcome(row: lifecycle.Row) -> str:
-    """Say where a row of the domain machine leads."""
-    if row.already:
-        return "is so already"
-    return "stays" if row.source is row.target else row.target.value
+    return table("verb | begins an operation in | is so already in", rows)
 
 
 def connection_edges() -> Iterator[Edge]:
@@ -108,7 +118,8 @@ def target(row: devices.Row, source: devices.S) -> str:
 
 PARTS = {
     "lifecycle_diagram": lifecycle_diagram,
-    "lifecycle_table": lifecycle_table,
+    "lifecycle_states": lifecycle_states,
+    "lifecycle_verbs": lifecycle_verbs,
     "devices_diagram": devices_diagram,
     "devices_table": devices_table,
 }

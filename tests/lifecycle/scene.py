@@ -79,7 +79,7 @@ class Scene:
     @property
     def fake(self) -> fake.FakeHypervisor:
         """The fake hypervisor of the present service."""
-        adapter = self.opened[-1].means.hypervisors["fake"]
+        adapter = self.opened[-1].site.hypervisors["fake"]
         assert isinstance(adapter, fake.FakeHypervisor)
         return adapter
 
@@ -170,3 +170,8 @@ def spec_of(**fields: Any) -> d.DomainSpec:
     import msgspec
 
     return msgspec.convert(fields, d.DomainSpec)
+
+
+def silent(scene: Scene, uuid: str) -> None:
+    """The device model of a run has not answered for 10 s."""
+    scene.fake.change(uuid, silent_since=asyncio.get_running_loop().time() - 10)

@@ -9,11 +9,9 @@ import pytest
 from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages import config as c
 from manor_bus.wire.messages import lifecycle as m
-from manor_bus.wire.messages.devices import DomainGone
 from manor_bus.wire.messages.discovery import Find, Found, FoundPart, NodeStatus
 from manor_bus.wire.messages.lifecycle import OperationState, State
 from manor_lifecycle import opening
-from manor_lifecycle.opening import DEBT_PERIOD_S
 from tests.lifecycle.scene import Scene, on_stage
 
 
@@ -38,44 +36,28 @@ def test_settings_of_the_cluster_are_known_before_the_first_start_and_followed(t
         await apply(scene, "ClusterSettings", "cluster", concurrent_starts=3, operations_keep=500)
         await scene.kill()
         await scene.restart()
-        means = scene.opened[-1].means
-        assert (means.starts.limit, means.ledger.keep) == (3, 500)
+        site = scene.opened[-1].site
+        assert (site.starts.limit, site.operations.keep) == (3, 500)
         await apply(scene, "ClusterSettings", "cluster", concurrent_starts=4)
         await asyncio.sleep(60)
-        assert means.starts.limit == 4
-        assert isinstance(means.hypervisors, dict)
-        means.hypervisors["other"] = means.hypervisors["fake"]
+        assert site.starts.limit == 4
+        assert isinstance(site.hypervisors, dict)
+        site.hypervisors["other"] = site.hypervisors["fake"]
         for chosen, default in (("other", "other"), ("nothing", "fake"), ("", "fake")):
             await apply(scene, "ClusterSettings", "cluster", default_hypervisor=chosen)
             await asyncio.sleep(1)
-            assert means.default_hypervisor == default
+            assert site.place.default_hypervisor == default
 
     on_stage(tmp_path, scenario)
 
 
 def test_the_node_is_told_with_its_hypervisors_and_the_labels_of_its_document(tmp_path: Path) -> None:
     async def scenario(scene: Scene) -> None:
-        node = scene.opened[-1].means.node
+        node = scene.opened[-1].site.place.node
         await apply(scene, "Node", node, labels={"rack": "3"})
         await asyncio.sleep(60)
         (status,) = await nodes(scene)
         assert (status.name, status.labels, status.hypervisors) == (node, {"rack": "3"}, {"fake": "1"})
-
-    on_stage(tmp_path, scenario)
-
-
-def test_devices_hears_of_an_ended_run_as_soon_as_it_is_back(tmp_path: Path) -> None:
-    async def scenario(scene: Scene) -> None:
-        owed = scene.opened[-1].means.owed
-        scene.devices.away = True
-        owed["u1", 3] = None
-        await asyncio.sleep(DEBT_PERIOD_S * 10)
-        assert list(owed) == [("u1", 3)]
-        scene.devices.away = False
-        scene.devices.calls.clear()
-        await asyncio.sleep(DEBT_PERIOD_S * 5)
-        assert owed == {}
-        assert scene.devices.calls == [DomainGone(uuid="u1", incarnation=3)]
 
     on_stage(tmp_path, scenario)
 

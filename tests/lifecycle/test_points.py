@@ -1,6 +1,7 @@
 """Every operation is killed before and after, and cancelled at, each of its points, on the fake hypervisor.
 
-A point is a deed of the driver, done or undone. First the operation runs once and its points are counted.
+A point is a step that is carried out, forward or back. First the operation runs once, and its points are
+counted.
 Then it runs once for each: the service ends there as by kill -9 and starts again, or the operation is
 cancelled there. What must hold: the domain is in a valid state, nothing is left behind, the operation has an
 outcome, the same id is answered with that outcome, and asking again succeeds.
@@ -20,10 +21,9 @@ from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages import Message
 from manor_bus.wire.messages import lifecycle as m
 from manor_bus.wire.messages.lifecycle import OperationState, State
-from manor_lifecycle import driver
-from manor_lifecycle.deeds import DEEDS
+from manor_lifecycle import carrying
+from manor_lifecycle.carrying import CARRIES, Carry, Outcome, Work
 from manor_lifecycle.hypervisors import GuestState
-from manor_lifecycle.opening import DEBT_PERIOD_S
 from tests.lifecycle.scene import Scene, disk, on_stage
 
 ROOT, EXTRA = disk("root"), disk("extra")
@@ -32,7 +32,7 @@ NET = {"id": "net"}
 
 @dataclass
 class Points:
-    """Counts deeds; stops at one of them, before or after it, until the gate opens."""
+    """Counts steps; stops at one of them, before or after it, until the gate opens."""
 
     stop_at: int = -1
     after: bool = False
@@ -43,18 +43,19 @@ class Points:
     armed: bool = False
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(driver, "DEEDS", {act: self.around(deed) for act, deed in DEEDS.items()})
+        carries = {act: self.around(carry) for act, carry in CARRIES.items()}
+        monkeypatch.setattr(carrying, "CARRIES", carries)
 
-    def around(self, deed: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
-        async def counted(means: Any, life: Any, work: Any, step: Any) -> None:
+    def around(self, carry: Carry) -> Carry:
+        async def counted(work: Work) -> Outcome | None:
             mine = self.count if self.armed else -2
             self.count += self.armed
-            self.names += [step.text] * self.armed
+            self.names += [work.step.text] * self.armed
             if mine == self.stop_at and not self.after:
                 self.reached.set()
                 await self.gate.wait()
             try:
-                await deed(means, life, work, step)
+                return await carry(work)
             finally:
                 if mine == self.stop_at and self.after:
                     self.reached.set()
@@ -125,6 +126,7 @@ CASES = {
     "plug": Case(running, changes(ROOT, EXTRA), State.RUNNING, State.RUNNING, MORE, USED),
     "unplug": Case(running_with_extra, changes(ROOT), State.RUNNING, State.RUNNING, USED, MORE),
 }
+TIDY_S = 6.0
 COUNTED: dict[str, list[str]] = {}
 RUNS = {State.RUNNING: GuestState.RUNNING, State.PAUSED: GuestState.PAUSED}
 
@@ -132,7 +134,7 @@ RUNS = {State.RUNNING: GuestState.RUNNING, State.PAUSED: GuestState.PAUSED}
 async def check(scene: Scene, state: State, devices: set[str], where: str) -> None:
     """The domain is in this state, and nothing else is there."""
     status = await scene.until(state)
-    await asyncio.sleep(DEBT_PERIOD_S + 1)
+    await asyncio.sleep(TIDY_S)
     status = await scene.status()
     assert status.state is state, (where, status)
     assert {name for _, name in scene.devices.open} == devices, where
@@ -144,11 +146,12 @@ async def check(scene: Scene, state: State, devices: set[str], where: str) -> No
         assert guest.incarnation == status.incarnation, where
     saved = {path.name for path in (scene.folder / "lifecycle" / "saved").iterdir()}
     assert saved == ({f"{status.uuid}.state"} if state is State.SUSPENDED else set()), where
-    means = scene.opened[-1].means
-    assert not means.ledger.active, where
-    assert not means.owed, where
-    assert means.starts._taken == 0, where
-    assert set(means.ledger.live) == ({status.uuid} if state in RUNS else set()), where
+    site = scene.opened[-1].site
+    assert not site.operations.open, where
+    assert site.starts.taken == site.calls.taken == 0, where
+    kept = site.records.known[status.uuid].record
+    assert kept is not None
+    assert (kept.run, bool(kept.saved), kept.deleting) == (state in RUNS, state is State.SUSPENDED, ""), where
 
 
 async def again(scene: Scene, case: Case) -> None:

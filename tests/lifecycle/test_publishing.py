@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -15,7 +15,9 @@ from manor_bus.wire.messages import Message
 from manor_bus.wire.messages.documents import Domain, Metadata
 from manor_bus.wire.messages.lifecycle import DomainStatus, Operation, OperationState, State
 from manor_lifecycle import publishing as module
-from manor_lifecycle.life import Life
+from manor_lifecycle.domain.values import Core, Place
+from manor_lifecycle.hypervisors.seen import Activity, Run, Seen, SeenRun
+from manor_lifecycle.owner import Owner
 from manor_lifecycle.publishing import ENDED_KEPT_S, Publishing
 from tests.testkit import virtual
 
@@ -43,13 +45,23 @@ class World:
 def on_air(scenario: Callable[[World, Publishing], Awaitable[None]]) -> None:
     async def run() -> None:
         world = World()
-        await scenario(world, Publishing(cast(Peer, SimpleNamespace(state=world)), "n1"))
+        await scenario(world, Publishing(cast(Peer, SimpleNamespace(state=world))))
 
     virtual.run(run())
 
 
-def life(name: str = "web", **more: Any) -> Life:
-    return Life(f"uuid-of-{name}", name, **more)
+def owner(name: str = "web", generation: int = 0, document: Domain | None = None) -> Any:
+    """What is known of a domain, and what of it was told."""
+    core = Core(f"uuid-of-{name}", Place("n1"), name, document or Domain(metadata=Metadata(name=name)))
+    told: Any = SimpleNamespace(uuid=core.uuid, core=core, status=None, generation=generation, reserved=9)
+    return told
+
+
+def becomes(told: Any, state: State) -> None:
+    """Its run stands or runs."""
+    activity = {State.PAUSED: Activity.STANDS, State.RUNNING: Activity.RUNS}[state]
+    run = SeenRun(Run(told.uuid, 1), 1, told.core.name, activity)
+    told.core = replace(told.core, seen=Seen(told.uuid, 1, run))
 
 
 def operation(id_: str = "op", state: OperationState = OperationState.RUNNING, **more: Any) -> Operation:
@@ -58,9 +70,9 @@ def operation(id_: str = "op", state: OperationState = OperationState.RUNNING, *
 
 def test_changes_of_one_turn_are_told_once_at_its_end_with_the_last_look() -> None:
     async def scenario(world: World, publishing: Publishing) -> None:
-        web = life()
-        for state in (State.STARTING, State.PAUSED, State.RUNNING):
-            web.state = state
+        web = owner()
+        for state in (State.PAUSED, State.RUNNING):
+            becomes(web, state)
             publishing.changed(web)
             publishing.told(operation(step=state.value))
         assert world.facts == []
@@ -73,9 +85,9 @@ def test_changes_of_one_turn_are_told_once_at_its_end_with_the_last_look() -> No
 
 def test_every_new_look_has_a_higher_generation_and_the_same_look_is_not_told_again() -> None:
     async def scenario(world: World, publishing: Publishing) -> None:
-        web = life(generation=6)
-        for state in (State.STARTING, State.RUNNING, State.RUNNING):
-            web.state = state
+        web = owner(generation=6)
+        for state in (State.PAUSED, State.RUNNING, State.RUNNING):
+            becomes(web, state)
             publishing.changed(web)
             await asyncio.sleep(0)
         assert [fact.generation for fact in world.facts] == [7, 8]
@@ -85,7 +97,7 @@ def test_every_new_look_has_a_higher_generation_and_the_same_look_is_not_told_ag
 
 def test_whoever_asks_sees_the_look_that_is_told() -> None:
     async def scenario(world: World, publishing: Publishing) -> None:
-        web = life(state=State.RUNNING)
+        web = owner()
         seen = publishing.status(web)
         assert publishing.status(web) is seen
         await asyncio.sleep(0)
@@ -96,8 +108,8 @@ def test_whoever_asks_sees_the_look_that_is_told() -> None:
 
 def test_a_fact_carries_the_labels_of_the_document() -> None:
     async def scenario(world: World, publishing: Publishing) -> None:
-        publishing.changed(life(document=Domain(metadata=Metadata(name="web", labels={"tier": "1"}))))
-        publishing.changed(life("db"))
+        publishing.changed(owner(document=Domain(metadata=Metadata(name="web", labels={"tier": "1"}))))
+        publishing.changed(owner("db"))
         await asyncio.sleep(0)
         assert {fact.name: fact.labels for fact in world.facts} == {"web": {"tier": "1"}, "db": {}}
 
@@ -106,10 +118,10 @@ def test_a_fact_carries_the_labels_of_the_document() -> None:
 
 def test_a_renamed_domain_is_the_same_object_under_a_new_name() -> None:
     async def scenario(world: World, publishing: Publishing) -> None:
-        web = life()
+        web = owner()
         publishing.changed(web)
         await asyncio.sleep(0)
-        web.name = "www"
+        web.core = replace(web.core, name="www")
         publishing.changed(web)
         await asyncio.sleep(0)
         assert world.dropped == []  # the subject is its uuid
@@ -120,10 +132,10 @@ def test_a_renamed_domain_is_the_same_object_under_a_new_name() -> None:
 
 def test_a_removed_domain_is_dropped_and_what_waited_is_not_told_any_more() -> None:
     async def scenario(world: World, publishing: Publishing) -> None:
-        web, db = life(), life("db")
+        web, db = owner(), owner("db")
         publishing.changed(web)
         await asyncio.sleep(0)
-        web.state = State.RUNNING
+        becomes(web, State.RUNNING)
         publishing.changed(web)
         publishing.changed(db)
         publishing.removed(web)
@@ -137,7 +149,7 @@ def test_a_removed_domain_is_dropped_and_what_waited_is_not_told_any_more() -> N
 
 def test_those_inside_hear_of_every_change_at_once() -> None:
     async def scenario(world: World, publishing: Publishing) -> None:
-        web, looked, forgotten = life(), list[Life](), list[Life]()
+        web, looked, forgotten = owner(), list[Owner](), list[Owner]()
         publishing.look, publishing.forget = looked.append, forgotten.append
         publishing.changed(web)
         publishing.changed(web)
@@ -179,7 +191,7 @@ def test_of_very_many_ended_operations_the_last_ones_are_kept(monkeypatch: pytes
 
 def test_closing_tells_what_is_left_and_then_nothing_more() -> None:
     async def scenario(world: World, publishing: Publishing) -> None:
-        publishing.changed(life())
+        publishing.changed(owner())
         publishing.told(operation("op", OperationState.DONE))
         publishing.close()
         assert len(world.facts) == 1

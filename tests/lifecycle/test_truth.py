@@ -71,9 +71,10 @@ def test_what_cannot_be_asked_is_not_known_and_asked_again(tmp_path: Path) -> No
         scene.fake.faults.next("pause", "fail-after")
         scene.fake.faults.next("resume", "fail", "fail", "fail")  # it cannot be undone
         scene.fake.faults.next("look", *["fail"] * 12)
-        await scene.do(m.DomainPause(name="web"))
-        status = await scene.status()
+        pausing = await scene.call(m.DomainPause(name="web"))
+        status = await scene.until(lambda s: "NOT KNOWN" in s.conditions)
         assert (status.state, status.reason[:9]) == (State.RUNNING, "not known")
+        assert (await scene.outcome(pausing.id)).state is OperationState.DONE
         assert (await shown_is_there(scene, uuid)).state is State.PAUSED
 
     on_stage(tmp_path, scenario)

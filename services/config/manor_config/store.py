@@ -125,8 +125,8 @@ class Store:
         return outcome
 
     def _take(self, edit: Edit, revision: int) -> None:
-        """Let the catalog and the watchers know what was written."""
-        for ref, document, size in edit.documents:
+        """Let the catalog and the watchers know what was written; what has a new name is never gone."""
+        for ref, document, size in sorted(edit.documents, key=lambda one: one[1] is None):
             if document is None:
                 self.catalog.drop(ref)
                 self._state.drop(subject_of(ref))

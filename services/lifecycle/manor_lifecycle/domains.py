@@ -1,400 +1,298 @@
-"""All domains of this node: what happens to them is taken here, and what is due for each is decided here.
+"""All domains of this node: who is meant by a name, and which owner is told of what.
 
-Documents, hypervisor events and device states come in; operations go out to the driver. Nothing here waits.
+Identity is the uuid. A name is an index: of several domains that claim it the documented one is meant.
+Nothing here waits.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import secrets
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Final, Protocol
 
 from manor_bus.wire.errors import not_found
-from manor_bus.wire.messages.documents import Domain, RunPolicy
-from manor_bus.wire.messages.lifecycle import Operation, State
-from manor_lifecycle import endings, hypervisors, machine, patience, reconcile
-from manor_lifecycle.driver import Driver, Listeners
-from manor_lifecycle.hypervisors import GuestState, HypervisorEvent, RunEvent, RunningDomain
-from manor_lifecycle.ledger import Booted
-from manor_lifecycle.life import Life, Work, lived
-from manor_lifecycle.machine import Trigger
-from manor_lifecycle.means import Means
-from manor_lifecycle.ownership import is_mine
-from manor_lifecycle.plan import Arguments
-from manor_lifecycle.reconcile import Decision, Situation
+from manor_bus.wire.messages.devices import DeviceStatus
+from manor_bus.wire.messages.documents import Domain
+from manor_bus.wire.messages.lifecycle import State
+from manor_lifecycle import hypervisors
+from manor_lifecycle.domain.events import Hint, LinkIs, NeedsAre, PlaceIs, WishIs
+from manor_lifecycle.domain.states import state
+from manor_lifecycle.domain.tidy import tidy
+from manor_lifecycle.domain.values import Core, Place
+from manor_lifecycle.domain.wishes import wants_to_run
+from manor_lifecycle.hypervisors import HypervisorEvent, Seen
+from manor_lifecycle.owner import Owner
+from manor_lifecycle.records import is_mine
+from manor_lifecycle.site import Site
 
-BUSY_MAX: Final = (
-    256  # domains worked on at once because of their documents; what callers ask for comes on top
-)
-RETRY_S_MAX: Final = 60.0
-log = logging.getLogger(__name__)
+GONE: Final = frozenset({State.DELETED})
+HIDDEN: Final = frozenset({State.DELETED, State.LOST})
 
 
 class Told(Protocol):
     """Who is told of every change; see `publishing`."""
 
-    def changed(self, life: Life) -> None:
+    def changed(self, owner: Owner) -> None:
         """A domain may look different now."""
 
-    def told(self, operation: Operation) -> None:
-        """An operation looks different now."""
-
-    def removed(self, life: Life) -> None:
+    def removed(self, owner: Owner) -> None:
         """A domain is no more."""
 
 
 class Domains:
-    """The lives on this node, by uuid and by name."""
+    """The owners on this node, by uuid and by name."""
 
-    def __init__(self, means: Means, told: Told) -> None:
-        self.means = means
-        self._told = told
-        self.changed = told.changed
-        self.driver = Driver(means, Listeners(told.changed, told.told, self._next, self._idle))
-        self.by_uuid: dict[str, Life] = {}
-        self.uuids: dict[str, str] = {}  # by name
-        self._boot_due: set[str] = set()
-        self._displaced: set[str] = set()  # others have their names now
-        self._ready: dict[str, None] = {}  # wait for others to become idle
+    def __init__(self, site: Site, told: Told) -> None:
+        self._site, self._told = site, told
+        self.by_uuid: dict[str, Owner] = {}
+        self._names: dict[str, dict[str, None]] = {}  # name -> uuids of those that claim it
+        self._named: dict[str, str] = {}  # uuid -> the name under which it is indexed
         self._users: dict[str, set[str]] = {}  # name -> uuids of those that depend on it
-        self._stale_events = 0
+        self._settling: asyncio.Handle | None = None
+        self._touched: dict[str, None] = {}
+        self._documents: dict[str, str] = {}  # name -> uuid
+        self._leaving: set[asyncio.Task[None]] = set()
 
-    # --- look up --------------------------------------------------------------------------------------
+    # --- look up -------------------------------------------------------------------------------------------
 
-    def find(self, name: str) -> Life:
+    def find(self, name: str) -> Owner:
         """Return a domain by name or uuid; `not_found` otherwise."""
-        life = self.by_uuid.get(self.uuids.get(name, name))
-        if life is None:
-            message = f"there is no domain {name!r} on node {self.means.node}"
+        claims = [self.by_uuid[uuid] for uuid in self._names.get(name, ())]
+        claims.sort(key=lambda owner: (owner.core.wish is None, owner.core.living is None))
+        owner = claims[0] if claims else self.by_uuid.get(name)
+        if owner is None or state(owner.core) in GONE:
+            message = f"there is no domain {name!r} on node {self._site.place.node}"
             raise not_found(message, hint="List them: manor list")
-        return life
+        return owner
 
-    def add(self, life: Life) -> None:
+    def listed(self) -> list[Owner]:
+        """Return the domains that there are."""
+        return [owner for owner in self.by_uuid.values() if state(owner.core) not in HIDDEN]
+
+    def names_of_users(self, owner: Owner) -> tuple[str, ...]:
+        """Return the living domains that depend on one."""
+        users = (self.by_uuid.get(uuid) for uuid in self._users.get(owner.core.name, ()))
+        return tuple(sorted(user.core.name for user in users if user is not None and user.core.living))
+
+    def add(self, core: Core) -> Owner:
         """Take a domain in."""
-        self.by_uuid[life.uuid] = life
-        self.uuids[life.name] = life.uuid
-        self._learn_dependencies(life)
-        self.changed(life)
+        owner = self.by_uuid[core.uuid] = Owner(self._site, core, self._changed)
+        if core.wish is not None:
+            self._documents[core.wish.metadata.name] = core.uuid
+        self._index(owner)
+        self._learn_needs(owner)
+        return owner
 
-    def _learn_dependencies(self, life: Life) -> None:
-        for name in life.spec.depends_on:
-            self._users.setdefault(name, set()).add(life.uuid)
+    def _index(self, owner: Owner) -> None:
+        before, name = self._named.get(owner.uuid), owner.core.name
+        if before == name:
+            return
+        if before is not None:
+            self._unindex(owner.uuid)
+        self._named[owner.uuid] = name
+        self._names.setdefault(name, {})[owner.uuid] = None
+        self._touch(name)
 
-    def remove(self, life: Life) -> None:
-        """Forget a domain that is no more."""
-        del self.by_uuid[life.uuid]
-        self._displaced.discard(life.uuid)
-        if life.boot_due:
-            self._booted(life)
-        if self.uuids.get(life.name) == life.uuid:
-            del self.uuids[life.name]
-        self.means.ledger.forget(life.uuid)
-        self._told.removed(life)
+    def _unindex(self, uuid: str) -> None:
+        name = self._named.pop(uuid)
+        claims = self._names[name]
+        claims.pop(uuid, None)
+        if not claims:
+            del self._names[name]
+        self._touch(name)
 
-    def namesake(self, life: Life) -> str:
-        """Return the uuid of another run under the name of a domain; two would be taken for one."""
-        there = (self.by_uuid.get(uuid) for uuid in self._displaced)
-        runs = (one.uuid for one in there if one is not None and one.name == life.name and one.guest)
-        return next((uuid for uuid in runs if uuid != life.uuid), "")
+    def _changed(self, owner: Owner) -> None:
+        """An owner's core is different: what others need of it may be, too."""
+        self._index(owner)
+        self._touch(owner.core.name)
+        if self._is_no_more(owner.core):
+            self._touched[owner.uuid] = None
+            self._soon()
+        else:
+            self._told.changed(owner)
 
-    def rename(self, life: Life, name: str) -> None:
-        """Call a domain by another name from now on."""
-        if self.uuids.get(life.name) == life.uuid:
-            del self.uuids[life.name]
-        life.name = name
-        self.uuids[name] = life.uuid
-        self.changed(life)
+    def _touch(self, name: str) -> None:
+        if name in self._users or len(self._names.get(name, ())) != 1:
+            self._touched[name] = None
+            self._soon()
 
-    def starts_with_node(self) -> None:
-        """Note who is to be started because the node was."""
-        for life in self.by_uuid.values():
-            life.boot_due = life.document is not None and life.spec.run is RunPolicy.ON_BOOT
-            if life.boot_due:
-                self._boot_due.add(life.uuid)
-        self._booted(None)
+    def _soon(self) -> None:
+        if self._settling is None:
+            self._settling = asyncio.get_running_loop().call_soon(self._settle)
 
-    def _booted(self, life: Life | None) -> None:
-        """Somebody of them was begun or is no more; when all were, the journal says so."""
-        if life is not None:
-            life.boot_due = False
-            self._boot_due.discard(life.uuid)
-        if not self._boot_due:
-            self.means.note(Booted(boot_id=self.means.boot_id))
+    def _settle(self) -> None:
+        """Tell those that need a name, or share it, how things are; let go of what is no more."""
+        self._settling = None
+        touched, self._touched = self._touched, {}
+        for name in touched:
+            owner = self.by_uuid.get(name)
+            if owner is not None and self._is_no_more(owner.core):
+                self._remove(owner)
+            for uuid in (*self._users.get(name, ()), *self._names.get(name, ())):
+                if (other := self.by_uuid.get(uuid)) is not None:
+                    self._tell_needs(other)
 
-    # --- documents ------------------------------------------------------------------------------------
+    def _is_no_more(self, core: Core) -> bool:
+        idle = core.doing is None and not core.waiting and not core.busy
+        return state(core) in HIDDEN and idle and tidy(core) is None
+
+    def _remove(self, owner: Owner) -> None:
+        del self.by_uuid[owner.uuid]
+        self._unindex(owner.uuid)
+        self._site.operations.forget(owner.uuid)
+        self._told.removed(owner)
+        task = asyncio.get_running_loop().create_task(owner.close())
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+
+    def publish(self, owner: Owner) -> None:
+        """Tell of a domain as it is."""
+        self._told.changed(owner)
+
+    async def close(self) -> None:
+        """Stop all owners where they are."""
+        await asyncio.gather(*(owner.close() for owner in self.by_uuid.values()))
+
+    # --- documents -----------------------------------------------------------------------------------------
 
     def document(self, name: str, document: Domain | None) -> None:
-        """A document is there, was changed, or is gone."""
-        if document is None:
-            life = self.by_uuid.get(self.uuids.get(name, ""))
-            if life is not None and life.document is not None:
-                life.document = None
-                self.poke(life)
-            return
-        uuid = document.metadata.uuid
-        before = self.by_uuid.get(self.uuids.get(name, ""))
-        if before is not None and before.uuid != uuid and before.document is not None:
-            before.document = None  # another one has its name now, as after a restored backup
-            self._displaced.add(before.uuid)
-            self.changed(before)
-            self.poke(before)
-        life = self.by_uuid.get(uuid)
-        held = self.means.claims.held.get(uuid)
-        if life is None:
-            if not is_mine(document, held, self.means.node):
+        """A document is there, was changed, or is gone (None)."""
+        uuid = document.metadata.uuid if document is not None else self._documents.pop(name, "")
+        if document is not None:
+            self._displace(name, uuid)
+        owner = self.by_uuid.get(uuid)
+        wish = owner.core.wish if owner is not None else None
+        if document is None and wish is not None and wish.metadata.name != name:
+            return  # it has another name now
+        if owner is None:
+            kept = self._site.records.known.get(uuid)
+            if document is None or not is_mine(document, kept, self._site.place.node):
                 return
-            life = Life(uuid, name, generation=self.means.ledger.generations.get(uuid, 0))
-            life.state = _first_state(held.record.saved if held else "", held.record.failed if held else "")
-            if held is not None:
-                life.saved, life.stopped = bool(held.record.saved), held.record.stopped
-                life.incarnation = life.born = held.record.incarnation
-                life.reason = held.record.failed
-                life.hypervisor = held.record.hypervisor
-            life.document = document
-            life.hypervisor = life.hypervisor or document.spec.hypervisor or self.means.default_hypervisor
-            self.add(life)
-        elif document.metadata.revision >= life.revision:
-            life.document = document
-            life.failures, life.retry_at = 0, 0.0
-            life.refused.clear()
-            self._learn_dependencies(life)
-            if life.name != name:
-                self.rename(life, name)
-        self.changed(life)
-        self.poke(life)
+            core = fresh(self._site, uuid, document, Seen(uuid))
+            owner = self.add(core)
+            self._tell_needs(owner)
+            self._told.changed(owner)
+        owner.take(WishIs(document))
+        self._learn_needs(owner)
+        self._tell_needs(owner)
 
-    # --- what is due ----------------------------------------------------------------------------------
-
-    def poke(self, life: Life) -> None:
-        """Something about a domain changed: see to what is due, now or when others are done."""
-        if not self._is_due(life):
+    def _displace(self, name: str, uuid: str) -> None:
+        """Another document may have this name now, as after a restored backup."""
+        before = self.by_uuid.get(self._documents.get(name, ""))
+        self._documents[name] = uuid
+        if before is None or before.uuid == uuid or before.core.wish is None:
             return
-        life.due = not life.works
-        self.changed(life)
-        if self.driver.busy < BUSY_MAX or life.works:
-            self.driver.wake(life)
-        else:
-            self._ready[life.uuid] = None
+        if before.core.wish.metadata.name == name:
+            before.take(WishIs(None))
 
-    def _is_due(self, life: Life) -> bool:
-        if life.works or life.ending is not None or life.look:
-            return True
-        if life.document is None and machine.knows(life.state, Trigger.UNDEFINE):
-            return True
-        return self._decide(life).verb is not None or life.state is State.DYING
+    def _learn_needs(self, owner: Owner) -> None:
+        for name in owner.core.spec.depends_on:
+            self._users.setdefault(name, set()).add(owner.uuid)
 
-    def _idle(self, life: Life) -> None:
-        """A domain's task ended: the next one that waits has its turn."""
-        patience.ask_again(self, life)
-        if life.uuid in self.by_uuid and self._is_due(life) and not self._waits(life):
-            self.driver.wake(life)
-        if life.state is State.RUNNING:
-            for uuid in self._users.get(life.name, ()):
-                if (user := self.by_uuid.get(uuid)) is not None:
-                    self.poke(user)
-        while self._ready and self.driver.busy < BUSY_MAX:
-            uuid = next(iter(self._ready))
-            del self._ready[uuid]
-            waiting = self.by_uuid.get(uuid)
-            if waiting is not None:
-                self.driver.wake(waiting)
+    def _tell_needs(self, owner: Owner) -> None:
+        core = owner.core
+        missing = tuple(name for name in core.spec.depends_on if self._is_off(name))
+        others = (self.by_uuid[uuid] for uuid in self._names.get(core.name, ()) if uuid != core.uuid)
+        taken = next((other.uuid for other in others if other.core.living is not None), "")
+        if (missing, taken) != (core.missing, core.name_taken):
+            owner.take(NeedsAre(missing, taken))
 
-    def _next(self, life: Life) -> Work | None:
-        """Return what is due for a domain; see the driver for the order."""
-        if life.works and not life.works[0].enter:
-            return life.works[0]
-        if life.ending is not None and self._ended(life):
-            return life.works[0]
-        if life.works:
-            return life.works[0]
-        if life.document is None and machine.knows(life.state, Trigger.UNDEFINE):
-            life.state, _ = machine.step(life.state, Trigger.UNDEFINE)
-            self.remove(life)
-            return None
-        if life.state is State.DYING and not life.failures:
-            life.failures = 1  # never without a pause
-        if self._waits(life):
-            return None
-        if life.state is State.DYING:
-            return self.internal(life, "destroy", Arguments(), "the hypervisor still holds it")
-        decision = self._decide(life)
-        if decision.verb is None:
-            return None
-        if decision.verb is Trigger.SHUTDOWN:
-            life.tried = (life.revision, life.incarnation)
-        return self.internal(life, decision.verb.value, decision.arguments, "the document says so")
+    def _is_off(self, name: str) -> bool:
+        """A name that is not here is not waited for: it may be on another node."""
+        claims = [self.by_uuid[uuid] for uuid in self._names.get(name, ())]
+        return bool(claims) and all(state(one.core) is not State.RUNNING for one in claims)
 
-    def _waits(self, life: Life) -> bool:
-        """Say whether a failure was too recent; then it is tried again in time."""
-        if not life.failures or life.works or life.ending is not None or life.retry_at < 0:
-            return False
-        if life.retry_at == 0:
-            loop = asyncio.get_running_loop()
-            life.retry_at = loop.time() + min(2.0**life.failures, RETRY_S_MAX)
-            loop.call_at(life.retry_at, self._again, life)
-        return True
-
-    def _again(self, life: Life) -> None:
-        if self.by_uuid.get(life.uuid) is life:
-            life.retry_at = -1.0
-            self.poke(life)
-
-    def _decide(self, life: Life) -> Decision:
-        held = self.means.claims.held.get(life.uuid)
-        record, missing = held.record if held else None, self._missing(life)
-        same_run = life.barred is not None and life.barred[:2] == (life.revision, life.incarnation)
-        there = Situation(
-            state=life.state,
-            record=record,
-            running=life.running,
-            features=life.features,
-            refused=life.refused,
-            missing=missing,
-            boot_due=life.boot_due,
-            namesake=self.namesake(life),
-            barred=life.barred[2] if life.barred is not None and same_run else "",
-        )
-        decision = reconcile.decide(life.document, there)
-        waits = decision.waits or ("" if life.reason.startswith("waits for ") else life.reason)
-        if decision.pending != life.pending or waits != life.reason:
-            life.pending, life.reason = decision.pending, waits
-            self.changed(life)
-        if decision.verb is Trigger.SHUTDOWN and life.tried == (life.revision, life.incarnation):
-            return Decision(pending=decision.pending)
-        return decision
-
-    def _missing(self, life: Life) -> tuple[str, ...]:
-        """Return the domains of this node that must run before this one and do not."""
-        lives = (self.by_uuid.get(self.uuids.get(name, "")) for name in life.spec.depends_on)
-        return tuple(found.name for found in lives if found is not None and found.state is not State.RUNNING)
-
-    def internal(
-        self, life: Life, kind: str, arguments: Arguments, reason: str, *, first: bool = False
-    ) -> Work:
-        """Begin an operation that nobody asked for."""
-        life.retry_at = 0.0
-        if life.boot_due and kind == "start":
-            self._booted(life)
-        work = Work(f"{kind}-{secrets.token_hex(6)}", kind, arguments, internal=True)
-        self.driver.begin(life, work, who=f"lifecycle@{self.means.node}", reason=reason, first=first)
-        return work
-
-    def _ended(self, life: Life) -> bool:
-        """Treat a run that ended by itself; say whether there is work to do for it, first in the queue."""
-        ending, life.ending = life.ending, None
-        if ending is None or not machine.knows(life.state, Trigger.END):
-            return False
-        record = self.means.record(life.uuid)
-        run = endings.Run(
-            reason=ending.reason,
-            detail=ending.detail,
-            ran_s=max(0.0, self.means.wall() - life.started),
-            kept=ending.kept,
-            stopped=record.stopped,
-            crashes=record.crashes,
-            reboots=record.reboots,
-        )
-        outcome = endings.decide(run, life.document.spec if life.document else None)
-        life.reason = outcome.reason
-        if outcome.trigger is Trigger.PRESERVE:
-            life.state, _ = machine.step(life.state, Trigger.PRESERVE)
-            self.means.note(lived(life, self.means.boot_id))
-            self.changed(life)
-            return False
-        arguments = Arguments(
-            dump=outcome.dump,
-            delay_s=outcome.delay_s,
-            failed=outcome.reason if outcome.trigger is Trigger.GIVE_UP else "",
-            crashes=outcome.crashes,
-            reboots=outcome.reboots,
-        )
-        kind = "restart" if outcome.trigger is Trigger.RESTART else "end"
-        self.internal(life, kind, arguments, outcome.reason, first=True)
-        return True
-
-    # --- hypervisor events ----------------------------------------------------------------------------
+    # --- what happens --------------------------------------------------------------------------------------
 
     def happened(self, hypervisor: str, event: HypervisorEvent) -> None:
-        """A hypervisor reports something."""
+        """A hypervisor reports something: a hint to look."""
         if isinstance(event, hypervisors.ForeignChanged):
-            self.foreign(hypervisor, event.uuid, event.domain)
+            self._foreign(hypervisor, event)
             return
-        if isinstance(event, hypervisors.Changed):
-            self._look(event.uuid)
-        else:
-            self._happened(event)
-
-    def _happened(self, event: RunEvent) -> None:
-        life = self.by_uuid.get(event.run.uuid)
-        if life is None or life.incarnation != event.run.incarnation or life.guest is None:
-            self._stale_events += 1
+        uuid = event.uuid if isinstance(event, hypervisors.Changed) else event.run.uuid
+        owner = self.by_uuid.get(uuid)
+        if owner is None:
             return
         match event:
             case hypervisors.Ended():
-                life.ending = event
-                life.guest = GuestState.ENDED if event.kept else None
-            case hypervisors.Hung():
-                patience.silent(self, life, event.detail, self.means.wall())
-            case hypervisors.Unplugged():
-                self._let_go(life, event.device)
-            case hypervisors.Stopped() | hypervisors.Continued():
-                self._moved(life, event)
-            case hypervisors.Resized():
-                life.memory_mib, life.cpus = event.memory_mib, event.cpus
-            case hypervisors.ShutdownAcknowledged() | hypervisors.Answering():
-                life.acknowledged |= isinstance(event, hypervisors.ShutdownAcknowledged)
-                life.silent, life.silent_since = "", 0.0
-        if life.bell is not None:
-            life.bell()
-        self.changed(life)
-        self.poke(life)
+                said = f"its run ended: {event.reason}" + (f", {event.detail}" if event.detail else "")
+                owner.take(Hint(said))
+            case hypervisors.GuestAnswered():
+                owner.take(Hint("the guest heard the request", heard=True))
+            case _:
+                owner.take(Hint())
 
-    def _look(self, uuid: str) -> None:
-        """Something about a run is different: it is asked what, in the domain's own task."""
-        life = self.by_uuid.get(uuid)
-        if life is not None and life.guest is not None:
-            life.look = True
-            self.poke(life)
-
-    def _moved(self, life: Life, event: hypervisors.Stopped | hypervisors.Continued) -> None:
-        stopped = isinstance(event, hypervisors.Stopped)
-        life.guest = GuestState.PAUSED if stopped else GuestState.RUNNING
-        life.reason = event.reason if isinstance(event, hypervisors.Stopped) else ""
-        if not stopped:
-            life.asked = 0
-            life.refused.clear()
-        trigger = Trigger.STANDS if stopped else Trigger.RUNS
-        if not life.works and machine.knows(life.state, trigger):
-            life.state, _ = machine.step(life.state, trigger)
-
-    def _let_go(self, life: Life, device: str) -> None:
-        """The guest let a device go late, or by itself: its back end is released."""
-        life.refused.pop(device, None)
-        unplugs = any(w.kind in ("unplug", "configure") for w in life.works)
-        if device in life.connections and not unplugs:
-            self.internal(life, "unplug", Arguments(device=device, force=True), "the guest let it go")
-
-    def foreign(self, hypervisor: str, uuid: str, seen: RunningDomain | None) -> None:
+    def _foreign(self, hypervisor: str, event: hypervisors.ForeignChanged) -> None:
         """A guest that is not ours is listed, and never touched (rule L18)."""
-        life = self.by_uuid.get(uuid)
-        if seen is None:
-            if life is not None and life.state is State.FOREIGN:
-                self.remove(life)
-            return
-        if life is None:
-            name = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in seen.name)
-            name = (name or uuid)[:48]
-            life = Life(uuid, f"foreign-{name}" if name in self.uuids else name, hypervisor=hypervisor)
-            life.state, _ = machine.step(life.state, Trigger.FOREIGN)
-            self.add(life)
-        if life.state is State.FOREIGN:
-            life.guest, life.cpus, life.memory_mib = seen.state, seen.cpus, seen.memory_mib
-            life.started, life.reason = seen.started, "not created by Manor; it is not touched"
-            self.changed(life)
+        owner = self.by_uuid.get(event.uuid)
+        if owner is None and event.domain is not None:
+            core = fresh(self._site, event.uuid, None, Seen(event.uuid))
+            name = self._free_name(event.domain.name or event.uuid)
+            owner = self.add(replace(core, name=name, hypervisor=hypervisor))
+        if owner is not None:
+            owner.take(Hint("a guest that is not ours"))
+
+    def _free_name(self, name: str) -> str:
+        name = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in name)[:48]
+        return f"foreign-{name}" if name in self._names else name
+
+    def link(self, status: DeviceStatus | None, key: tuple[str, int, str]) -> None:
+        """A connection changed its state, or is gone (None)."""
+        uuid, born, name = key
+        owner = self.by_uuid.get(uuid)
+        if owner is not None:
+            owner.take(LinkIs((born, name), status))
+
+    def place(self, place: Place) -> None:
+        """The node is different."""
+        self._site.place = place
+        for owner in list(self.by_uuid.values()):
+            owner.take(PlaceIs(place))
+
+    def wake(self) -> None:
+        """All see to what is due, in the order in which they are to start."""
+        for owner in list(self.by_uuid.values()):
+            self._tell_needs(owner)
+        at = self._site.now().at
+        for owner in sorted(self.by_uuid.values(), key=_order):
+            core = owner.core
+            if wants_to_run(core):
+                at += core.spec.start_delay_s
+                owner.core = replace(core, hold_starts_until=at)
+            owner.wake()
 
 
-def _first_state(saved: str, failed: str) -> State:
-    if failed:
-        return State.FAILED
-    return State.SUSPENDED if saved else State.DEFINED
+def _order(owner: Owner) -> tuple[int, str]:
+    return owner.core.spec.start_order, owner.core.name
+
+
+def fresh(site: Site, uuid: str, document: Domain | None, seen: Seen, hypervisor: str = "") -> Core:
+    """Return what is known of a domain at first."""
+    kept = site.records.known.get(uuid)
+    record = kept.record if kept is not None else None
+    wished = document.spec.hypervisor if document is not None else ""
+    run = seen.run
+    began = site.now().at - run.uptime_s if run is not None else None
+    named = (run.name if run is not None else "") or (record.name if record is not None else "")
+    return Core(
+        uuid=uuid,
+        place=site.place,
+        name=document.metadata.name if document is not None else named or uuid,
+        wish=document,
+        record=record,
+        revision=kept.revision if kept is not None else 0,
+        hypervisor=hypervisor
+        or (record.hypervisor if record else "")
+        or wished
+        or site.place.default_hypervisor,
+        seen=seen,
+        began=began,
+        treated=record.incarnation if record is not None and not record.run else 0,
+        stale=False,
+    )
+
+
+def uuids(*sources: Iterable[str]) -> tuple[str, ...]:
+    """Return every uuid that anybody knows of, once."""
+    return tuple(dict.fromkeys(uuid for source in sources for uuid in source))

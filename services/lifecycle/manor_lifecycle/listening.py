@@ -12,54 +12,59 @@ from manor_bus.peer.aio import Context
 from manor_bus.wire.messages import Done
 from manor_bus.wire.messages.consoles import ConsoleAttach, ConsoleAttached, ConsoleDetach, ConsoleWrite
 from manor_lifecycle.console import Consoles
+from manor_lifecycle.domain.values import Core
 from manor_lifecycle.domains import Domains
-from manor_lifecycle.hypervisors import ConsoleStream, Feature, GuestState
-from manor_lifecycle.life import Life
-from manor_lifecycle.means import Means
+from manor_lifecycle.hypervisors import ConsoleStream, Feature
+from manor_lifecycle.owner import Owner
+from manor_lifecycle.site import Site
 
 READ_FROM_START_MAX: Final = 256
-ALIVE: Final = (GuestState.RUNNING, GuestState.PAUSED)
 
 
 class Listening:
     """Follows the runs of all domains, and answers the console's messages."""
 
-    def __init__(self, means: Means, domains: Domains, consoles: Consoles) -> None:
-        self._means, self._domains, self._consoles = means, domains, consoles
+    def __init__(self, site: Site, domains: Domains, consoles: Consoles) -> None:
+        self._site, self._domains, self._consoles = site, domains, consoles
         self._read: set[str] = set()
 
-    def look(self, life: Life) -> None:
+    def look(self, owner: Owner) -> None:
         """A domain may have begun or ended a run, or have another name."""
-        alive = life.guest in ALIVE and self._has_console(life)
-        if alive and (life.uuid in self._read or len(self._read) < READ_FROM_START_MAX):
-            self._begin(life)
-        elif not alive and life.uuid in self._read:
-            self._read.discard(life.uuid)
-            self._consoles.ended(life.uuid)
+        alive = self._has_console(owner.core)
+        if alive and (owner.uuid in self._read or len(self._read) < READ_FROM_START_MAX):
+            self._begin(owner)
+        elif not alive and owner.uuid in self._read:
+            self._read.discard(owner.uuid)
+            self._consoles.ended(owner.uuid)
 
-    def forget(self, life: Life) -> None:
+    def forget(self, owner: Owner) -> None:
         """A domain is no more."""
-        self._read.discard(life.uuid)
-        self._consoles.forget(life.uuid)
+        self._read.discard(owner.uuid)
+        self._consoles.forget(owner.uuid)
 
-    def _has_console(self, life: Life) -> bool:
-        return Feature.CONSOLE in life.features and life.spec.console.type != "none"
+    def _has_console(self, core: Core) -> bool:
+        run = core.living
+        if run is None or run.run.incarnation == 0:
+            return False
+        spec = run.spec or core.spec
+        return Feature.CONSOLE in run.features and spec.console.type != "none"
 
-    def _begin(self, life: Life) -> None:
-        run, adapter = life.run, self._means.hypervisors[life.hypervisor]
+    def _begin(self, owner: Owner) -> None:
+        core = owner.core
+        run, adapter = core.key, self._site.hypervisors[core.hypervisor]
 
         async def opened() -> ConsoleStream:
             return await adapter.console(run)
 
-        self._read.add(life.uuid)
-        self._consoles.started(life.uuid, life.name, life.incarnation, opened)
+        self._read.add(owner.uuid)
+        self._consoles.started(owner.uuid, core.name, run.incarnation, opened)
 
     async def attach(self, request: ConsoleAttach, context: Context) -> ConsoleAttached:
         """Return what was printed, and the right to type if asked for."""
-        life = self._domains.find(request.name)
-        if life.guest in ALIVE and self._has_console(life):
-            self._begin(life)
-        return await self._consoles.attach(life.uuid, request, context.label, context.key)
+        owner = self._domains.find(request.name)
+        if self._has_console(owner.core):
+            self._begin(owner)
+        return await self._consoles.attach(owner.uuid, request, context.label, context.key)
 
     async def write(self, request: ConsoleWrite, context: Context) -> Done:
         """Type."""

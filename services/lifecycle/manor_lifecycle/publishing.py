@@ -14,8 +14,9 @@ import msgspec
 
 from manor_bus.peer.aio import Peer
 from manor_bus.wire.messages.lifecycle import DomainStatus, Operation
-from manor_lifecycle.ledger import has_ended
-from manor_lifecycle.life import Life, status
+from manor_lifecycle.domain.status import status
+from manor_lifecycle.operations import has_ended
+from manor_lifecycle.owner import Owner
 
 ENDED_KEPT_S: Final = 60.0  # so long an ended operation stays in the state stream
 CLOCK_SLACK_S: Final = 0.001  # a timer may fire a little early
@@ -26,23 +27,22 @@ GENERATIONS_AHEAD: Final = 100  # written down at once, so that after a kill non
 class Publishing:
     """See the module."""
 
-    def __init__(self, peer: Peer, node: str) -> None:
+    def __init__(self, peer: Peer) -> None:
         self._peer = peer
-        self._node = node
-        self.look: Callable[[Life], None] | None = None  # told of every change at once
-        self.forget: Callable[[Life], None] | None = None
+        self.look: Callable[[Owner], None] | None = None  # told of every change at once
+        self.forget: Callable[[Owner], None] | None = None
         self.reserve: Callable[[str, int], None] | None = None  # no generation up to this is used again
-        self._lives: dict[str, Life] = {}
+        self._owners: dict[str, Owner] = {}
         self._operations: dict[str, Operation] = {}
         self._ended: deque[tuple[float, str]] = deque()
         self._flushing: asyncio.Handle | None = None
         self._forgetting: asyncio.TimerHandle | None = None
 
-    def changed(self, life: Life) -> None:
+    def changed(self, owner: Owner) -> None:
         """A domain may look different now."""
-        self._lives[life.uuid] = life
+        self._owners[owner.uuid] = owner
         if self.look is not None:
-            self.look(life)
+            self.look(owner)
         self._soon()
 
     def told(self, operation: Operation) -> None:
@@ -50,19 +50,19 @@ class Publishing:
         self._operations[operation.id] = operation
         self._soon()
 
-    def removed(self, life: Life) -> None:
+    def removed(self, owner: Owner) -> None:
         """A domain is no more."""
-        self._lives.pop(life.uuid, None)
+        self._owners.pop(owner.uuid, None)
         if self.forget is not None:
-            self.forget(life)
-        self._peer.state.drop(f"domain.{life.uuid}")
+            self.forget(owner)
+        self._peer.state.drop(f"domain.{owner.uuid}")
 
-    def status(self, life: Life) -> DomainStatus:
+    def status(self, owner: Owner) -> DomainStatus:
         """Return what a domain looks like now; a new look has a new generation, and is told."""
-        now = self._look(life)
-        if now is not life.status:
-            life.status = now
-            self.changed(life)
+        now = self._look(owner)
+        if now is not owner.status:
+            owner.status = now
+            self.changed(owner)
         return now
 
     def flush(self) -> None:
@@ -78,15 +78,16 @@ class Publishing:
             if timer is not None:
                 timer.cancel()
 
-    def _look(self, life: Life) -> DomainStatus:
-        now = status(life, self._node)
-        if life.status == now:
-            return life.status
-        life.generation += 1
-        if self.reserve is not None and life.generation > life.reserved:
-            life.reserved = life.generation + GENERATIONS_AHEAD
-            self.reserve(life.uuid, life.reserved)
-        return msgspec.structs.replace(now, generation=life.generation)
+    def _look(self, owner: Owner) -> DomainStatus:
+        now = status(owner.core)
+        before = owner.status
+        if before is not None and msgspec.structs.replace(before, generation=0, uptime_s=now.uptime_s) == now:
+            return before
+        owner.generation += 1
+        if self.reserve is not None and owner.generation > owner.reserved:
+            owner.reserved = owner.generation + GENERATIONS_AHEAD
+            self.reserve(owner.uuid, owner.reserved)
+        return msgspec.structs.replace(now, generation=owner.generation)
 
     def _soon(self) -> None:
         if self._flushing is None:
@@ -94,10 +95,10 @@ class Publishing:
 
     def _flush(self) -> None:
         self._flushing = None
-        lives, self._lives = self._lives, {}
-        for life in lives.values():
-            life.status = self._look(life)
-            self._peer.state.put(f"domain.{life.uuid}", life.status)
+        owners, self._owners = self._owners, {}
+        for owner in owners.values():
+            owner.status = self._look(owner)
+            self._peer.state.put(f"domain.{owner.uuid}", owner.status)
         operations, self._operations = self._operations, {}
         for operation in operations.values():
             self._tell_operation(operation)

@@ -7,28 +7,40 @@ from __future__ import annotations
 
 import asyncio
 import re
+from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
 
 from manor_bus.peer.aio import Answer, Context, Peer
 from manor_bus.peer.serving import Room
-from manor_bus.wire.errors import Kind, ManorError, Problem, bad_request, conflict, denied_state, not_found
+from manor_bus.wire.errors import (
+    ErrorBody,
+    Kind,
+    ManorError,
+    Problem,
+    bad_request,
+    conflict,
+    denied_state,
+    not_found,
+)
 from manor_bus.wire.messages import Done, Message, consoles
 from manor_bus.wire.messages import lifecycle as m
 from manor_bus.wire.messages.lifecycle import DomainStatus, Operation, OperationState
-from manor_lifecycle import machine, operations, plan
+from manor_lifecycle.domain.events import Asked, Cancelled
+from manor_lifecycle.domain.going import begun
+from manor_lifecycle.domain.states import VERBS, denial, state
+from manor_lifecycle.domain.values import Arguments, Core, Doing
+from manor_lifecycle.domain.verbs import Already, No, admit, may_cancel, under_way
 from manor_lifecycle.domains import Domains
-from manor_lifecycle.ledger import Begun, Closed, has_ended
-from manor_lifecycle.life import Life, Work, observed
+from manor_lifecycle.hypervisors.seen import devices_of
 from manor_lifecycle.listening import Listening
-from manor_lifecycle.machine import Trigger
-from manor_lifecycle.means import Means
 from manor_lifecycle.opening import Opened, open_all
-from manor_lifecycle.operations import Already, No, trigger_of
-from manor_lifecycle.plan import Arguments, devices_of
+from manor_lifecycle.operations import has_ended
+from manor_lifecycle.owner import UNWRITTEN, Owner
 from manor_lifecycle.publishing import Publishing
 from manor_lifecycle.settings import Settings
+from manor_lifecycle.site import Site
 
 OWNS: Final = ("domain.*", "node.*", "operation.*", "console.*")
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
@@ -42,9 +54,10 @@ LIMIT_MAX: Final = 10_000
 class Lifecycle:
     """The answers of the service."""
 
-    def __init__(self, domains: Domains, means: Means, publishing: Publishing) -> None:
+    def __init__(self, domains: Domains, site: Site, publishing: Publishing) -> None:
         self._domains = domains
-        self._means = means
+        self._site = site
+        self._operations = site.operations
         self._publishing = publishing
 
     # --- verbs ----------------------------------------------------------------------------------------
@@ -53,7 +66,7 @@ class Lifecycle:
         """Start, or print the plan."""
         arguments = Arguments(paused=request.paused)
         if request.dry_run:
-            return self._rehearse("start", arguments, self._domains.find(request.name), context)
+            return self._rehearse("start", arguments, self._domains.find(request.name).core, context)
         return await self._verb("start", request, context, arguments)
 
     async def shutdown(self, request: m.DomainShutdown, context: Context) -> Operation:
@@ -89,14 +102,14 @@ class Lifecycle:
 
     async def unplug(self, request: m.DomainUnplug, context: Context) -> Operation:
         """Detach a device that the document does not have any more."""
-        life = self._domains.find(request.name)
-        if self._means.ledger.get(context.key) is None:
-            if life.document is not None and request.device in {d.id for d in devices_of(life.spec)}:
-                message = f"the document of {life.name} still has the device {request.device}"
+        core = self._domains.find(request.name).core
+        if self._operations.get(context.key) is None:
+            if core.wish is not None and request.device in {d.id for d in devices_of(core.spec)}:
+                message = f"the document of {core.name} still has the device {request.device}"
                 raise denied_state(message, hint="Remove it from the document; that detaches it.")
-            if request.device not in life.connections:
-                message = f"domain {life.name} has no device {request.device}"
-                raise not_found(message, hint=f"Look at it: manor describe domain {life.name}")
+            if core.run is None or all(one.id != request.device for one in core.run.devices):
+                message = f"domain {core.name} has no device {request.device}"
+                raise not_found(message, hint=f"Look at it: manor describe domain {core.name}")
         arguments = Arguments(device=request.device, force=request.force)
         return await self._verb("unplug", request, context, arguments)
 
@@ -109,8 +122,8 @@ class Lifecycle:
         return answer
 
     def _patience(self, name: str, timeout_s: float | None, force_after: bool, *, stopped: bool) -> Arguments:
-        life = self._domains.find(name)
-        patience = life.spec.shutdown_timeout_s if timeout_s is None else timeout_s
+        spec = self._domains.find(name).core.spec
+        patience = spec.shutdown_timeout_s if timeout_s is None else timeout_s
         if not 0 <= patience <= TIMEOUT_S_MAX:
             allowed = f"0 to {TIMEOUT_S_MAX:.0f}"
             problem = Problem(path="timeout_s", value=str(patience), reason="out of range", allowed=allowed)
@@ -122,96 +135,91 @@ class Lifecycle:
         if not ID.fullmatch(context.key):
             problem = Problem(path="idempotencykey", value=context.key[:80], reason="not usable as an id")
             raise bad_request("the idempotency key names the operation", problem, hint=f"Use {ID.pattern}")
-        before = self._means.ledger.get(context.key)
+        before = self._operations.get(context.key)
         uuid = before.uuid if before is not None else self._domains.find(request.name).uuid
-        repeated = self._means.ledger.repeated(context.key, kind, uuid)
+        repeated = self._operations.repeated(context.key, kind, uuid)
         if repeated is not None:
-            await self._means.commit()
-            return self._means.ledger.get(context.key) or repeated
-        life = self._domains.find(request.name)
-        if kind in ("start", "restore") and (other := self._domains.namesake(life)):
-            message = f"{other} runs under the name {life.name}"
-            raise denied_state(message, hint=f"End it first: manor shutdown {other}")
+            await self._operations.commit()
+            return self._operations.get(context.key) or repeated
+        owner = self._domains.find(request.name)
         if kind == "rename":
-            self._check_name_is_free(life, arguments.new_name)
-        verb = trigger_of(kind, arguments)
-        match operations.admit(life.state, life.waiting(), verb, arguments):
+            self._check_name_is_free(owner, arguments.new_name)
+        doing = self._doing(kind, request, context, arguments)
+        match admit(owner.core, kind, arguments):
             case No(error):
                 raise error
             case Already(operation=other) if other:
-                return self._means.ledger.get(other) or self._done(kind, request, context, life)
+                return self._operations.get(other) or await self._done(owner, doing)
             case Already():
-                done = self._done(kind, request, context, life)
-                await self._means.commit()
-                return done
+                return await self._done(owner, doing)
             case yes:
                 if yes.preempt:
-                    self._preempt(life, f"{kind} by {context.label}")
-        return await self._begin(life, Work(context.key, kind, arguments), request, context)
+                    self._preempt(owner, f"{kind} by {context.label}")
+        return await self._begin(owner, doing)
 
-    async def _begin(self, life: Life, work: Work, request: Any, context: Context) -> Operation:
-        deadline = self._means.wall() + work.arguments.timeout_s if work.kind == "shutdown" else 0.0
-        reason = getattr(request, "reason", "")[:500]
-        caller = context.actor
-        who = caller.partition("@")[0]
-        self._domains.driver.begin(life, work, who=who, caller=caller, reason=reason, deadline=deadline)
+    def _doing(self, kind: str, request: Any, context: Context, arguments: Arguments) -> Doing:
+        return Doing(
+            context.key,
+            kind,
+            arguments,
+            who=context.label,
+            actor=context.actor,
+            reason=getattr(request, "reason", "")[:500],
+            created=self._site.wall(),
+        )
+
+    async def _begin(self, owner: Owner, doing: Doing) -> Operation:
+        """What is not on the disk is refused, and does not run later; an end runs without."""
+        self._operations.opened(owner.uuid, owner.core.name, doing)
         try:
-            await self._means.commit(work.kind)
-        except ManorError as full:  # refused is refused: it must not be begun later
-            self._domains.driver.cancel(work.id, full.message)
-            raise
-        self._domains.driver.wake(life)
-        operation = self._means.ledger.get(work.id)
-        if operation is None:
-            raise ManorError(Kind.INTERNAL, f"operation {work.id} was lost")
-        return operation
+            await self._operations.commit()
+        except ManorError as full:
+            if doing.kind not in UNWRITTEN:
+                await self._operations.withdrawn(doing, full.body(), self._site.wall())
+                raise
+        owner.take(Asked(doing))
+        found = self._operations.get(doing.id)
+        if found is None:
+            raise ManorError(Kind.INTERNAL, f"operation {doing.id} was lost")
+        return found
 
-    def _check_name_is_free(self, life: Life, name: str) -> None:
+    def _check_name_is_free(self, owner: Owner, name: str) -> None:
         try:
             other = self._domains.find(name)
         except ManorError:
             return
-        if other is not life:
+        if other is not owner:
             raise conflict(f"there is a domain {name} already", hint="Choose another name.")
 
-    def _preempt(self, life: Life, why: str) -> None:
-        for work in list(life.works):
-            try:
-                self._domains.driver.cancel(work.id, f"made pointless by {why}")
-            except ManorError as error:
-                if error.kind is not Kind.DENIED_STATE:  # past its last chance: it ends by itself, soon
-                    raise
+    def _preempt(self, owner: Owner, why: str) -> None:
+        for doing in reversed(under_way(owner.core)):
+            if may_cancel(owner.core, doing.id) is None:  # otherwise it ends by itself, soon
+                message = f"made pointless by {why}"
+                error = ErrorBody(kind=Kind.DENIED_STATE, message=message, hint="Ask again if you want it.")
+                owner.take(Cancelled(doing.id, error))
 
-    def _done(self, kind: str, request: Any, context: Context, life: Life) -> Operation:
+    async def _done(self, owner: Owner, doing: Doing) -> Operation:
         """Write down an operation that had nothing to do, so that a repetition finds it."""
-        now = self._means.wall()
-        begun = Begun(
-            id=context.key,
-            kind=kind,
-            target=life.name,
-            uuid=life.uuid,
-            created=now,
-            who=context.label,
-            reason=getattr(request, "reason", "")[:500],
-            before=life.state,
-        )
-        self._means.note(begun)
-        result = {"note": f"{life.name} is {life.state} already"}
-        self._means.note(Closed(id=context.key, state=OperationState.DONE, at=now, result=result))
-        return self._means.ledger.ended[context.key]
+        core = owner.core
+        done = replace(doing, result={"note": f"{core.name} is {state(core)} already"})
+        at = self._site.wall()
+        await self._operations.closed(core.uuid, core.name, done, OperationState.DONE, None, at)
+        found = self._operations.get(doing.id)
+        assert found is not None, "it was noted just now"
+        return found
 
-    def _rehearse(self, kind: str, arguments: Arguments, life: Life, context: Context) -> Operation:
-        admitted = operations.admit(life.state, (), Trigger(kind), arguments)
+    def _rehearse(self, kind: str, arguments: Arguments, core: Core, context: Context) -> Operation:
+        admitted = admit(replace(core, doing=None, waiting=()), kind, arguments)
         if isinstance(admitted, No):
             raise admitted.error
-        there = observed(life, keeps_running=False)
+        doing = begun(core, Doing(context.key, kind, arguments), self._site.now())
         return Operation(
             id=context.key,
             kind=kind,
-            target=life.name,
-            uuid=life.uuid,
+            target=core.name,
+            uuid=core.uuid,
             state=OperationState.PENDING,
-            steps=plan.describe(plan.make(kind, arguments, there)),
+            steps=tuple(text for text, _ in doing.steps),
             who=context.label,
         )
 
@@ -223,18 +231,19 @@ class Lifecycle:
 
     async def listed(self, request: m.DomainsList, context: Context) -> Done:
         """Return the status of all domains, in parts."""
-        lives = sorted(self._domains.by_uuid.values(), key=lambda life: life.name)
-        for at in range(0, len(lives), PART_DOMAINS):
-            some = tuple(self._publishing.status(life) for life in lives[at : at + PART_DOMAINS])
+        owners = sorted(self._domains.listed(), key=lambda owner: owner.core.name)
+        for at in range(0, len(owners), PART_DOMAINS):
+            some = tuple(self._publishing.status(owner) for owner in owners[at : at + PART_DOMAINS])
             await context.part(m.DomainsPart(domains=some))
         return Done()
 
     async def screenshot(self, request: m.DomainScreenshot, context: Context) -> m.Screenshot:
         """Return a picture."""
-        life = self._domains.find(request.name)
-        machine.step(life.state, Trigger.SCREENSHOT)
+        core = self._domains.find(request.name).core
+        if (state(core), "screenshot") not in VERBS:
+            raise denial(state(core), "screenshot")
         async with asyncio.timeout_at(context.deadline):
-            content = await self._means.hypervisor(life).screenshot(life.run)
+            content = await self._site.hypervisor(core).screenshot(core.key)
         return m.Screenshot(content=content)
 
     # --- operations -----------------------------------------------------------------------------------
@@ -244,12 +253,12 @@ class Lifecycle:
         if not 0 < request.limit <= LIMIT_MAX:
             problem = Problem(path="limit", value=str(request.limit), reason="out of range")
             raise bad_request("the limit is out of range", problem, hint=f"Use 1 to {LIMIT_MAX}.")
-        found = self._means.ledger.listed(request.target, request.active, request.limit)
+        found = self._operations.listed(request.target, request.active, request.limit)
         return m.OperationsListed(operations=found)
 
     async def operation_show(self, request: m.OperationShow, context: Context) -> Operation:
         """Return one operation."""
-        found = self._means.ledger.get(request.id)
+        found = self._operations.get(request.id)
         if found is None:
             raise not_found(f"there is no operation {request.id}", hint="List them: manor ops list")
         return found
@@ -265,19 +274,35 @@ class Lifecycle:
     async def _changed(self, seen: Operation) -> Operation:
         """Return the operation when it is different from what was seen."""
         while True:
-            now = self._means.ledger.get(seen.id)
+            now = self._operations.get(seen.id)
             if now is not None and now != seen:
                 return now
-            await self._domains.driver.changed(seen.id)
+            await self._operations.next_change(seen.id)
 
     async def operation_cancel(self, request: m.OperationCancel, context: Context) -> Operation:
         """Cancel, and wait a little for the end."""
-        self._domains.driver.cancel(request.id, f"cancelled by {context.label}")
+        self._cancel(request.id, f"cancelled by {context.label}")
         try:
             async with asyncio.timeout(CANCEL_ANSWER_S):
                 return await self.operation_follow(m.OperationFollow(id=request.id), _deaf(context))
         except TimeoutError:
             return await self.operation_show(m.OperationShow(id=request.id), context)
+
+    def _cancel(self, id: str, why: str) -> None:  # noqa: A002 - the word of the message
+        """Raises `not_found`, or `denied_state` when it is past its last chance."""
+        found = self._operations.get(id)
+        if found is None:
+            raise not_found(f"there is no operation {id}", hint="List them: manor ops list")
+        owner = self._domains.by_uuid.get(found.uuid)
+        if has_ended(found) or owner is None:
+            return
+        if (refusal := may_cancel(owner.core, id)) is not None:
+            raise ManorError(refusal.kind, refusal.message, hint=refusal.hint)
+        owner.take(
+            Cancelled(
+                id, ErrorBody(kind=Kind.DENIED_STATE, message=why, hint="Ask for it again if you want it.")
+            )
+        )
 
 
 def _deaf(context: Context) -> Context:
@@ -321,7 +346,7 @@ def _answers(service: Lifecycle, listening: Listening) -> dict[type[Message], An
 
 def room(opened: Opened) -> Room:
     """Put the answers on what was opened."""
-    service = Lifecycle(opened.domains, opened.means, opened.publishing)
+    service = Lifecycle(opened.domains, opened.site, opened.publishing)
     return Room(answers=_answers(service, opened.listening), owns=OWNS, close=opened.close)
 
 

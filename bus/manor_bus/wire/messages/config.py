@@ -175,11 +175,13 @@ class OwnerRecord(Message, frozen=True, kw_only=True):
     """What is kept under `owner/domain/<uuid>`, as JSON: who owns a domain. Its owner writes it, config heeds
     it. `token` grows with each change of the owner, `incarnation` with each run.
 
-    `run`: a run was begun and its end is not known. `saved`: the path of the saved state, if any. While one
-    of them is there the document is not deleted. `deleting`: the operation that is about to delete it.
-    `stopped`: somebody ended it on purpose, so the run policy `always` waits for a start. `crashes` and
-    `reboots` count runs in succession that were short. `failed`: why an operator must look. `revision` is
-    that of the document the present run was started with.
+    `run`: a run was begun and its end is not known. `saved`: the path of the saved state, if any, `image` its
+    id. While one of them is there the document is not deleted. `deleting`: the operation that is about to
+    delete it. `stopped`: somebody ended it on purpose, so the run policy `always` waits for a start.
+    `crashes` and `reboots` count runs in succession that were short. `failed`: why an operator must look.
+    `revision` is that of the document the present run was started with. `ended`: runs up to this one are to
+    be gone. `boot`: the boot of the node in which it was last started or ended on purpose; `name`: what it
+    was called then.
     """
 
     node: str
@@ -195,6 +197,10 @@ class OwnerRecord(Message, frozen=True, kw_only=True):
     hypervisor: str = ""
     uid: int = 0
     revision: int = 0
+    ended: int = 0
+    image: str = ""
+    boot: str = ""
+    name: str = ""
 
 
 OWNED: Final = "owner/domain/"  # the keys of owner records: this and the uuid

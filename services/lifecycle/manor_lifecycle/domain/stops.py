@@ -1,0 +1,150 @@
+"""Plans that lead to the end of a run: shutdown, destroy, the end by policy, save, discard. Pure."""
+
+from __future__ import annotations
+
+from manor_bus.wire.errors import Kind
+from manor_bus.wire.messages.documents import RunPolicy
+from manor_bus.wire.messages.lifecycle import State
+from manor_lifecycle.domain.pieces import (
+    DISK_CAUSES,
+    alive,
+    came_and_went,
+    end_run,
+    no_run,
+    over,
+)
+from manor_lifecycle.domain.steps import DONE, Act, GiveUp, Next, Step, Wait, give_up, note
+from manor_lifecycle.domain.values import Core, Doing, Now
+from manor_lifecycle.hypervisors.seen import Activity, CauseWord
+
+
+def _remember(core: Core, doing: Doing) -> Step | None:
+    step = note("remember that it was stopped", stopped=True, boot=core.place.boot_id)
+    policy = core.wish.spec.run if core.wish is not None else RunPolicy.ON_REQUEST
+    wanted = doing.arguments.stopped and policy in (RunPolicy.ALWAYS, RunPolicy.ON_BOOT)
+    return step if wanted and not core.kept.stopped and step.text not in doing.past else None
+
+
+def ask(core: Core, doing: Doing, now: Now) -> Next:
+    """Ask the guest again and again until it has ended or its time is up."""
+    run, spec = core.run, core.spec
+    if run is None:
+        return DONE
+    if now.at >= doing.until:
+        if doing.arguments.force_after:
+            return end_run(core, doing) or DONE
+        return _did_not_end(core, doing)
+    if run.activity in (Activity.STANDS, Activity.SLEEPS):
+        if doing.watched and now.at < doing.not_before:
+            return Wait(doing.not_before)
+        return Step(Act.RESUME)
+    again_at = doing.asked_at + spec.shutdown_repeat_s
+    if doing.asked == 0 or (spec.shutdown_repeat_s and now.at >= again_at):
+        return Step(Act.ASK)
+    return Wait(min(doing.until, again_at) if spec.shutdown_repeat_s else doing.until)
+
+
+def _did_not_end(core: Core, doing: Doing) -> GiveUp:
+    run, waited = core.run, doing.arguments.timeout_s
+    if run is not None and run.activity is Activity.STANDS and run.cause.word in DISK_CAUSES:
+        on = f" on {run.cause.device}" if run.cause.device else ""
+        message = f"the guest cannot hear it: its CPUs stand after {run.cause.word.replace('-', ' ')}{on}"
+        return give_up(Kind.DENIED_STATE, message, "Mend the disk, then ask again; or destroy it.")
+    said = "acknowledged the request, but" if "heard" in doing.past else "did not react and"
+    asked = "once" if doing.asked == 1 else f"{doing.asked} times"
+    message = f"the guest {said} is still running after {waited:g} s (asked {asked})"
+    return give_up(Kind.TIMEOUT, message, "Wait longer (--deadline), use --force, or destroy it.")
+
+
+def shutdown(core: Core, doing: Doing, now: Now) -> Next:
+    """The guest ended itself, and that somebody wanted it is remembered."""
+    remember = _remember(core, doing)
+    if remember is not None:
+        return remember
+    return ask(core, doing, now) if alive(core) else over(core, doing)
+
+
+def destroy(core: Core, doing: Doing, now: Now) -> Next:
+    """There is no run."""
+    return _remember(core, doing) or over(core, doing)
+
+
+def end(core: Core, doing: Doing, now: Now) -> Next:
+    """There is no run, as a policy wants it."""
+    said = doing.arguments
+    step = note("record that an operator must look", failed=said.failed, crashes=said.crashes)
+    if said.failed and core.kept.failed != said.failed and step.text not in doing.past:
+        return step
+    if said.dump and core.run is not None and Step(Act.DUMP).text not in doing.past:
+        return Step(Act.DUMP)
+    return over(core, doing)
+
+
+def back_end(core: Core, doing: Doing, now: Now) -> Next:
+    """A domain that runs on was not stopped."""
+    run = alive(core)
+    if run is None:
+        return DONE
+    noted = note("", stopped=True).fields and "remember that it was stopped" in doing.past
+    if core.kept.stopped and noted and core.kept.ended < run.run.incarnation:
+        return note("forget that it was stopped", stopped=False)
+    return _stand_again(core, doing)
+
+
+def _stand_again(core: Core, doing: Doing) -> Next:
+    run = core.run
+    resumed = Step(Act.RESUME).text in doing.past and doing.before is State.PAUSED
+    if (
+        resumed
+        and run is not None
+        and run.activity is Activity.RUNS
+        and Step(Act.PAUSE).text not in doing.past
+    ):
+        return Step(Act.PAUSE)
+    return DONE
+
+
+def save(core: Core, doing: Doing, now: Now) -> Next:
+    """The record names a saved state, and there is no run."""
+    run, image = core.run, core.image
+    if core.kept.saved:
+        return over(core, doing)
+    if run is None:
+        return no_run()
+    if run.activity is Activity.ENDED:
+        return came_and_went(core)
+    if run.activity is Activity.SLEEPS:
+        return Step(Act.RESUME)
+    if image is None or image.id != doing.id or image.incarnation != run.run.incarnation:
+        return Step(Act.SAVE)
+    return note("record the saved state", saved=f"saved/{core.uuid}.state", image=doing.id)
+
+
+def back_save(core: Core, doing: Doing, now: Now) -> Next:
+    """It runs as before; what the record names already goes forward."""
+    run = alive(core)
+    if core.kept.saved:
+        return over(core, doing)
+    image = core.image is not None and core.image.id == doing.id
+    stood = doing.before is State.PAUSED
+    if run is not None and run.activity is Activity.STANDS and not stood:
+        resumed = Step(Act.RESUME).text in doing.past
+        if image or (run.cause.word is CauseWord.SAVING and not resumed):
+            return Step(Act.RESUME)
+    if image and Step(Act.REMOVE_IMAGE).text not in doing.past:
+        return Step(Act.REMOVE_IMAGE)
+    return DONE
+
+
+def discard(core: Core, doing: Doing, now: Now) -> Next:
+    """There is no saved state."""
+    if core.kept.saved:
+        return note("forget the saved state", saved="", image="")
+    if core.image is not None and Step(Act.REMOVE_IMAGE).text not in doing.past:
+        return Step(Act.REMOVE_IMAGE)
+    return DONE
+
+
+def back_discard(core: Core, doing: Doing, now: Now) -> Next:
+    """Once the record has forgotten it there is no way back."""
+    return DONE if core.kept.saved else discard(core, doing, now)
