@@ -2,11 +2,14 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 BIN := .venv/bin
+SUITES ?= bookworm trixie
+USERS ?= root user
+COMMANDS ?= demo test
 
-.PHONY: help demo test check bench soak docs lock clean
+.PHONY: help demo test test-clean check bench soak docs lock clean
 
 help: ## Say what there is
-	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 demo: ## Watch a real virtual machine live through everything, three minutes
 	@deploy/setup run
@@ -15,6 +18,9 @@ demo: ## Watch a real virtual machine live through everything, three minutes
 test: ## Run all tests
 	@deploy/setup test
 	$(BIN)/pytest
+
+test-clean: ## The two commands of the README in empty roots of Debian 12 and 13, as root and as a user (needs root)
+	python3 -m tests.system.clean --suites $(SUITES) --users $(USERS) --commands $(COMMANDS)
 
 check: ## Format, lint, types, import rules, house rules, generated pages
 	@deploy/setup check

@@ -1,7 +1,7 @@
 """A container engine of the test's own: dockerd with its own socket, data, network, mounts and process ids.
 
 Everything it makes lives in namespaces that end with it. The base image comes from debootstrap, the packages
-from pip on this machine, both kept under ~/.cache/manor: nothing is pulled, and builds need no network.
+from pip on this machine, both kept in the cache: nothing is pulled, and builds need no network.
 """
 
 from __future__ import annotations
@@ -20,11 +20,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-CACHE = Path(
-    os.environ.get("MANOR_CACHE")
-    or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "manor"
-)
-PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+from tests.system.roots import CACHE, PATH, NotHere, debian, run, suite_here
+
 PROGRAMS = {
     "dockerd": "docker.io", "docker-compose": "docker-compose", "docker": "docker.io", "ip": "iproute2",
     "unshare": "util-linux", "debootstrap": "debootstrap",
@@ -36,10 +33,6 @@ IN_NAMESPACES = (
 START_S = 60.0
 
 
-class NoEngine(Exception):
-    """Containers are not possible here; the text says why."""
-
-
 def missing() -> str:
     """What keeps this machine from having an engine; empty when nothing does."""
     if os.geteuid() != 0:
@@ -48,52 +41,9 @@ def missing() -> str:
     return f"not installed: {' '.join(absent)} (apt-get install them)" if absent else ""
 
 
-def run(*command: str | Path, within: float = 600.0, **options: object) -> str:
-    """Run a program to its end; its output, or what it said when it failed."""
-    done = subprocess.run(
-        [str(word) for word in command],
-        capture_output=True,
-        text=True,
-        timeout=within,
-        check=False,
-        **options,
-    )  # type: ignore[call-overload]
-    if done.returncode != 0:
-        words = " ".join(str(word) for word in command)[:200]
-        message = f"{words} ended with {done.returncode}:\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
-        raise AssertionError(message)
-    return str(done.stdout)
-
-
 def base_image() -> Path:
     """A root file system of this machine's Debian with Python, as a tar archive; made once."""
-    release = dict(line.partition("=")[::2] for line in Path("/etc/os-release").read_text().splitlines())
-    suite = release["VERSION_CODENAME"]
-    archive = CACHE / f"base-{suite}.tar"
-    if archive.exists():
-        return archive
-    CACHE.mkdir(parents=True, exist_ok=True)
-    root = CACHE / f"base-{suite}.{os.getpid()}"
-    try:
-        command = ["debootstrap", "--variant=minbase", "--include=python3,python3-venv", suite, str(root)]
-        try:
-            run(*command, *_mirror(suite), env={**os.environ, "PATH": PATH})
-        except AssertionError as error:
-            raise NoEngine(f"no base image: {str(error)[-400:]}") from None
-        for folder in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/locale"):
-            shutil.rmtree(root / folder)
-        part = archive.with_suffix(f".tar.{os.getpid()}")  # not the name of the folder
-        run("tar", "-C", root, "--exclude=./dev/*", "-cf", part, ".")
-        part.rename(archive)
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
-    return archive
-
-
-def _mirror(suite: str) -> list[str]:
-    """Where this machine gets its Debian packages from."""
-    told = run("apt-get", "indextargets", "--format", "$(RELEASE) $(REPO_URI)", "Created-By: Packages")
-    return [uri for release, uri in map(str.split, told.splitlines()) if release == suite][:1]
+    return debian("base", suite_here(), ("python3", "python3-venv"))
 
 
 def wheels(requirements: Path, python: str) -> Path:
@@ -187,7 +137,7 @@ def _await(made: Engine, outer: subprocess.Popen[bytes], log: Path) -> None:
             made.docker("version")
             return
         if outer.poll() is not None or time.monotonic() > end:
-            raise NoEngine("dockerd does not start here: " + " | ".join(log.read_text().splitlines()[-3:]))
+            raise NotHere("dockerd does not start here: " + " | ".join(log.read_text().splitlines()[-3:]))
         with suppress(subprocess.TimeoutExpired):
             outer.wait(0.1)
 

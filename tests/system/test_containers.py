@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.system.engine import Engine, NoEngine, base_image, engine, missing, run, wheels
+from tests.system.engine import Engine, base_image, engine, missing, wheels
+from tests.system.roots import NotHere, run
 
 pytestmark = [pytest.mark.system, pytest.mark.containers]
 ROOT = Path(__file__).parents[2]
@@ -47,9 +48,9 @@ def base():
                 try:
                     running.docker("run", "--rm", "--read-only", "manor-base", "true")
                 except AssertionError as error:
-                    raise NoEngine(f"containers do not run here: {error}") from None
+                    raise NotHere(f"containers do not run here: {error}") from None
                 yield running
-        except NoEngine as error:
+        except NotHere as error:
             pytest.skip(str(error))
 
 
