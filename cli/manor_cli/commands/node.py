@@ -27,11 +27,16 @@ _LOCAL = View(
     empty="no services run",
 )
 
+adopt_option = click.option(
+    "--adopt-copy", is_flag=True, help="This directory is a copy: make it a node of its own, without runs."
+)
+
 
 @click.command()
 @click.option("--node", default="", help="Name of this node (default: node1).")
+@adopt_option
 @click.pass_obj
-def init(app: App, node: str) -> None:
+def init(app: App, node: str, adopt_copy: bool) -> None:
     """Create the state directory, the node's name, and its keys.
 
     Repeating it is harmless.
@@ -40,9 +45,9 @@ def init(app: App, node: str) -> None:
     Example:
       manor --dir ./state init --node n1
     """
-    made = starting.initialise(app.settings, node)
+    made = starting.initialise(app.settings, node, adopt=adopt_copy)
     for line in made:
-        app.out(f"created {line}")
+        app.out(line)
     if not made:
         app.out(f"{app.settings.directory} is complete already")
     app.note("next: manor up --detach")
@@ -51,9 +56,10 @@ def init(app: App, node: str) -> None:
 @click.command()
 @click.option("--detach", is_flag=True, help="Return when everything is ready; services go on.")
 @click.option("--hypervisor", type=click.Choice(["fake", "qemu"]), help="What runs the guests.")
+@adopt_option
 @click.option("--nodes", type=int, default=1, show_default=True, help="How many nodes on this machine.")
 @click.pass_obj
-def up(app: App, detach: bool, hypervisor: str | None, nodes: int) -> None:
+def up(app: App, detach: bool, hypervisor: str | None, nodes: int, adopt_copy: bool) -> None:
     """Start all services of this machine and keep them running.
 
     In the foreground Ctrl-C stops the services; guests go on and are found again by the next `manor up`.
@@ -67,8 +73,8 @@ def up(app: App, detach: bool, hypervisor: str | None, nodes: int) -> None:
         wrong = Problem(path="--nodes", value=str(nodes), reason="one node on one machine", allowed="1")
         raise bad_request("several nodes on one machine are not possible", wrong, hint="manor up --nodes 1")
     starting.refuse_a_second(app.settings)
-    for line in starting.initialise(app.settings, ""):
-        app.note(f"created {line}")
+    for line in starting.initialise(app.settings, "", adopt=adopt_copy):
+        app.note(line)
     settings = starting.chosen(app.settings, hypervisor or "")
     if not detach:
         asyncio.run(_foreground(app, settings))

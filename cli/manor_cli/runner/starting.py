@@ -16,7 +16,7 @@ from manor_bus.settings import BusSettings
 from manor_bus.wire.errors import Kind, ManorError, Problem, bad_request, conflict, unavailable
 from manor_cli import reach
 from manor_cli.app import App
-from manor_cli.runner import instances, logs, present, supervise, systemd
+from manor_cli.runner import identity, instances, logs, present, supervise, systemd
 from manor_cli.settings import Settings
 from manor_host import durable
 
@@ -26,16 +26,19 @@ NODE_NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 HYPERVISOR_VARIABLE: Final = "MANOR_HYPERVISOR"
 
 
-def initialise(settings: Settings, node: str) -> list[str]:
-    """Create what is missing of a state directory: folders, node name, keys. Returns what was created."""
+def initialise(settings: Settings, node: str, *, adopt: bool = False) -> list[str]:
+    """Create what is missing of a state directory: folders, identity, node name, keys. Returns what is new.
+
+    `adopt`: it is a copy of another one and shall be a node of its own.
+    """
     socket = str(settings.run / "supervisor.sock")
     if len(os.fsencode(socket)) > SOCKET_PATH_MAX:
         problem = Problem(path="--dir", value=socket, reason="too long a path for unix sockets")
         raise bad_request("the state directory's path is too long", problem, hint="choose a shorter --dir")
-    made = [] if settings.directory.exists() else [f"state directory {settings.directory}"]
+    made = [] if settings.directory.exists() else [f"created state directory {settings.directory}"]
     supervise.prepare(settings)
-    made += _name(settings, node)
-    made += keys.create(settings.keys)
+    made += identity.establish(settings.directory, adopt=adopt)
+    made += [f"created {one}" for one in (*_name(settings, node), *keys.create(settings.keys))]
     return made
 
 

@@ -19,8 +19,8 @@ def settings(folder, **env):
 def test_a_state_directory_is_made_once(tmp_path):
     at = settings(tmp_path / "state")
     made = starting.initialise(at, "n7")
-    assert "node name n7" in made
-    assert "key of operator/admin" in made
+    assert "created node name n7" in made
+    assert "created key of operator/admin" in made
     assert (tmp_path / "state" / "node").read_text() == "n7\n"
     assert starting.initialise(at, "n7") == []
     assert starting.initialise(at, "") == []
