@@ -171,11 +171,12 @@ def test_when_the_newer_one_leaves_the_older_one_is_asked_again(view):
     assert ("x.three", False) in told(view.snapshot(again, "e1", 9, items(one=3)))
 
 
-def test_an_owner_that_publishes_without_having_announced_itself_is_asked():
+def test_who_publishes_state_without_owning_it_has_no_say_and_does_not_stand_for_those_who_do():
     view = View("x.*")
     view.live(())
-    [fetch] = fetches(view.item(A, event("x.one", 4)))
-    assert told(view.snapshot(fetch, "e1", 3, [])) == [("x.one", True)]
+    assert view.item(B, event("x.two", 4, "e2")) == []
+    [fetch] = fetches(view.owner_changed(came(A)))
+    assert told(view.snapshot(fetch, "e1", 3, items(one=3))) == [("x.one", True)]
 
 
 def test_who_cannot_be_asked_is_asked_again_while_it_is_there_and_nobody_waits_for_it():

@@ -129,7 +129,9 @@ class View:
         """One event arrived."""
         if not wire.epoch:
             return [news_of(sender, wire)]
-        owner = self._owners.setdefault(principal(sender), _Owner())
+        owner = self._owners.get(principal(sender))
+        if owner is None or sender not in owner.attached:
+            return []  # who does not own it (any more) has no say
         actions: list[Action] = []
         if sender not in owner.asked:
             if sender == owner.address and wire.epoch == owner.epoch:
