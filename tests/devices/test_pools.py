@@ -311,6 +311,28 @@ async def test_users_of_a_volume_include_clones_of_clones(keeper):
     await keeper.until(lambda: keeper.pools.status("base").users == ("copy", "leaf"))
 
 
+async def test_a_volume_under_another_name_is_the_same_one_with_its_file_and_its_clones(keeper):
+    keeper.apply(document("base"), document("copy", clone_of="base"))
+    await keeper.becomes("copy", "ready")
+    path = keeper.pools.status("base").path
+    for opened in range(2):
+        keeper.pools.document("base", None)
+        keeper.apply(
+            document("golden", uuid="base-uuid-0123", revision=2),
+            document("copy", clone_of="golden", revision=2),
+        )
+        await keeper.becomes("golden", "ready")
+        await keeper.until(lambda: keeper.pools.status("base") is None)
+        await keeper.until(lambda: keeper.pools.status("golden").users == ("copy",))
+        assert (await keeper.becomes("golden", "ready")).path == path
+        await keeper.until(lambda: keeper.pools.status("copy").revision == 2)
+        assert (await keeper.becomes("copy", "ready")).reason == ""
+        if not opened:
+            await keeper.restart()
+    keeper.delete("golden")
+    await keeper.becomes("golden", "deleting", "no longer used by copy")
+
+
 async def test_what_a_volume_stands_on_is_claimed_by_whatever_name_it_is_written(keeper):
     keeper.apply(document("base"), document("copy", clone_of="base"))
     below = await keeper.becomes("copy", "ready")
@@ -335,7 +357,9 @@ async def test_a_clone_is_not_made_of_a_file_that_somebody_writes(keeper):
     assert keeper.uses.clash("web", (Claim(identity, path, write=True),)) is None
 
 
-async def test_a_moved_state_directory_takes_its_volumes_and_clones_with_it(keeper):
+async def test_a_moved_state_directory_takes_its_volumes_and_clones_with_it_and_is_told(keeper, caplog):
+    await keeper.pools.start()
+    before = keeper.folder / "volumes"
     keeper.apply(document("base"), document("copy", 8, clone_of="base"))
     await keeper.becomes("copy", "ready")
     await keeper.close()
@@ -345,6 +369,8 @@ async def test_a_moved_state_directory_takes_its_volumes_and_clones_with_it(keep
         os.rename(keeper.folder / name, moved / name)
     keeper.folder = moved
     keeper.open()
+    await keeper.pools.start()
+    assert f"from {before} to {moved / 'volumes'}" in caplog.text
     keeper.apply(document("base"), document("copy", 8, clone_of="base"))
     status = await keeper.becomes("copy", "ready")
     assert [layer.path for layer in await images.chain(status.path, "qcow2")] == [

@@ -9,7 +9,6 @@ from typing import Any, Final
 import click
 import msgspec
 
-from manor_bus.wire.errors import Problem, bad_request
 from manor_bus.wire.messages import config
 from manor_bus.wire.messages.devices import VolumeList, VolumesListed
 from manor_bus.wire.messages.documents import Metadata, Volume, VolumeSpec
@@ -93,16 +92,13 @@ def create(
 @output_option
 @click.pass_obj
 def resize(app: App, name: str, size: int, wait: bool, output: str) -> None:
-    """Grow a volume, also while a domain uses it.
+    """Grow a volume; one in use grows when it is detached.
 
     \b
     Example:
       manor volume resize web-root --size 20G
     """
     document = _volume(app, name)
-    if size < document.spec.size_mib:
-        problem = Problem(path="--size", value=f"{size} MiB", reason=f"it has {document.spec.size_mib} MiB")
-        raise bad_request(f"volume {name} cannot shrink; nothing was changed", problem)
     spec = msgspec.structs.replace(document.spec, size_mib=size)
     _write(app, msgspec.structs.replace(document, spec=spec), new=False, wait=wait, form=output)
 

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from manor_bus.wire.errors import Kind, ManorError, Problem, bad_request, denied_state
 from manor_bus.wire.messages.config import Applied, Change, DiffLine, Reference
-from manor_bus.wire.messages.documents import AnyDocument, Metadata, Volume, VolumeSpec
+from manor_bus.wire.messages.documents import AnyDocument, Metadata, Volume
 from manor_config.catalog import Catalog
 from manor_config.diff import REPLY_BYTES_MAX, bounded, differences
 from manor_config.documents import Parsed, key_of, parse, same, stored
@@ -126,22 +126,36 @@ def _misfits(draft: _Draft, one: Parsed) -> Iterator[Problem]:
         if value and value != known:
             allowed = f"{known}, or leave it out: config fills it in"
             yield Problem(path=f"metadata.{name}", reason="it is not so", value=str(value), allowed=allowed)
-    if before is None and isinstance(document, Volume):
-        yield from _too_small_a_clone(draft, document.spec)
     for path, used in uses(document):
         if draft.find(used) is None:
             reason = f"there is no {used.kind} {used.name!r}"
             allowed = f"a {used.kind} that exists or stands among these documents"
             yield Problem(path=path, reason=reason, value=used.name, allowed=allowed)
+    if isinstance(document, Volume):
+        yield from _sizes(draft, document, before)
 
 
-def _too_small_a_clone(draft: _Draft, spec: VolumeSpec) -> Iterator[Problem]:
-    """Yield what is wrong with the size of a new clone; one that is there may be smaller, as bases grow."""
-    origin = draft.find(Ref("Volume", spec.clone_of)) if spec.clone_of else None
-    if isinstance(origin, Volume) and spec.size_mib < origin.spec.size_mib:
-        reason = f"smaller than {spec.clone_of}, which it starts from"
-        allowed = f"at least {origin.spec.size_mib}"
-        yield Problem(path="spec.size_mib", reason=reason, value=str(spec.size_mib), allowed=allowed)
+def _sizes(draft: _Draft, volume: Volume, before: AnyDocument | None) -> Iterator[Problem]:
+    """Yield why a volume cannot have this size: it only grows, and what shares clusters does not."""
+    ref, size = ref_of(volume), volume.spec.size_mib
+    base = draft.find(Ref("Volume", volume.spec.clone_of))
+    if before is None and isinstance(base, Volume) and size < base.spec.size_mib:
+        reason = f"{ref} would be smaller than {ref_of(base)}, which it starts from"
+        yield Problem(
+            path="spec.size_mib", reason=reason, value=str(size), allowed=f"{base.spec.size_mib} or more"
+        )
+    elif isinstance(before, Volume) and size != before.spec.size_mib:
+        clones = [user for user in draft.catalog.users_of(ref) if _shares(draft.find(user))]
+        reason = f"{ref} cannot shrink" if size < before.spec.size_mib else ""
+        if clones and not reason:
+            reason = f"{ref} cannot grow: {', '.join(map(str, clones[:USERS_SHOWN]))} share its clusters"
+        if reason:
+            had = f"{before.spec.size_mib}, which it has"
+            yield Problem(path="spec.size_mib", reason=reason, value=str(size), allowed=had)
+
+
+def _shares(user: AnyDocument | None) -> bool:
+    return isinstance(user, Volume) and user.spec.format == "qcow2"
 
 
 def _circle_problems(draft: _Draft, starts: Sequence[Ref]) -> Iterator[Problem]:

@@ -25,20 +25,7 @@ from manor_devices.pool_files import NOTHING, Files, Look
 from manor_devices.records import Records, Remembered
 from manor_devices.routes import VolumeFile
 from manor_devices.uses import Uses
-from manor_devices.volumes import (
-    Adopt,
-    Delete,
-    Forget,
-    Foundation,
-    Grow,
-    Image,
-    Make,
-    Refuse,
-    Rest,
-    Seen,
-    VolumeRecord,
-    Wait,
-)
+from manor_devices.volumes import Foundation, Image, VolumeRecord
 
 State = Literal["creating", "ready", "resizing", "deleting", "failed"]
 
@@ -69,13 +56,13 @@ class Pools:
         self._uses = uses
         self._was_deleted = was_deleted
         self._on_change = on_change
-        self._documents: dict[str, Volume] = {}
-        self._records: dict[str, VolumeRecord] = {}  # by uuid
-        self._names: dict[str, str] = {}  # uuid -> name, of documents
-        self._sharing: dict[str, dict[str, str]] = {}  # name of a base -> uuid and name of its clones
+        self._documents: dict[str, Volume] = {}  # by uuid, as all below
+        self._names: dict[str, str] = {}  # of documents; name -> uuid
+        self._records: dict[str, VolumeRecord] = {}
+        self._sharing: dict[str, dict[str, None]] = {}  # of a base -> of the clones that share its clusters
         self._waiting: dict[str, None] = {}
-        self._statuses: dict[str, VolumeStatus] = {}  # by uuid
-        self._looks: dict[str, Look] = {}  # by uuid
+        self._statuses: dict[str, VolumeStatus] = {}
+        self._looks: dict[str, Look] = {}
         self._limits: dict[str, asyncio.Semaphore] = {}  # by pool: one that hangs holds nobody else
         self._deleted = Remembered(store, "deleted/", DELETED_MAX)
         self._kicks: dict[str, asyncio.Event] = {}
@@ -86,7 +73,12 @@ class Pools:
                 self._remember(record)
 
     async def start(self) -> None:
-        """Claim what the volumes stand on, before anybody connects to it."""
+        """Claim what the volumes stand on, before anybody connects to it. Say so if they were moved."""
+        before, now = self._store.get("pools", str), str(self._files.path(""))
+        if before not in (None, now):
+            log.warning("the volumes were moved from %s to %s", before, now)
+        if before != now:
+            self._store.put("pools", now)
         for record in self._records.values():
             if record.below:
                 self._claim(record, await self._files.founded(record.below))
@@ -95,10 +87,8 @@ class Pools:
 
     def status(self, name: str) -> VolumeStatus | None:
         """Return the status of the volume of that name: the document's one before one being deleted."""
-        document = self._documents.get(name)
-        if document is not None and document.metadata.uuid in self._statuses:
-            return self._statuses[document.metadata.uuid]
-        return next((status for status in self._statuses.values() if status.name == name), None)
+        status = self._statuses.get(self._names.get(name, ""))
+        return status or next((status for status in self._statuses.values() if status.name == name), None)
 
     def statuses(self) -> tuple[VolumeStatus, ...]:
         """Return all statuses by name."""
@@ -106,10 +96,9 @@ class Pools:
 
     def file(self, name: str) -> VolumeFile | None:
         """Return the file behind a volume that has a document."""
-        document = self._documents.get(name)
-        if document is None:
+        if name not in self._names:
             return None
-        status = self._statuses.get(document.metadata.uuid)
+        status = self._statuses.get(self._names[name])
         if status is None:
             return VolumeFile("", "raw", "creating")
         return VolumeFile(status.path, status.format, status.state, status.reason, status.uuid)
@@ -118,13 +107,16 @@ class Pools:
 
     def document(self, name: str, document: Volume | None) -> None:
         """A document is new, changed or gone."""
-        before = self._documents.pop(name, None)
+        before, uuid = self._names.pop(name, ""), document.metadata.uuid if document is not None else ""
         if document is not None:
-            self._documents[name] = document
-            self._names[document.metadata.uuid] = name
-            self._kick(document.metadata.uuid)
-        if before is not None and (document is None or document.metadata.uuid != before.metadata.uuid):
-            self._kick(before.metadata.uuid)
+            self._documents[uuid] = document
+            self._names[name] = uuid
+            self._kick(uuid)
+            self._wake(name)
+        if before not in ("", uuid):
+            if self._documents[before].metadata.name == name:  # else it has another name by now
+                del self._documents[before]
+            self._kick(before)
 
     def synced(self) -> None:
         """All documents were seen: what is left over has none."""
@@ -133,14 +125,15 @@ class Pools:
 
     def used(self, name: str) -> None:
         """A connection to a volume came or went: what waited for that may go on."""
-        if name in self._documents:
-            self._kick(self._documents[name].metadata.uuid)
+        if name in self._names:
+            self._kick(self._names[name])
         self._wake(name)
 
     def _wake(self, name: str) -> None:
         for uuid in list(self._waiting):
-            record = self._records.get(uuid)
-            if record is not None and name in (record.name, record.spec.clone_of):
+            record, document = self._records.get(uuid), self._documents.get(uuid)
+            origin = document.spec.clone_of if document is not None else ""
+            if record is not None and name in (record.name, record.spec.clone_of, origin):
                 self._kick(uuid)
 
     async def close(self) -> None:
@@ -173,13 +166,11 @@ class Pools:
                 again = RETRY_S
             if uuid not in self._records and not kick.is_set():
                 del self._tasks[uuid], self._kicks[uuid]
-                self._names.pop(uuid, None)
                 return
 
     async def _next(self, uuid: str) -> float | None:
         """Do the next thing; return when to look again without being told to."""
-        document = next((d for d in self._of(uuid) if d.metadata.uuid == uuid), None)
-        record = self._records.get(uuid)
+        document, record = self._documents.get(uuid), self._records.get(uuid)
         if document is not None:
             record = self._follow(document, record)
         deleted = await self._proven_deleted(record) if document is None and record is not None else 0
@@ -189,21 +180,23 @@ class Pools:
         spec = document.spec if document is not None else None
         action = volumes.plan(spec, record, await self._seen(spec, record))
         match action:
-            case Delete():
+            case volumes.Delete():
                 await self._delete(record, deleted)
-            case Make() | Adopt() | Grow() | Forget():
+            case volumes.Make() | volumes.Adopt() | volumes.Grow() | volumes.Forget():
                 await self._do(record, action)
                 self.used(record.name)
                 self._kicks[uuid].set()
-            case Rest(reason):
+            case volumes.Rest(reason):
+                if reason:
+                    self._waiting[uuid] = None
                 self._show(uuid, "ready", reason)
-            case Wait(reason):
+            case volumes.Wait(reason):
                 self._waiting[uuid] = None
                 self._show(
                     uuid, "deleting" if spec is None else "ready" if record.made else "creating", reason
                 )
                 return RETRY_S
-            case Refuse(reason):
+            case volumes.Refuse(reason):
                 self._show(uuid, "failed", reason)
         return LOOK_S
 
@@ -216,25 +209,27 @@ class Pools:
         self._drop(record)
         self.used(record.name)
 
-    async def _do(self, record: VolumeRecord, action: Make | Adopt | Grow | Forget) -> None:
+    async def _do(
+        self, record: VolumeRecord, action: volumes.Make | volumes.Adopt | volumes.Grow | volumes.Forget
+    ) -> None:
         uuid, path = record.uuid, self._files.path(record.path)
         match action:
-            case Make(base, copied):
+            case volumes.Make(base, copied):
                 await self._store.sync()
                 self._show(uuid, "creating")
                 await self._begin(record, base, copied=copied)
                 await self._store.sync()
-            case Grow(size_mib):
+            case volumes.Grow(size_mib):
                 self._show(uuid, "resizing")
                 async with self._limit(record.spec.pool):
                     await images.grow(path, record.spec.format, size_mib)
                 self._save(replace(record, size_mib=size_mib))
-            case Adopt():
+            case volumes.Adopt():
                 chain = await images.chain(str(path), record.spec.format)
                 below = tuple(self._files.kept(layer.path) for layer in chain[1:])
                 self._save(replace(record, made=True, size_mib=chain[0].size // MIB, below=below))
                 self._claim(self._records[uuid], await self._files.founded(below))
-            case Forget():
+            case volumes.Forget():
                 self._drop(record)
 
     async def _begin(self, record: VolumeRecord, base: Image | None, *, copied: bool) -> None:
@@ -245,7 +240,8 @@ class Pools:
         if clash is not None:
             raise denied_state(f"it cannot be made now: {clash.mine.name} is being written by {clash.name}")
         self._claim(record, claims)
-        made = replace(record, made=True, size_mib=spec.size_mib)
+        origin = base.volume if base is not None else ""
+        made = replace(record, made=True, size_mib=spec.size_mib, origin=origin)
         try:
             async with self._limit(spec.pool):
                 await self._files.make(spec, self._files.path(record.path), base, copied=copied)
@@ -257,39 +253,36 @@ class Pools:
             if copied or not self._records[record.uuid].made:
                 self._claim(record, ())
 
-    async def _seen(self, spec: VolumeSpec | None, record: VolumeRecord) -> Seen:
+    async def _seen(self, spec: VolumeSpec | None, record: VolumeRecord) -> volumes.Seen:
         self._looks[record.uuid] = look = await self._files.look(record)
         base, missing = await self._origin(spec) if spec is not None and not record.made else (None, "")
-        return Seen(
+        return volumes.Seen(
             exists=bool(look.identity),
             gone=look.gone if record.made else "",
             users=self._holders(record),
-            clones=self._clones(record.name),
+            clones=self._clones(record.uuid),
             base=base,
             base_missing=missing,
         )
 
     async def _origin(self, spec: VolumeSpec) -> tuple[Image | None, str]:
-        path, format_ = spec.backing_file, str(spec.backing_format)
+        path, format_, uuid = spec.backing_file, str(spec.backing_format), ""
         if spec.clone_of:
-            base = self._documents.get(spec.clone_of)
-            status = self._statuses.get(base.metadata.uuid) if base is not None else None
-            if base is None:
+            uuid = self._names.get(spec.clone_of, "")
+            status = self._statuses.get(uuid)
+            if not uuid:
                 return None, f"it starts from volume {spec.clone_of}, of which there is no document"
             if status is None or status.state != "ready":
                 return None, f"it starts from volume {spec.clone_of}, which is not ready"
-            writers = [name for name, writes in self._uses.of_volume(spec.clone_of) if writes]
+            writers = ", ".join(name for name, writes in self._uses.of_volume(spec.clone_of) if writes)
             if writers:
-                return (
-                    None,
-                    f"it starts from volume {spec.clone_of}, which is written by {', '.join(writers)}",
-                )
+                return None, f"it starts from volume {spec.clone_of}, which is written by {writers}"
             path, format_ = status.path, status.format
         if not path or not format_:
             return None, ""
         chain = await images.chain(path, format_, "spec.backing_file")
         layers = tuple(Foundation(layer.path, layer.identity) for layer in chain)
-        return Image(chain[0].path, format_, -(-chain[0].size // MIB), layers), ""
+        return Image(chain[0].path, format_, -(-chain[0].size // MIB), layers, uuid), ""
 
     async def _proven_deleted(self, record: VolumeRecord) -> int:
         """Return the revision in which its document was deleted; 0: that is not proven."""
@@ -299,24 +292,23 @@ class Pools:
         except ManorError as error:
             log.info("volume %s: whether it was deleted cannot be asked now: %s", record.name, error)
             return 0
-        reason = (
-            f"its document is gone but was never deleted: its file {self._files.path(record.path)} is kept"
+        path = self._files.path(record.path)
+        self._show(
+            record.uuid, "failed", f"its document is gone but was never deleted: its file {path} is kept"
         )
-        self._show(record.uuid, "failed", reason)
         return 0
 
     # --- bookkeeping ----------------------------------------------------------------------------------
-
-    def _of(self, uuid: str) -> tuple[Volume, ...]:
-        name = self._records[uuid].name if uuid in self._records else self._names.get(uuid, "")
-        return (self._documents[name],) if name in self._documents else ()
 
     def _follow(self, document: Volume, record: VolumeRecord | None) -> VolumeRecord:
         """Take the document into account. What a file was made as cannot change any more."""
         meta, spec = document.metadata, document.spec
         if record is not None and record.made:
-            kept = msgspec.structs.replace(record.spec, keep=spec.keep)
-            followed = replace(record, spec=kept, revision=meta.revision)
+            origin = record.origin or self._names.get(record.spec.clone_of, "")
+            renamed = origin and self._names.get(spec.clone_of) == origin
+            clone_of = spec.clone_of if renamed else record.spec.clone_of
+            kept = msgspec.structs.replace(record.spec, keep=spec.keep, clone_of=clone_of)
+            followed = replace(record, name=meta.name, spec=kept, revision=meta.revision, origin=origin)
         else:
             path = f"{spec.pool}/{meta.name}-{meta.uuid[:8]}.{spec.format}"
             deleted = self._deleted.get(meta.uuid)
@@ -325,23 +317,22 @@ class Pools:
             self._save(followed)
         return followed
 
-    def _clones(self, name: str) -> tuple[str, ...]:
+    def _clones(self, uuid: str) -> tuple[str, ...]:
         """Name the volumes that share its clusters, directly or through another."""
         found: dict[str, None] = {}
-        waiting = [name]
+        waiting = [uuid]
         while waiting:
-            clones = self._sharing.get(waiting.pop(), {}).values()
+            clones = self._sharing.get(waiting.pop(), {})
             waiting += [clone for clone in clones if clone not in found]
-            found |= dict.fromkeys(clones)
-        return tuple(sorted(found))
+            found |= clones
+        return tuple(sorted(self._records[clone].name for clone in found))
 
     def _bases_used(self, record: VolumeRecord) -> None:
         """Let every volume that one stands on show its users anew."""
-        origins = {known.name: known.spec.clone_of for known in self._records.values()}
-        name, left = record.spec.clone_of, len(origins) + 1
-        while name and left:
-            self.used(name)
-            name, left = origins.get(name, ""), left - 1
+        uuid, left = record.origin, len(self._records) + 1
+        while uuid in self._records and left:
+            self.used(self._records[uuid].name)
+            uuid, left = self._records[uuid].origin, left - 1
 
     def _holders(self, record: VolumeRecord) -> tuple[str, ...]:
         """Name who has the file: by the volume's name, or by its path."""
@@ -363,12 +354,12 @@ class Pools:
 
     def _remember(self, record: VolumeRecord) -> None:
         self._records[record.uuid] = record
-        if record.made and record.spec.clone_of and record.spec.format == "qcow2":
-            self._sharing.setdefault(record.spec.clone_of, {})[record.uuid] = record.name
+        if record.made and record.origin and record.spec.format == "qcow2":
+            self._sharing.setdefault(record.origin, {})[record.uuid] = None
 
     def _drop(self, record: VolumeRecord) -> None:
         del self._records[record.uuid]
-        self._sharing.get(record.spec.clone_of, {}).pop(record.uuid, None)
+        self._sharing.get(record.origin, {}).pop(record.uuid, None)
         self._claim(record, ())
         self._store.drop(f"volume/{record.uuid}")
         self._statuses.pop(record.uuid, None)
@@ -389,8 +380,11 @@ class Pools:
             used_mib=self._looks.get(uuid, NOTHING).used_mib,
             revision=record.revision,
             reason=reason,
-            users=(*self._holders(record), *self._clones(record.name)),
+            users=(*self._holders(record), *self._clones(uuid)),
         )
+        if before is not None and before.name != record.name:
+            self._on_change(before.name)
+            self._bases_used(record)
         if before is None or before.state != state:
             self._wake(record.name)
         self._on_change(record.name)

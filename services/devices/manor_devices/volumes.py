@@ -24,6 +24,7 @@ class Image:
     format: str
     size_mib: int
     layers: tuple[Foundation, ...] = ()
+    volume: str = ""  # its uuid, if it is one
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class VolumeRecord:
     made: bool = False
     size_mib: int = 0
     deleted: int = 0  # the revision in which its content was deleted; the wish for it may come back
+    origin: str = ""  # the uuid of the volume that it was cloned from
     below: tuple[str, ...] = ()  # the files whose clusters it shares; in the folder of the pools, or absolute
 
 

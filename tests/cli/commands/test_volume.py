@@ -84,14 +84,6 @@ def test_volumes_are_listed_with_who_uses_them():
     assert "web" in told
 
 
-def test_a_volume_that_shall_shrink_is_refused_before_anything_is_written():
-    client = bus()
-    ran = run("volume", "resize", "volume/golden", "--size", "1G", client=client)
-    assert ran.code == 2
-    assert "nothing was changed" in ran.err
-    assert not any(isinstance(one, config.Apply) for one in client.asked)
-
-
 def test_several_volumes_are_deleted_in_one_transaction():
     client = bus()
     run("volume", "delete", "volume/a", "b", client=client)
