@@ -225,9 +225,9 @@ async def test_a_renamed_document_is_one_event_each_and_followed_by_its_users(de
     del desk.peer.published[:]
     await desk.ask(m.Rename(kind="Volume", name="root", new_name="boot"), m.Applied)
     assert [(s, body is None) for s, body in desk.peer.published] == [
-        ("config.volume.root", True),
         ("config.volume.boot", False),
         ("config.domain.web", False),
+        ("config.volume.root", True),
     ]
 
 
