@@ -325,6 +325,7 @@ async def test_a_volume_under_another_name_is_the_same_one_with_its_file_and_its
         await keeper.until(lambda: keeper.pools.status("base") is None)
         await keeper.until(lambda: keeper.pools.status("golden").users == ("copy",))
         assert (await keeper.becomes("golden", "ready")).path == path
+        await keeper.becomes("copy", "ready")
         await keeper.until(lambda: keeper.pools.status("copy").revision == 2)
         assert (await keeper.becomes("copy", "ready")).reason == ""
         if not opened:
