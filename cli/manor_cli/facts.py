@@ -1,8 +1,8 @@
-"""Ask discovery what is there."""
+"""Ask discovery what is there, and config what is wished."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from manor_bus.wire.errors import Kind, ManorError, not_found
 from manor_bus.wire.messages.discovery import Entry, Find, Found, FoundPart
@@ -47,3 +47,18 @@ def domain(app: App, name: str) -> DomainStatus:
         hint = "see which services run: manor status"
         raise ManorError(Kind.UNAVAILABLE, f"whether there is a domain {name} is not known now", hint=hint)
     raise not_found(f"no domain {name} is known", hint="see the names: manor list")
+
+
+def documents(app: App, kind: str, selector: str = "") -> list[Any]:
+    """Return all documents of a kind that match, page by page; of every kind when it is empty."""
+    from manor_bus.wire.messages import config
+    from manor_bus.wire.messages.documents import kind_of
+
+    found: list[Any] = []
+    more, after = True, ""
+    while more:
+        page = app.call(config.List(kind=kind, selector=selector, after=after), config.Listed)
+        found += page.documents
+        more = page.more and bool(page.documents)
+        after = f"{kind_of(found[-1])}/{found[-1].metadata.name}" if found else ""
+    return found

@@ -24,6 +24,7 @@ COMMANDS: Final = {
     "up": "node:up",
     "down": "node:down",
     "status": "node:status",
+    "node": "node:node",
     "apply": "apply:apply",
     "diff": "apply:diff",
     "get": "show:get",
@@ -67,7 +68,7 @@ GROUPS: Final = {
     "domains": "start shutdown reboot reset pause resume destroy save restore discard clear nmi",
     "looking": "list describe watch console screenshot ops",
     "devices": "device volume backend",
-    "this node": "init up down status service credential config",
+    "this node": "init up down status node service credential config",
     "the bus": "bus call publish schema",
     "beside": "version completion",
 }

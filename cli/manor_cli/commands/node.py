@@ -1,4 +1,4 @@
-"""`manor init`, `up`, `down`, `status`: this machine's services."""
+"""`manor init`, `up`, `down`, `status`, `node`: this machine's services and guests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from manor_bus.wire.errors import Kind, ManorError, Problem, bad_request, unavai
 from manor_cli.app import App
 from manor_cli.output import output_option, show
 from manor_cli.render import Column, View, as_json, as_yaml, clean, moment
-from manor_cli.runner import control, instances, present, starting, stopping, supervise, systemd
+from manor_cli.runner import control, guests, instances, present, starting, stopping, supervise, systemd
 
 _LOCAL = View(
     (
@@ -80,7 +80,7 @@ def up(app: App, detach: bool, hypervisor: str | None, nodes: int, adopt_copy: b
         asyncio.run(_foreground(app, settings))
         return
     rows = starting.until_ready(app, starting.detach(settings))
-    stopping.resume(app)
+    guests.resume(app, "manor up")
     for line in starting.summary(settings, rows):
         app.out(line)
 
@@ -94,7 +94,7 @@ async def _foreground(app: App, settings: Any) -> None:
     def ready() -> None:
         try:
             rows = starting.until_ready(app, None)
-            stopping.resume(app)
+            guests.resume(app, "manor up")
             for line in starting.summary(settings, rows):
                 app.out(line)
         except ManorError as error:
@@ -108,27 +108,33 @@ async def _foreground(app: App, settings: Any) -> None:
         watcher.cancel()
 
 
+_deadline = click.option(
+    "--deadline",
+    type=click.FloatRange(0, 86_400),
+    help="Seconds each guest has at most (default: its own shutdown_timeout_s).",
+)
+
+
 @click.command()
 @click.option("--keep-domains", is_flag=True, help="Guests go on; the next `manor up` finds them again.")
-@click.option(
-    "--deadline", type=click.FloatRange(0, 3600), default=30.0, show_default=True, help="Seconds guests have."
-)
+@_deadline
 @click.pass_obj
-def down(app: App, keep_domains: bool, deadline: float) -> None:
+def down(app: App, keep_domains: bool, deadline: float | None) -> None:
     """Shut the guests down, then stop all services.
 
     Leaves nothing running, but guests that nobody could ask. With `--deadline 0` all guests are cut off.
 
-    Works also when the supervisor or the bus is dead, and needs no keys.
+    Guests that others depend on end after them; who did not end in time is destroyed and named. Works also
+    when the supervisor or the bus is dead, and needs no keys.
 
     \b
     Example:
       manor down
       manor down --keep-domains
     """
-    unasked = "" if keep_domains else stopping.halt_guests(app, deadline)
+    ended = guests.Ended() if keep_domains else guests.shut_down(app, _limit(deadline), "manor down")
     app.close()
-    cut = not keep_domains and (not unasked or deadline == 0)
+    cut = not keep_domains and (not ended.unasked or deadline == 0)
     survivors = stopping.stop_everything(app, guests=cut)
     if survivors:
         raise ManorError(
@@ -136,12 +142,68 @@ def down(app: App, keep_domains: bool, deadline: float) -> None:
             f"processes {[one.pid for one in survivors]} did not end, not even when killed",
             hint="see them: ps -fp PID",
         )
-    guests = len(present.guests(app.settings.directory))
-    if guests and unasked:
-        message = f"{guests} guest processes could not be asked to shut down and go on ({unasked})"
+    left = len(present.guests(app.settings.directory))
+    if left and ended.unasked:
+        message = f"{left} guest processes could not be asked to shut down and go on ({ended.unasked})"
         hint = "`manor up --detach` finds them again; `manor down --deadline 0` cuts them off"
         raise unavailable(f"the services are stopped; {message}", delivered=False, hint=hint)
-    app.out("everything is stopped" + (f"; {guests} guest processes go on" if guests else ""))
+    app.out("everything is stopped" + (f"; {left} guest processes go on" if left else ""))
+    _tell(app, ended)
+
+
+def _limit(deadline: float | None) -> float:
+    return float("inf") if deadline is None else deadline
+
+
+def _tell(app: App, ended: guests.Ended) -> None:
+    if ended.cut_off:
+        app.out(f"cut off, for they did not shut down in time: {', '.join(map(clean, ended.cut_off))}")
+
+
+@click.group()
+def node() -> None:
+    """End and start the guests of this node together, as the host does when it goes down and comes up.
+
+    \b
+    Example:
+      manor node shutdown-guests
+    """
+
+
+@node.command("shutdown-guests")
+@_deadline
+@click.pass_obj
+def shutdown_guests(app: App, deadline: float | None) -> None:
+    """Shut all guests of this node down; services go on.
+
+    In the order of starting, backwards: those first that no other depends on. Each has its own
+    shutdown_timeout_s; who does not end in it is destroyed and named. The unit manor-guests does this when
+    the host goes down.
+
+    \b
+    Example:
+      manor node shutdown-guests
+      manor node shutdown-guests --deadline 90
+    """
+    ended = guests.shut_down(app, _limit(deadline), "manor node shutdown-guests")
+    left = len(present.guests(app.settings.directory))
+    if left and ended.unasked:
+        message = f"{left} guest processes could not be asked to shut down ({ended.unasked})"
+        raise unavailable(message, delivered=False, hint="see what runs: manor status")
+    _tell(app, ended)
+
+
+@node.command("start-guests")
+@click.pass_obj
+def start_guests(app: App) -> None:
+    """Start again what shutdown-guests ended and what shall always run, once the services are ready.
+
+    \b
+    Example:
+      manor node start-guests
+    """
+    starting.until_ready(app, None)
+    guests.resume(app, "manor node start-guests")
 
 
 @click.command()

@@ -132,7 +132,11 @@ def _documents(
     from manor_bus.wire.messages import config
 
     asked = [config.Get(kind=kind, name=name, revision=revision) for kind, name in named]
-    found = [app.call(one, config.Got).document for one in asked] if asked else _all(app, kind, selector)
+    found = (
+        [app.call(one, config.Got).document for one in asked]
+        if asked
+        else facts.documents(app, kind, selector)
+    )
     one = len(named) == 1
     if output == "yaml":
         app.out(as_yaml(found, many=True).rstrip())
@@ -143,21 +147,6 @@ def _documents(
         if output == "wide":
             _observed(app, rows)
         show(app, views.DOCUMENTS, rows, output)
-
-
-def _all(app: App, kind: str, selector: str) -> list[Any]:
-    """Read all pages of a listing."""
-    from manor_bus.wire.messages import config
-    from manor_bus.wire.messages.documents import kind_of
-
-    found: list[Any] = []
-    more, after = True, ""
-    while more:
-        page = app.call(config.List(kind=kind, selector=selector, after=after), config.Listed)
-        found += page.documents
-        more = page.more and bool(page.documents)
-        after = f"{kind_of(found[-1])}/{found[-1].metadata.name}" if found else ""
-    return found
 
 
 def _observed(app: App, rows: list[dict[str, Any]]) -> None:

@@ -6,12 +6,13 @@ import pytest
 
 from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages.bus import BusStats, Peers, PeersListed
+from manor_bus.wire.messages.lifecycle import DomainStart
 from manor_bus.wire.messages.node import Info
-from manor_cli.runner import control, present, starting, stopping, systemd
+from manor_cli.runner import control, guests, present, starting, stopping, systemd
 from manor_cli.settings import lock_of
 from manor_host import durable, locks
 from manor_host.processes import Identity
-from tests.cli.fake import FakeClient, run
+from tests.cli.fake import FakeClient, operation, run
 from tests.cli.runner.test_instances import STATS, peer, told
 
 SERVICES = ("config", "discovery", "lifecycle", "devices")
@@ -106,15 +107,41 @@ def test_down_where_nothing_runs_is_no_error(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "halted"), [((), [30.0]), (("--deadline", "5"), [5.0]), (("--keep-domains",), [])]
+    ("words", "halted"), [((), [float("inf")]), (("--deadline", "5"), [5.0]), (("--keep-domains",), [])]
 )
 def test_down_asks_the_guests_unless_they_shall_go_on(tmp_path, monkeypatch, words, halted):
     asked = []
     monkeypatch.setattr(stopping, "stop_everything", lambda _, guests: [])
-    monkeypatch.setattr(stopping, "halt_guests", lambda _, deadline: asked.append(deadline) or "")
+    deaf = guests.Ended(cut_off=("deaf",))
+    monkeypatch.setattr(guests, "shut_down", lambda _, limit, why: asked.append(limit) or deaf)
     ran = run("down", *words, directory=tmp_path)
     assert ran.code == 0
     assert asked == halted
+    assert ("cut off, for they did not shut down in time: deaf" in ran.out) == bool(halted)
+
+
+def test_the_guests_of_a_node_are_shut_down_while_its_services_go_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(guests, "shut_down", lambda *_: guests.Ended(cut_off=("deaf",)))
+    ran = run("node", "shutdown-guests", directory=tmp_path)
+    assert ran.code == 0
+    assert ran.out == "cut off, for they did not shut down in time: deaf\n"
+
+
+def test_guests_that_nobody_could_ask_to_shut_down_are_an_error(tmp_path, monkeypatch):
+    assert run("node", "shutdown-guests", directory=tmp_path).code == 0
+    monkeypatch.setattr(present, "guests", lambda _: [1])
+    ran = run("node", "shutdown-guests", directory=tmp_path)
+    assert ran.code == 8
+    assert "1 guest processes could not be asked" in ran.err
+
+
+def test_what_the_host_ended_is_started_when_all_services_are_ready(tmp_path):
+    (tmp_path / "resume").write_text("web\n")
+    client = bus(*SERVICES)
+    client.answers = {**client.answers, DomainStart: operation()}
+    ran = run("node", "start-guests", client=client, directory=tmp_path)
+    assert ran.code == 0
+    assert DomainStart(name="web", reason="manor node start-guests") in client.asked
 
 
 def test_down_that_leaves_something_is_an_error(tmp_path, monkeypatch):
