@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -18,17 +18,11 @@ from manor_cli.render import clean, percent, whole
 if TYPE_CHECKING:
     from manor_bus.wire.messages import Message
 
-F = TypeVar("F", bound=Callable[..., Any])
 LISTS: Final = ("json", "yaml", "wide")
 Progress = Callable[[Operation], None]
-
-
-def wait_option(function: F) -> F:
-    """Give a command the option `--wait/--no-wait`, as the argument `wait`."""
-    option = click.option(
-        "--wait/--no-wait", default=True, show_default=True, help="Follow it to its end, or return at once."
-    )
-    return option(function)
+wait_option = click.option(
+    "--wait/--no-wait", default=True, show_default=True, help="Follow it to its end, or return at once."
+)
 
 
 def new_id() -> str:
@@ -59,7 +53,7 @@ def post(
     for name, operation in begun.items():
         with outcomes.of(name):
             ended = follow(app, operation) if wait and operation.state not in ENDED else operation
-            outcomes.rows.append(views.operation_row(ended))
+            outcomes.rows.append(whole(ended))
             if outcomes.form not in LISTS or outcomes.alone:
                 told(app, ended, outcomes.form)
             check(ended)
@@ -113,7 +107,7 @@ def follow(app: App, operation: Operation) -> Operation:
 def told(app: App, operation: Operation, form: str) -> None:
     """Print an operation: a line for people, or the whole of it."""
     if form in ("json", "yaml", "wide"):
-        output.show_one(app, views.OPERATIONS, views.operation_row(operation), form)
+        output.show_one(app, views.OPERATIONS, whole(operation), form)
     elif form == "name":
         app.out(operation.id)
     elif operation.state is OperationState.DONE:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 import click
@@ -85,7 +84,7 @@ def completed(context: click.Context, kind: str, begun: str) -> list[str]:
     app.configure(directory=context.find_root().params.get("directory") or "", timeout=COMPLETE_S)
     prefix = f"{kind}/" if begun.startswith(f"{kind}/") else ""
     try:
-        there = sorted(set(SOURCES[kind](app)))
+        there = sorted(set(_there(app, kind)))
     except Exception:  # a key press is no place for an error
         return []
     finally:
@@ -104,55 +103,12 @@ def _completed_word(context: click.Context, begun: str) -> list[str]:
     return [kind for kind in kinds if kind.startswith(begun)]
 
 
-def _domains(app: App) -> Iterable[str]:
-    from manor_cli import facts
+def _there(app: App, kind: str) -> Iterable[str]:
+    """Return the names of a kind: of what is there, or else of what is written down."""
+    from manor_bus.wire.messages.config import List, Listed
+    from manor_cli.listing import LISTS
 
-    return (status.name for status in facts.domains(app))
-
-
-def _written(kind: str) -> Callable[[App], Iterable[str]]:
-    def ask(app: App) -> Iterable[str]:
-        from manor_bus.wire.messages.config import List, Listed
-
-        return (one.metadata.name for one in app.call(List(kind=kind), Listed).documents)
-
-    return ask
-
-
-def _operations(app: App) -> Iterable[str]:
-    from manor_bus.wire.messages.lifecycle import OperationList, OperationsListed
-
-    return (one.id for one in app.call(OperationList(), OperationsListed).operations)
-
-
-def _backends(app: App) -> Iterable[str]:
-    from manor_bus.wire.messages.devices import BackendList, BackendsListed
-
-    return (one.name for one in app.call(BackendList(), BackendsListed).backends)
-
-
-def _devices(app: App) -> Iterable[str]:
-    from manor_bus.wire.messages.devices import DeviceList, DevicesListed
-
-    return (f"{one.domain}/{one.key.id}" for one in app.call(DeviceList(), DevicesListed).devices)
-
-
-def _facts(kind: Any) -> Callable[[App], Iterable[str]]:
-    def ask(app: App) -> Iterable[str]:
-        from manor_cli import facts
-
-        return (entry.fact.name for entry in facts.find(app, kind))
-
-    return ask
-
-
-SOURCES: Final = MappingProxyType(
-    {
-        **{kind.lower(): _written(kind) for kind in DOCUMENTS},
-        **{kind: _facts(kind) for kind in ("service", "provider", "resource", "node")},
-        "domain": _domains,
-        "operation": _operations,
-        "backend": _backends,
-        "device": _devices,
-    }
-)
+    if kind in LISTS and kind != "volume":
+        view, rows = LISTS[kind]
+        return (row[view.name] for row in rows(app, ""))
+    return (one.metadata.name for one in app.call(List(kind=document_kind(kind)), Listed).documents)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import click
 
@@ -30,20 +30,13 @@ STYLES: Final = {
     "SUSPENDED": "yellow",
     "cancelled": "yellow",
 }
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def output_option(function: F) -> F:
-    """Give a command the option `-o`, as the argument `output`."""
-    option = click.option(
-        "-o",
-        "--output",
-        type=click.Choice(FORMS),
-        default="table",
-        show_default=True,
-        help="Form of the answer.",
-    )
-    return option(function)
+output_option = click.option(
+    "-o", "--output", type=click.Choice(FORMS), default="table", show_default=True, help="Form of the answer."
+)
+line_option = click.option(
+    "-o", "--output", type=click.Choice(["line", "json"]), default="line", show_default=True
+)
+reason_option = click.option("--reason", default="", help="Why; kept in the history.")
 
 
 def show(app: App, view: View, rows: Sequence[Mapping[str, Any]], output: str) -> None:

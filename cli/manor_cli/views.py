@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
-from manor_bus.wire.errors import ErrorBody
-from manor_bus.wire.messages.lifecycle import DomainStatus, Operation, PendingChange, State
+from manor_bus.wire.messages.lifecycle import DomainStatus, PendingChange, State
 from manor_cli.render import View, count, number, whole
 
 if TYPE_CHECKING:
@@ -148,16 +147,6 @@ def service_row(
         "node": node,
         **more,
     }
-
-
-def operation_row(operation: Operation) -> dict[str, Any]:
-    """Return one operation, its error with all fields or null."""
-    return dict(whole(operation))
-
-
-def error_of(body: ErrorBody | None) -> str:
-    """Show an error in one line."""
-    return problem(whole(body)) if body else ""
 
 
 def pending_lines(changes: Iterable[PendingChange]) -> list[str]:

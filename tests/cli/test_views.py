@@ -6,7 +6,7 @@ from manor_bus.wire.messages.devices import Descriptor, DeviceKey, DeviceStatus
 from manor_bus.wire.messages.documents import Metadata, Network
 from manor_bus.wire.messages.lifecycle import OperationState, PendingChange, State
 from manor_cli import views
-from manor_cli.render import View
+from manor_cli.render import View, whole
 from tests.cli.fake import NOW, domain, operation
 
 CONTRACT = {
@@ -47,10 +47,10 @@ def test_a_service_has_every_field_of_the_contract():
 
 def test_an_operation_has_every_field_of_the_contract():
     error = ErrorBody(kind=Kind.TIMEOUT, message="late")
-    row = views.operation_row(operation(OperationState.FAILED, error=error))
+    row = whole(operation(OperationState.FAILED, error=error))
     assert row.keys() >= {"id", "kind", "target", "state", "step", "progress", "error"}
     assert row["error"]["kind"] == "timeout"
-    assert views.operation_row(operation())["error"] is None
+    assert whole(operation())["error"] is None
 
 
 def test_pending_changes_are_told_with_both_sides():

@@ -15,7 +15,7 @@ from manor_bus.wire.messages.config import Applied, Apply, Change
 from manor_cli import changes, documents, follow, settle
 from manor_cli.app import App
 from manor_cli.documents import Parsed
-from manor_cli.output import output_option
+from manor_cli.output import output_option, reason_option
 from manor_cli.render import clean
 
 TRANSACTION_BYTES_MAX: Final = 1_000_000  # one message is at most 1 MiB
@@ -50,7 +50,7 @@ def files_option(function: F) -> F:
 @click.command()
 @files_option
 @click.option("--dry-run", is_flag=True, help="Say what would happen and do nothing.")
-@click.option("--reason", default="", help="Why; kept in the history.")
+@reason_option
 @click.option(
     "--chunk", type=click.IntRange(1, 5_000), help="Several transactions of so many documents each."
 )

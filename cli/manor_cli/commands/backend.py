@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import click
 
-from manor_bus.wire.messages.devices import (
-    BackendList,
-    BackendLoad,
-    BackendsListed,
-    BackendStatus,
-    BackendUnload,
-)
+from manor_bus.wire.messages.devices import BackendLoad, BackendStatus, BackendUnload
 from manor_cli import names, views
 from manor_cli.app import App
-from manor_cli.output import output_option, show, show_one
+from manor_cli.listing import listed
+from manor_cli.output import output_option, show_one
 from manor_cli.render import whole
 
 
@@ -37,8 +32,7 @@ def list_(app: App, output: str) -> None:
     Example:
       manor backend list -o wide
     """
-    listed = app.call(BackendList(), BackendsListed)
-    show(app, views.BACKENDS, [whole(one) for one in listed.backends], output)
+    listed(app, "backend", output)
 
 
 @backend.command()

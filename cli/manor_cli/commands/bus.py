@@ -15,7 +15,7 @@ from manor_bus.wire.errors import ManorError
 from manor_bus.wire.messages import bus as words
 from manor_cli import events, recording, views
 from manor_cli.app import App
-from manor_cli.output import lines, output_option, show
+from manor_cli.output import line_option, lines, output_option, show
 from manor_cli.recording import Recorded
 from manor_cli.render import View, as_json, clean, whole
 
@@ -71,7 +71,7 @@ def _rows(app: App, what: str) -> tuple[View, list[dict[str, Any]]]:
 
 @bus.command()
 @click.argument("pattern", default=">")
-@click.option("-o", "--output", type=click.Choice(["line", "json"]), default="line", show_default=True)
+@line_option
 @click.option("-n", "--count", type=click.IntRange(min=1), help="End after so many messages.")
 @click.pass_obj
 def tap(app: App, pattern: str, output: str, count: int | None) -> None:
@@ -138,7 +138,7 @@ def record(app: App, file: Path, pattern: str, events_only: bool, count: int) ->
     "--speed", type=click.FloatRange(min=0), default=0.0, help="1: as it was, 10: faster, 0: at once."
 )
 @click.option("--send", is_flag=True, help="Make the recorded calls again, as ourselves, with new ids.")
-@click.option("-o", "--output", type=click.Choice(["line", "json"]), default="line", show_default=True)
+@line_option
 @click.pass_obj
 def replay(app: App, file: Path, speed: float, send: bool, output: str) -> None:
     """Print a recording as `tap` would have; with --send make its calls again.

@@ -117,7 +117,7 @@ def _domain(app: App, name: str) -> None:
         app, "devices", views.DEVICES, [views.device_row(one) for one in devices.devices] if devices else []
     )
     listed = _or_nothing(app, OperationList(target=name, limit=RECENT), OperationsListed)
-    rows = [views.operation_row(one) for one in listed.operations] if listed else []
+    rows = [whole(one) for one in listed.operations] if listed else []
     _rows(app, "last operations", views.OPERATIONS, rows)
 
 

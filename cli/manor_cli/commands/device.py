@@ -10,12 +10,12 @@ import msgspec
 
 from manor_bus.wire.errors import ManorError, Problem, bad_request, conflict
 from manor_bus.wire.messages import config
-from manor_bus.wire.messages.devices import DeviceList, DevicesListed
 from manor_bus.wire.messages.documents import Channel, Disk, Domain, Nic, Pci, Usb
 from manor_bus.wire.messages.lifecycle import DomainUnplug
 from manor_cli import changes, follow, names, settle, views
 from manor_cli.app import App
-from manor_cli.output import output_option, show
+from manor_cli.listing import devices
+from manor_cli.output import output_option, reason_option, show
 
 SECTIONS: Final = {"disk": "disks", "nic": "nics", "channel": "channels", "pci": "pci", "usb": "usb"}
 TYPES: Final[dict[str, Any]] = {"disk": Disk, "nic": Nic, "channel": Channel, "pci": Pci, "usb": Usb}
@@ -49,15 +49,14 @@ def list_(app: App, domain: str, output: str) -> None:
     Example:
       manor device list web -o wide
     """
-    listed = app.call(DeviceList(domain=domain), DevicesListed)
-    show(app, views.DEVICES, [views.device_row(one) for one in listed.devices], output)
+    show(app, views.DEVICES, devices(app, "", domain=domain), output)
 
 
 @device.command()
 @names.argument("domain", "domain")
 @click.argument("type_", metavar="TYPE", type=click.Choice(list(SECTIONS)))
 @click.argument("settings", metavar="KEY=VALUE...", nargs=-1, required=True)
-@click.option("--reason", default="", help="Why; kept in the history.")
+@reason_option
 @follow.wait_option
 @output_option
 @click.pass_obj
@@ -85,7 +84,7 @@ def attach(
 @device.command()
 @click.argument("words", metavar="DOMAIN ID", nargs=-1, required=True, shell_complete=_complete)
 @click.option("--force", is_flag=True, help="The guest is not asked.")
-@click.option("--reason", default="", help="Why; kept in the history.")
+@reason_option
 @follow.wait_option
 @output_option
 @click.pass_obj

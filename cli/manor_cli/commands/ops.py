@@ -8,15 +8,14 @@ from manor_bus.wire.messages.lifecycle import (
     ENDED,
     Operation,
     OperationCancel,
-    OperationList,
     OperationShow,
-    OperationsListed,
     OperationState,
 )
 from manor_cli import follow, names, views
 from manor_cli.app import App
+from manor_cli.listing import operations
 from manor_cli.output import output_option, show, show_one
-from manor_cli.render import clean
+from manor_cli.render import clean, whole
 
 
 @click.group()
@@ -44,9 +43,8 @@ def list_(app: App, domain: str, active: bool, limit: int, output: str) -> None:
     Example:
       manor ops list web -o json
     """
-    request = OperationList(target=domain, active=active, limit=limit)
-    listed = app.call(request, OperationsListed)
-    show(app, views.OPERATIONS, [views.operation_row(one) for one in listed.operations], output)
+    rows = operations(app, "", target=domain, active=active, limit=limit)
+    show(app, views.OPERATIONS, rows, output)
 
 
 @ops.command("show")
@@ -64,7 +62,7 @@ def show_(app: App, operation_id: str, followed: bool, output: str) -> None:
     operation = app.call(OperationShow(id=operation_id), Operation)
     if followed and operation.state not in ENDED:
         operation = follow.follow(app, operation)
-    row = views.operation_row(operation)
+    row = whole(operation)
     show_one(app, views.OPERATIONS, row, output)
     if output not in ("table", "wide"):
         return
@@ -92,4 +90,4 @@ def cancel(app: App, operation_id: str, output: str) -> None:
         if operation.state is OperationState.CANCELLING:
             app.note(f"hint: it ends after its present step; manor ops show {operation.id} --follow")
     else:
-        show_one(app, views.OPERATIONS, views.operation_row(operation), output)
+        show_one(app, views.OPERATIONS, whole(operation), output)

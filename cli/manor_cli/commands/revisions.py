@@ -10,7 +10,7 @@ from manor_bus.wire.messages import config
 from manor_bus.wire.messages.lifecycle import DomainDelete
 from manor_cli import changes, follow, names, views
 from manor_cli.app import App
-from manor_cli.output import output_option, show
+from manor_cli.output import output_option, reason_option, show
 from manor_cli.render import whole
 
 
@@ -18,7 +18,7 @@ from manor_cli.render import whole
 @names.documents_argument()
 @click.option("--force", is_flag=True, help="A domain that still runs or is saved is ended first.")
 @click.option("--dry-run", is_flag=True, help="Say what would happen and do nothing.")
-@click.option("--reason", default="", help="Why; kept in the history.")
+@reason_option
 @follow.wait_option
 @output_option
 @click.pass_obj
@@ -84,7 +84,7 @@ def history(app: App, words: Sequence[str], limit: int, output: str) -> None:
 @click.command()
 @names.documents_argument("KIND NAME")
 @click.argument("revision", type=int)
-@click.option("--reason", default="", help="Why; kept in the history.")
+@reason_option
 @output_option
 @click.pass_obj
 def rollback(app: App, words: Sequence[str], revision: int, reason: str, output: str) -> None:

@@ -10,20 +10,9 @@ from manor_bus.wire.errors import not_found
 from manor_cli.app import App
 from manor_cli.kinds import DOCUMENTS
 from manor_cli.output import output_option, show
-from manor_cli.render import Column, View, as_json
+from manor_cli.render import View, as_json
 
-CATALOGUE = View(
-    (
-        Column("TYPE", "type"),
-        Column("SORT", "sort"),
-        Column("REQUEST OR BODY", "request"),
-        Column("REPLY", "reply"),
-        Column("PARTS", "part"),
-        Column("CHANGES", "changes"),
-        Column("SUBJECTS", "subjects", wide=True),
-    ),
-    name="type",
-)
+CATALOGUE = View.of("type sort request reply part changes subjects+", name="type")
 
 
 @click.command()
@@ -56,31 +45,21 @@ def schema(app: App, name: str, asyncapi: bool, output: str) -> None:
 def _catalogue() -> list[dict[str, Any]]:
     from manor_bus.wire.messages.catalogue import CALLS, EVENTS
 
-    calls = [
-        {
-            "type": call.type_name,
-            "sort": "call",
-            "request": call.request.__name__,
-            "reply": call.reply.__name__,
-            "part": call.part.__name__ if call.part else "",
-            "changes": call.changes,
-            "subjects": (call.subject,),
-        }
-        for call in CALLS
+    rows: list[tuple[Any, ...]] = [
+        (one.type_name, "call", one.request, one.reply, one.part, one.changes, (one.subject,))
+        for one in CALLS
     ]
-    events = [
-        {
-            "type": event.type_name,
-            "sort": "event" if event.state else "news",
-            "request": event.body.__name__,
-            "reply": "",
-            "part": "",
-            "changes": False,
-            "subjects": event.patterns,
-        }
-        for event in EVENTS
+    rows += [
+        (one.type_name, "event" if one.state else "news", one.body, None, None, False, one.patterns)
+        for one in EVENTS
     ]
-    return [*calls, *events]
+    keys = [column.key for column in CATALOGUE.columns]
+    return [dict(zip(keys, map(_named, row), strict=True)) for row in rows]
+
+
+def _named(value: Any) -> Any:
+    """Return a type's name; nothing where there is none, and all else as it is."""
+    return "" if value is None else getattr(value, "__name__", value)
 
 
 def _schema(name: str) -> Any:

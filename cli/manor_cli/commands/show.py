@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Any
 
 import click
 
 from manor_cli import facts, names, views
 from manor_cli.app import App
 from manor_cli.exits import PARTIAL
-from manor_cli.kinds import DOCUMENTS, FACTS, document_kind, singular, unknown
+from manor_cli.kinds import DOCUMENTS, document_kind, singular, unknown
+from manor_cli.listing import LISTS
 from manor_cli.output import output_option, show
-from manor_cli.render import View, as_json, as_yaml, whole
+from manor_cli.render import as_json, as_yaml, whole
 
 
 @click.command("list")
@@ -25,8 +25,8 @@ from manor_cli.render import View, as_json, as_yaml, whole
 def list_(app: App, kind: str, selector: str, partial: bool, output: str) -> int:
     """List what is there: domains, or things of another KIND.
 
-    KIND: nodes, services, providers, resources, volumes, devices, backends, or a kind of document.
-    When it is not all there is, stderr says whose word is missing, and the exit code is 8.
+    KIND: nodes, services, providers, resources, volumes, devices, backends, operations, or a kind of
+    document. When it is not all there is, stderr says whose word is missing, and the exit code is 8.
 
     \b
     Example:
@@ -36,63 +36,14 @@ def list_(app: App, kind: str, selector: str, partial: bool, output: str) -> int
       manor list -l tier=web -o name
     """
     wanted = singular(kind)
-    if wanted == "domain":  # the common one, by the shortest way
-        now = time.time()
-        rows = [views.domain_row(status, now) for status in facts.domains(app, selector=selector)]
-        show(app, views.DOMAINS, rows, output)
-    elif wanted in _LISTS:
-        view, rows_of = _LISTS[wanted]
-        show(app, view, rows_of(app, selector), output)
+    if wanted in LISTS:
+        view, rows = LISTS[wanted]
+        show(app, view, rows(app, selector), output)
     elif wanted in (name.lower() for name in DOCUMENTS):
         _documents(app, document_kind(kind), (), selector, output)
     else:
-        raise unknown(kind, (*FACTS, "volume", "device", "backend", "network", "credential"))
+        raise unknown(kind, (*LISTS, "network", "credential"))
     return PARTIAL if app.partial and not partial else 0
-
-
-def _nodes(app: App, selector: str) -> list[dict[str, Any]]:
-    return [whole(entry.fact) for entry in facts.find(app, "node", selector=selector)]
-
-
-def _services(app: App, selector: str) -> list[dict[str, Any]]:
-    return [whole(entry.fact) for entry in facts.find(app, "service", selector=selector)]
-
-
-def _providers(app: App, selector: str) -> list[dict[str, Any]]:
-    return [whole(entry.fact) for entry in facts.find(app, "provider", selector=selector)]
-
-
-def _resources(app: App, selector: str) -> list[dict[str, Any]]:
-    return [whole(entry.fact) for entry in facts.find(app, "resource", selector=selector)]
-
-
-def _volumes(app: App, selector: str) -> list[dict[str, Any]]:
-    from manor_bus.wire.messages.devices import VolumeList, VolumesListed
-
-    return [whole(one) for one in app.call(VolumeList(), VolumesListed).volumes]
-
-
-def _devices(app: App, selector: str) -> list[dict[str, Any]]:
-    from manor_bus.wire.messages.devices import DeviceList, DevicesListed
-
-    return [views.device_row(one) for one in app.call(DeviceList(), DevicesListed).devices]
-
-
-def _backends(app: App, selector: str) -> list[dict[str, Any]]:
-    from manor_bus.wire.messages.devices import BackendList, BackendsListed
-
-    return [whole(one) for one in app.call(BackendList(), BackendsListed).backends]
-
-
-_LISTS: Final[dict[str, tuple[View, Callable[[App, str], list[dict[str, Any]]]]]] = {
-    "node": (views.NODES, _nodes),
-    "service": (views.SERVICES, _services),
-    "provider": (views.PROVIDERS, _providers),
-    "resource": (views.RESOURCES, _resources),
-    "volume": (views.VOLUMES, _volumes),
-    "device": (views.DEVICES, _devices),
-    "backend": (views.BACKENDS, _backends),
-}
 
 
 @click.command()

@@ -10,12 +10,11 @@ import click
 import msgspec
 
 from manor_bus.wire.messages import config
-from manor_bus.wire.messages.devices import VolumeList, VolumesListed
 from manor_bus.wire.messages.documents import Metadata, Volume, VolumeSpec
-from manor_cli import changes, follow, names, settle, views
+from manor_cli import changes, follow, names, settle
 from manor_cli.app import App
-from manor_cli.output import output_option, show
-from manor_cli.render import whole
+from manor_cli.listing import listed
+from manor_cli.output import output_option, reason_option
 
 _SIZE: Final = re.compile(r"(\d{1,9})(M|MiB|G|GiB|T|TiB)")
 _FACTOR: Final = {"M": 1, "G": 1024, "T": 1_048_576}
@@ -52,8 +51,7 @@ def list_(app: App, output: str) -> None:
     Example:
       manor volume list -o wide
     """
-    listed = app.call(VolumeList(), VolumesListed)
-    show(app, views.VOLUMES, [whole(one) for one in listed.volumes], output)
+    listed(app, "volume", output)
 
 
 @volume.command()
@@ -126,7 +124,7 @@ def clone(app: App, source: str, name: str, size: int, wait: bool, output: str) 
 
 @volume.command()
 @names.argument("volume", "names", many=True)
-@click.option("--reason", default="", help="Why; kept in the history.")
+@reason_option
 @output_option
 @click.pass_obj
 def delete(app: App, names: Sequence[str], reason: str, output: str) -> None:

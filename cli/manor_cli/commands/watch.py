@@ -16,6 +16,7 @@ from manor_cli import events, facts
 from manor_cli.app import App
 from manor_cli.exits import PARTIAL
 from manor_cli.kinds import FACTS
+from manor_cli.output import line_option
 from manor_cli.render import as_json
 
 NOBODY: Final = "-"  # no name begins so: the answer is only who was heard
@@ -25,7 +26,7 @@ UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 @click.command()
 @click.argument("pattern", default="domain.*")
-@click.option("-o", "--output", type=click.Choice(["line", "json"]), default="line", show_default=True)
+@line_option
 @click.option("--once", is_flag=True, help="Print what is there now and end; with 8 when it is not all.")
 @click.option("--changes-only", is_flag=True, help="Not what is there now, only what changes.")
 @click.option(
