@@ -12,10 +12,9 @@ from manor_bus.settings import BusSettings
 from manor_bus.wire.errors import not_found
 from manor_bus.wire.messages.config import DocumentChanged, Get, Got, History, HistoryEntry, HistoryListed
 from manor_devices import service
-from manor_devices.backends.console import open_backend as open_console
 from manor_devices.backends.fake import FakeBackend, World
 from manor_devices.backends.file import open_backend as open_file
-from manor_devices.backends.usernet import open_backend as open_usernet
+from manor_devices.backends.front import open_console, open_usernet
 from manor_devices.modules import Installed
 from manor_devices.settings import Settings
 from tests.devices.driving import inline

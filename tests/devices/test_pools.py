@@ -120,7 +120,7 @@ async def test_a_volume_is_made_in_its_pool_and_shown(keeper, format_):
     assert status.path == str(keeper.folder / "volumes" / "fast" / f"root-root-uui.{format_}")
     assert await shape(status.path, format_) == [(format_, 4)]
     assert os.stat(status.path).st_mode & 0o777 == 0o600
-    file = keeper.pools.file("root")
+    file = keeper.pools.wanted("root")
     assert (file.path, file.state) == (status.path, "ready")
 
 

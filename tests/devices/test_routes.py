@@ -3,14 +3,20 @@
 import pytest
 
 from manor_bus.wire.errors import Kind, ManorError
-from manor_bus.wire.messages.devices import Connect, DeviceKey
+from manor_bus.wire.messages.devices import Connect, DeviceKey, VolumeStatus
 from manor_bus.wire.messages.documents import Channel, Console, Disk, NetworkSpec, Nic
 from manor_devices.backends import Target
-from manor_devices.routes import NotYet, VolumeFile, route
+from manor_devices.routes import NotYet, route
 
 BRIDGE = NetworkSpec(type="bridge", bridge="br0")
 USER = NetworkSpec(cidr="10.9.0.0/24")
-VOLUME = VolumeFile("/v/root.qcow2", "qcow2", "ready")
+
+
+def volume(state, **fields):
+    return VolumeStatus(name="root", uuid="", state=state, **fields)
+
+
+VOLUME = volume("ready", path="/v/root.qcow2", format="qcow2")
 
 
 def connect(device, **fields):
@@ -54,8 +60,8 @@ def test_a_volume_is_the_file_behind_it_in_its_own_format():
     [
         (Nic(id="n", network="nowhere"), {}, ("Network", "nowhere")),
         (Disk(id="a", volume="root"), {}, ("Volume", "root")),
-        (Disk(id="a", volume="root"), {"root": VolumeFile("", "raw", "creating")}, ("", "")),
-        (Disk(id="a", volume="root"), {"root": VolumeFile("", "raw", "resizing")}, ("", "")),
+        (Disk(id="a", volume="root"), {"root": volume("creating")}, ("", "")),
+        (Disk(id="a", volume="root"), {"root": volume("resizing")}, ("", "")),
     ],
 )
 def test_what_is_not_there_yet_is_told_with_the_document_that_is_missing(device, volumes, document):
@@ -67,8 +73,8 @@ def test_what_is_not_there_yet_is_told_with_the_document_that_is_missing(device,
 @pytest.mark.parametrize(
     ("volume", "reason"),
     [
-        (VolumeFile("/v", "raw", "failed", "disk full"), "failed: disk full"),
-        (VolumeFile("/v", "raw", "deleting"), "deleting"),
+        (volume("failed", path="/v", format="raw", reason="disk full"), "failed: disk full"),
+        (volume("deleting", path="/v", format="raw"), "deleting"),
     ],
 )
 def test_a_volume_that_cannot_be_used_is_refused_with_the_reason(volume, reason):

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Final
 
-from manor_bus.wire.errors import ManorError, denied_state
+from manor_bus.wire.errors import Kind, ManorError, denied_state
 from manor_devices import storage
 from manor_devices.processes import run
 
@@ -100,7 +100,9 @@ async def _may(path: str, uid: int, *, write: bool) -> bool:
     question = ["test", "-r", path, "-a", "-w", path] if write else ["test", "-r", path]
     try:
         await run(question, PROBE_S, uid=uid)
-    except ManorError:
+    except ManorError as error:
+        if error.kind is not Kind.DENIED_STATE:  # it was not answered
+            raise
         return False
     return True
 

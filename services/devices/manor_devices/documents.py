@@ -57,7 +57,7 @@ class Documents:
         loop = asyncio.get_running_loop()
         while True:
             changed, disk = self._changed, request.disk
-            volume = self._pools.file(disk.volume) if disk is not None and disk.volume else None
+            volume = self._pools.wanted(disk.volume) if disk is not None and disk.volume else None
             found = route(request, self._networks, {disk.volume: volume} if disk and volume else {})
             if isinstance(found, Target):
                 return found

@@ -71,16 +71,6 @@ class Listener(Protocol):
         """Its status changed."""
 
 
-@dataclass(frozen=True)
-class ModuleRecord:
-    """What is durable of one name."""
-
-    backend: str
-    wanted: bool
-    epoch: int
-    values: dict[str, str]
-
-
 class Modules:
     """All back ends of this node."""
 
@@ -104,12 +94,12 @@ class Modules:
         self._early: dict[str, list[Notice]] = {}  # told while opening
         self._tasks: set[asyncio.Task[None]] = set()
         for key in records.keys("module/"):
-            kept = records.get(key, ModuleRecord)
+            kept = records.get(key, Module)
             if kept is not None:
-                self._add(key.partition("/")[2], kept)
+                self._add(kept)
         for name in self._installed:
             if name not in self._modules:
-                self._add(name, ModuleRecord(backend=name, wanted=True, epoch=0, values={}))
+                self._add(Module(name, backend=name, values={}))
 
     # --- asking ---------------------------------------------------------------------------------------
 
@@ -195,7 +185,7 @@ class Modules:
         if module is not None and (module.backend, dict(module.values)) == (backend, dict(values)):
             return
         if module is None:
-            self._add(name, ModuleRecord(backend=backend, wanted=True, epoch=0, values=dict(values)))
+            self._add(Module(name, backend, dict(values)))
         elif name in self._backends and self._listener.users(name):
             self._set(replace(module, reason="its new settings apply when nothing uses it any more"))
             return
@@ -231,15 +221,17 @@ class Modules:
 
     # --- doing ----------------------------------------------------------------------------------------
 
-    def _add(self, name: str, kept: ModuleRecord) -> None:
+    def _add(self, kept: Module) -> None:
+        """Take a name up; of one that was kept only the wish and the epoch still hold."""
         version = self._installed[kept.backend].version if kept.backend in self._installed else ""
-        made = Module(name, kept.backend, kept.values, wanted=kept.wanted, epoch=kept.epoch, version=version)
-        self._modules[name] = replace(made, seen=not kept.wanted)
+        name, backend, values, wanted = kept.name, kept.backend, kept.values, kept.wanted
+        self._modules[name] = Module(
+            name, backend, values, wanted=wanted, epoch=kept.epoch, seen=not wanted, version=version
+        )
 
     def _set(self, module: Module) -> None:
         self._modules[module.name] = module
-        kept = ModuleRecord(module.backend, module.wanted, module.epoch, dict(module.values))
-        self._records.put(f"module/{module.name}", kept)
+        self._records.put(f"module/{module.name}", module)
         self._listener.changed(module.name)
 
     def _step(self, name: str, trigger: Trigger, reason: str = "") -> loading.Effect | None:
@@ -315,7 +307,7 @@ class Modules:
             await self._close_quietly(name, backend)
             raise
         self._backends[name] = backend
-        self._modules[name] = replace(self._modules[name], classes=backend.describe().classes)
+        self._modules[name] = replace(self._modules[name], classes=backend.classes)
         return observation
 
     def _noticed(self, name: str, notice: Notice) -> None:

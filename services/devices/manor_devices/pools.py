@@ -23,9 +23,8 @@ from manor_devices import images, volumes
 from manor_devices.backends import Claim
 from manor_devices.pool_files import NOTHING, Files, Look
 from manor_devices.records import Records, Remembered
-from manor_devices.routes import VolumeFile
 from manor_devices.uses import Uses
-from manor_devices.volumes import Foundation, Image, VolumeRecord
+from manor_devices.volumes import Image, VolumeRecord
 
 State = Literal["creating", "ready", "resizing", "deleting", "failed"]
 
@@ -94,14 +93,14 @@ class Pools:
         """Return all statuses by name."""
         return tuple(sorted(self._statuses.values(), key=lambda status: (status.name, status.uuid)))
 
-    def file(self, name: str) -> VolumeFile | None:
-        """Return the file behind a volume that has a document."""
-        if name not in self._names:
-            return None
-        status = self._statuses.get(self._names[name])
-        if status is None:
-            return VolumeFile("", "raw", "creating")
-        return VolumeFile(status.path, status.format, status.state, status.reason, status.uuid)
+    def wanted(self, name: str) -> VolumeStatus | None:
+        """Return the status of the volume that a document of that name asks for, if there is one."""
+        uuid = self._names.get(name)
+        return (
+            None
+            if uuid is None
+            else self._statuses.get(uuid) or VolumeStatus(name=name, uuid=uuid, state="creating")
+        )
 
     # --- news -----------------------------------------------------------------------------------------
 
@@ -234,8 +233,7 @@ class Pools:
 
     async def _begin(self, record: VolumeRecord, base: Image | None, *, copied: bool) -> None:
         """Make the file; from now on nobody may write what it starts from, and what it shares never."""
-        spec, below = record.spec, base.layers if base is not None else ()
-        claims = tuple(Claim(layer.identity, layer.path, write=False, founded=True) for layer in below)
+        spec, claims = record.spec, base.claims if base is not None else ()
         clash = self._uses.clash(_claimant(record), claims)
         if clash is not None:
             raise denied_state(f"it cannot be made now: {clash.mine.name} is being written by {clash.name}")
@@ -246,7 +244,7 @@ class Pools:
             async with self._limit(spec.pool):
                 await self._files.make(spec, self._files.path(record.path), base, copied=copied)
             if not copied:
-                made = replace(made, below=tuple(self._files.kept(layer.path) for layer in below))
+                made = replace(made, below=tuple(self._files.kept(claim.name) for claim in claims))
             self._save(made)
             self._bases_used(made)
         finally:
@@ -281,8 +279,8 @@ class Pools:
         if not path or not format_:
             return None, ""
         chain = await images.chain(path, format_, "spec.backing_file")
-        layers = tuple(Foundation(layer.path, layer.identity) for layer in chain)
-        return Image(chain[0].path, format_, -(-chain[0].size // MIB), layers, uuid), ""
+        claims = tuple(Claim(layer.identity, layer.path, write=False, founded=True) for layer in chain)
+        return Image(chain[0].path, format_, -(-chain[0].size // MIB), claims, uuid), ""
 
     async def _proven_deleted(self, record: VolumeRecord) -> int:
         """Return the revision in which its document was deleted; 0: that is not proven."""

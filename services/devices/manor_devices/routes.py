@@ -7,24 +7,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from manor_bus.wire.errors import ManorError, Problem, bad_request, denied_state
-from manor_bus.wire.messages.devices import Connect
+from manor_bus.wire.messages.devices import Connect, VolumeStatus
 from manor_bus.wire.messages.documents import Disk, NetworkSpec, Nic
 from manor_devices.backends import Target
 
 FAKE: Final = "fake"
 NAME_CHARS: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
 NAME_MAX: Final = 63
-
-
-@dataclass(frozen=True, slots=True)
-class VolumeFile:
-    """The file behind a volume."""
-
-    path: str
-    format: str
-    state: str
-    reason: str = ""
-    uuid: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +47,7 @@ def checked(request: Connect) -> Disk | Nic | None:
 
 
 def route(
-    request: Connect, networks: Mapping[str, NetworkSpec], volumes: Mapping[str, VolumeFile]
+    request: Connect, networks: Mapping[str, NetworkSpec], volumes: Mapping[str, VolumeStatus]
 ) -> Target | NotYet:
     """Return the provider and the resolved names. Raises what can never be served."""
     device = checked(request)
@@ -85,7 +74,7 @@ def _nic(nic: Nic, networks: Mapping[str, NetworkSpec]) -> Target | NotYet:
     return Target(nic.provider or by_type[network.type], network=network)
 
 
-def _volume(disk: Disk, volumes: Mapping[str, VolumeFile]) -> Target | NotYet:
+def _volume(disk: Disk, volumes: Mapping[str, VolumeStatus]) -> Target | NotYet:
     volume = volumes.get(disk.volume)
     if volume is None:
         return NotYet(f"there is no Volume document {disk.volume}", "Volume", disk.volume)

@@ -5,25 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from manor_bus.wire.messages.documents import VolumeSpec
+from manor_devices.backends import Claim
 from manor_devices.routes import NAME_CHARS
 
 
 @dataclass(frozen=True, slots=True)
-class Foundation:
-    """One file of the chain that a volume starts from; `identity` is equal for all names of it."""
-
-    path: str
-    identity: str
-
-
-@dataclass(frozen=True, slots=True)
 class Image:
-    """A file to start from, another volume's or one of the node's. `layers`: its chain, itself first."""
+    """A file to start from, another volume's or one of the node's. `claims`: on its chain, itself first."""
 
     path: str
     format: str
     size_mib: int
-    layers: tuple[Foundation, ...] = ()
+    claims: tuple[Claim, ...] = ()
     volume: str = ""  # its uuid, if it is one
 
 

@@ -118,15 +118,6 @@ class Notice:
 
 
 @dataclass(frozen=True, slots=True)
-class Description:
-    """The back end about itself. `classes`: of `disk`, `nic`, `channel`, `console`."""
-
-    name: str
-    version: str
-    classes: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class BackendSettings:
     """What a factory gets. `mark` is this installation's own random name, put on whatever is made."""
 
@@ -140,8 +131,9 @@ class BackendSettings:
 class Backend(Protocol):
     """One loaded back end."""
 
-    def describe(self) -> Description:
-        """Say what it is."""
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Which devices it serves: some of `disk`, `nic`, `channel`, `console`."""
         ...
 
     async def observe(self, known: Sequence[Order]) -> Observation:

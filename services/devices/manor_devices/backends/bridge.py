@@ -16,13 +16,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Final
 
-from manor_bus import VERSION
 from manor_bus.wire.errors import Kind, ManorError, Problem, bad_request, denied_state
 from manor_bus.wire.messages.documents import NetworkSpec, Nic
 from manor_devices.backends import (
     BackendSettings,
     Claim,
-    Description,
     Leftover,
     Notice,
     Observation,
@@ -51,16 +49,14 @@ def _links() -> ModuleType:
 class BridgeBackend:
     """Makes, finds and removes taps and bridges."""
 
+    classes: Final = ("nic",)
+
     def __init__(self, settings: BackendSettings) -> None:
         self._mark = f"manor:{settings.mark}:"
         self._notify = settings.notify
         self._lock = asyncio.Lock()  # over bridges: made with their first port, removed with their last
         self._served: dict[str, Order] = {}  # by interface
         self._watch: asyncio.Task[None] | None = None
-
-    def describe(self) -> Description:
-        """Say what it is."""
-        return Description("bridge", VERSION, ("nic",))
 
     async def observe(self, known: Sequence[Order]) -> Observation:
         """Find our taps by name and alias."""

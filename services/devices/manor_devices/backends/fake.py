@@ -12,13 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from manor_bus import VERSION
 from manor_bus.wire.errors import Kind, ManorError, denied_state
 from manor_bus.wire.messages.devices import DeviceKey
 from manor_devices.backends import (
     BackendSettings,
     Claim,
-    Description,
     Leftover,
     Notice,
     Observation,
@@ -63,15 +61,13 @@ WORLDS: Final[dict[Path, World]] = {}  # by the back end's folder, for as long a
 class FakeBackend:
     """Serves everything and does nothing."""
 
+    classes: Final = ("disk", "nic", "channel", "console")
+
     def __init__(self, settings: BackendSettings, world: World) -> None:
         self._provider = settings.provider
         self._values = settings.values
         self.world = world
         world.tell = settings.notify
-
-    def describe(self) -> Description:
-        """Say what it is."""
-        return Description("fake", VERSION, ("disk", "nic", "channel", "console"))
 
     async def observe(self, known: Sequence[Order]) -> Observation:
         """Find what the world still serves."""

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from functools import partial
+from typing import Final
 
-from manor_bus import VERSION
 from manor_bus.wire.errors import ManorError
 from manor_devices import storage
 from manor_devices.backends import (
     BackendSettings,
     Claim,
-    Description,
     Leftover,
     Observation,
     Order,
@@ -28,14 +27,12 @@ class FileBackend:
     Setting `roots`: the only folders images may lie in, separated by `:`.
     """
 
+    classes: Final = ("disk",)
+
     def __init__(self, settings: BackendSettings) -> None:
         self._roots = settings.values.get("roots", "")
         self._grants = Grants()
         self._watch = Watch(settings.notify)
-
-    def describe(self) -> Description:
-        """Say what it is."""
-        return Description("file", VERSION, ("disk",))
 
     async def observe(self, known: Sequence[Order]) -> Observation:
         """A file that is still there is still served, and one that cannot be asked for may be."""

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from manor_bus import VERSION
 from manor_bus.wire.errors import ManorError, Problem, bad_request, unavailable
 from manor_bus.wire.messages.devices import DeviceKey
 from manor_bus.wire.messages.documents import Disk
@@ -30,7 +29,6 @@ from manor_devices.backends import (
     Arguments,
     BackendSettings,
     Claim,
-    Description,
     Leftover,
     Notice,
     Observation,
@@ -127,6 +125,8 @@ class Export:
 class NbdBackend:
     """Starts, finds, watches and ends one daemon per disk."""
 
+    classes: Final = ("disk",)
+
     def __init__(self, settings: BackendSettings) -> None:
         self._directory = settings.directory
         self._notify = settings.notify
@@ -135,10 +135,6 @@ class NbdBackend:
         self._exports: dict[DeviceKey, Export] = {}
         self._grants = Grants()
         self._files = Watch(settings.notify)
-
-    def describe(self) -> Description:
-        """Say what it is."""
-        return Description("nbd", VERSION, ("disk",))
 
     async def observe(self, known: Sequence[Order]) -> Observation:
         """Find our daemons by their command line; a server elsewhere counts as there until a look says no."""
