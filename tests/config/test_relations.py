@@ -72,6 +72,7 @@ ROOT = {"id": "root", "source": "/r"}
         (volume(backing_file="/b"), "spec.backing_format", "goes with backing_file"),
         (volume(backing_format="raw"), "spec.backing_format", "goes with backing_file"),
         (volume(format="raw", backing_file="/b", backing_format="raw"), "spec.backing_file", "raw volume"),
+        (volume(clone_of="a", preallocate=True), "spec.preallocate", "begins empty"),
     ],
 )
 def test_fields_that_contradict_each_other_are_named(raw: Any, path: str, reason: str) -> None:

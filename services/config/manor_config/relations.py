@@ -148,6 +148,13 @@ def _volume(spec: d.VolumeSpec) -> Iterator[Finding]:
         yield "backing_format", "goes with backing_file", spec.backing_format, "raw or qcow2, never probed"
     if spec.format == "raw" and spec.backing_file:
         yield "backing_file", "a raw volume cannot have one", spec.backing_file, "format: qcow2"
+    if spec.preallocate and (spec.clone_of or spec.backing_file):
+        yield (
+            "preallocate",
+            "only for a volume that begins empty",
+            "true",
+            "false: clusters are shared or copied",
+        )
 
 
 def _cluster(document: d.ClusterSettings) -> Iterator[Finding]:

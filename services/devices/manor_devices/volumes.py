@@ -129,9 +129,8 @@ def _end(record: VolumeRecord, seen: Seen) -> Action:
 
 
 def _begin(spec: VolumeSpec, seen: Seen) -> Action:
-    refused = _wrong(spec)
-    if refused:
-        return Refuse(refused)
+    if not spec.pool or not NAME_CHARS.issuperset(spec.pool):  # config has checked it; here it becomes a path
+        return Refuse(f"pool {spec.pool[:80]!r} must be letters, digits, - and _")
     if not spec.clone_of and not spec.backing_file:
         return Make()
     if seen.base is None:
@@ -139,20 +138,6 @@ def _begin(spec: VolumeSpec, seen: Seen) -> Action:
     if seen.base.size_mib > spec.size_mib:
         return Refuse(f"size_mib must be at least {seen.base.size_mib}, the size of what it starts from")
     return Make(seen.base, copied=spec.format == "raw")
-
-
-def _wrong(spec: VolumeSpec) -> str:
-    if spec.size_mib < 1:
-        return "size_mib must be 1 or more"
-    if not spec.pool or not NAME_CHARS.issuperset(spec.pool):
-        return f"pool {spec.pool[:80]!r} must be letters, digits, - and _"
-    if spec.clone_of and spec.backing_file:
-        return "clone_of and backing_file exclude each other"
-    if spec.backing_file and not spec.backing_format:
-        return "backing_format must say the format of backing_file: it is never guessed"
-    if spec.preallocate and (spec.clone_of or spec.backing_file):
-        return "preallocate is for empty volumes: one that starts from another shares or copies its clusters"
-    return ""
 
 
 def _change(spec: VolumeSpec, record: VolumeRecord, seen: Seen) -> Action:
