@@ -17,6 +17,7 @@ from manor_bus.wire.messages.lifecycle import (
     DomainStart,
     DomainStatus,
     Operation,
+    State,
 )
 from manor_cli import facts, follow, views
 from manor_cli.app import App
@@ -25,7 +26,8 @@ from manor_cli.runner import present
 from manor_host import durable
 
 POLL_S: Final = 0.2
-RESUME: Final = "resume"  # names of domains that shall always run, for the next start of the node
+RESUME: Final = "resume"  # domains that shall always run, for the next start of the node: a line a turn
+START_S: Final = 60.0
 DESTROY_S: Final = 15.0
 MORE_S: Final = 2.0  # what a shutdown may take beyond the guest's own time
 
@@ -54,33 +56,56 @@ def shut_down(app: App, limit: float, reason: str) -> Ended:
     except ManorError as error:
         return Ended(unasked=error.message)
     specs = _specs(app, live)
-    _remember(app, [status.name for status in live if status.run == RunPolicy.ALWAYS])
+    turns = in_turns(specs)
+    always = {status.name for status in live if status.run == RunPolicy.ALWAYS}
+    _remember(app, [[name for name in turn if name in always] for turn in reversed(turns)])
     cut_off: list[str] = []
-    while specs:
-        turn = {name: min(specs.pop(name).shutdown_timeout_s, limit) for name in first_to_end(specs)}
-        cut_off += _end(app, turn, reason)
+    for turn in turns:
+        cut_off += _end(app, {name: min(specs[name].shutdown_timeout_s, limit) for name in turn}, reason)
     return Ended(tuple(cut_off))
 
 
-def first_to_end(specs: Mapping[str, DomainSpec]) -> list[str]:
-    """Return whose turn it is: needed by none of the others, and of these the last to start.
+def in_turns(specs: Mapping[str, DomainSpec]) -> list[list[str]]:
+    """Return who ends together, turn by turn: the order of starting, backwards.
 
-    The order of starting, backwards. A circle of needs ends as one.
+    Each turn has those whom none of the others needs, and of these the last to start. A circle of needs
+    ends as one.
     """
-    needed = {other for name, spec in specs.items() for other in spec.depends_on if other != name}
-    free = [name for name in specs if name not in needed] or list(specs)
-    last = max(specs[name].start_order for name in free)
-    return sorted(name for name in free if specs[name].start_order == last)
+    turns: list[list[str]] = []
+    left = dict(specs)
+    while left:
+        needed = {other for name, spec in left.items() for other in spec.depends_on if other != name}
+        free = [name for name in left if name not in needed] or list(left)
+        last = max(left[name].start_order for name in free)
+        turns.append(sorted(name for name in free if left[name].start_order == last))
+        for name in turns[-1]:
+            del left[name]
+    return turns
 
 
 def resume(app: App, reason: str) -> None:
-    """Start the domains again that shall always run and that `shut_down` ended; told, never fatal."""
+    """Start the domains again that shall always run and that `shut_down` ended; told, never fatal.
+
+    A domain is started when what it may need runs, or has had its time to.
+    """
     path = app.settings.directory / RESUME
-    names = (durable.read(path) or b"").decode().split()
-    for name in names:
-        app.note(f"starting {clean(name)}, which shall always run")
-        _post(app, DomainStart(name=name, reason=reason))
+    turns = [line.split() for line in (durable.read(path) or b"").decode().splitlines()]
+    for number, turn in enumerate(turns, start=1):
+        app.note(f"starting {_some(turn)}, which shall always run")
+        for name in turn:
+            _post(app, DomainStart(name=name, reason=reason))
+        if number < len(turns):
+            _until_running(app, set(turn))
     path.unlink(missing_ok=True)
+
+
+def _until_running(app: App, names: set[str]) -> None:
+    end = time.monotonic() + START_S
+    with suppress(ManorError):
+        while time.monotonic() < end:
+            if names <= {one.name for one in facts.domains(app) if one.state == State.RUNNING}:
+                return
+            time.sleep(POLL_S)
 
 
 def _end(app: App, patience: Mapping[str, float], reason: str) -> list[str]:
@@ -123,12 +148,13 @@ def _specs(app: App, live: Collection[DomainStatus]) -> dict[str, DomainSpec]:
     return {status.name: known.get(status.uuid, DomainSpec()) for status in live}
 
 
-def _remember(app: App, names: Sequence[str]) -> None:
+def _remember(app: App, turns: Sequence[Sequence[str]]) -> None:
     """Write down what is started again with the node; a disk that takes nothing keeps nobody running."""
-    if not names:
+    lines = [" ".join(turn) for turn in turns if turn]
+    if not lines:
         return
     try:
-        durable.replace(app.settings.directory / RESUME, "".join(f"{name}\n" for name in names).encode())
+        durable.replace(app.settings.directory / RESUME, "".join(f"{line}\n" for line in lines).encode())
     except OSError as error:
         app.note(f"they are not started again with the node ({error.strerror})")
 

@@ -96,6 +96,22 @@ def test_what_shall_always_run_is_started_again_by_the_next_up(app, running):
     assert len(client.asked) == 1
 
 
+def test_what_is_needed_runs_before_who_needs_it_is_started_again(app, running):
+    written = [document("db"), document("web", depends_on=("db",))]
+    client = Guests(domain("web", run="always"), domain("db", run="always"), documents=written)
+    guests.shut_down(app(client), 5.0, WHY)
+
+    def start(request):
+        runs = {one.name for one in client.statuses if one.state == State.RUNNING}
+        assert request.name == "db" or "db" in runs
+        client.statuses = [domain(one) for one in {*runs, request.name}]
+        return operation()
+
+    client.answers = {**client.answers, DomainStart: start}
+    guests.resume(app(client), "manor up")
+    assert asked(client, DomainStart) == ["db", "web"]
+
+
 def test_a_domain_that_cannot_be_started_again_is_told_and_not_fatal(app, tmp_path, capsys):
     (tmp_path / "resume").write_text("a\n")
     guests.resume(app(FakeClient({DomainStart: ManorError(Kind.NO_CAPACITY, "no memory")})), "manor up")
@@ -151,14 +167,14 @@ def test_who_is_needed_ends_after_those_who_need_it(app, running):
 
 def test_the_order_of_starting_is_followed_backwards():
     specs = {"a": DomainSpec(start_order=1), "b": DomainSpec(start_order=2), "c": DomainSpec(start_order=2)}
-    assert guests.first_to_end(specs) == ["b", "c"]
+    assert guests.in_turns(specs) == [["b", "c"], ["a"]]
 
 
 def test_need_comes_before_order_and_a_circle_ends_as_one():
     need = {"a": DomainSpec(start_order=9), "b": DomainSpec(depends_on=("a",))}
-    assert guests.first_to_end(need) == ["b"]
+    assert guests.in_turns(need) == [["b"], ["a"]]
     circle = {"a": DomainSpec(depends_on=("b",)), "b": DomainSpec(depends_on=("a",))}
-    assert guests.first_to_end(circle) == ["a", "b"]
+    assert guests.in_turns(circle) == [["a", "b"]]
 
 
 def test_without_config_all_are_asked_at_once_and_that_is_told(app, running, capsys):
