@@ -1,3 +1,4 @@
+import inspect
 import subprocess
 import sys
 
@@ -30,7 +31,7 @@ ALL = commands(manor, click.Context(manor))
 @pytest.mark.parametrize(("path", "command"), ALL, ids=[path for path, _ in ALL])
 def test_every_command_explains_itself_with_an_example(path, command):
     assert command.help is not None
-    assert "\b\n    Example:" in command.help
+    assert "\b\nExample:" in inspect.cleandoc(command.help)
     example = command.help.partition("Example:")[2]
     assert "manor" in example
     assert path.split()[1] in example

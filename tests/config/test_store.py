@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
@@ -10,7 +11,7 @@ from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages import config as m
 from manor_config import edits
 from manor_config.edits import Edit, Stamp
-from manor_config.engines.sqlite import in_memory
+from manor_config.engines.sqlite import Engine, in_memory
 from manor_config.references import Ref
 from manor_config.revision import Transaction, Write
 from manor_config.store import Store
@@ -22,11 +23,23 @@ def context(key: str) -> Context:
     return Context("operator/me@n1/i", "operator/me", key, 1e9, "", lambda part: None)
 
 
+ENGINES: list[Engine] = []
+
+
+@pytest.fixture(autouse=True)
+async def closed_at_the_end() -> AsyncIterator[None]:
+    """A connection that is only forgotten is a warning from Python 3.13 on."""
+    yield
+    while ENGINES:
+        await ENGINES.pop().close()
+
+
 class Shelf:
     """A store over a memory engine, with an Apply of one domain."""
 
     def __init__(self) -> None:
         self.peer, self.engine = FakePeer(), in_memory()
+        ENGINES.append(self.engine)
         self.store = Store(self.engine, self.peer.state, lambda: 7.0)
 
     async def apply(self, key: str = "", **spec: Any) -> m.Applied:

@@ -78,8 +78,8 @@ async def test_threads_that_have_nothing_to_do_end(monkeypatch):
     monkeypatch.setattr(blocking, "IDLE_S", 0.01)
     monkeypatch.setattr(blocking, "LANES_MAX", 1)
     lanes = Lanes()
-    await lanes.call("/a", "one", os.getpid, 10)
+    await lanes.call("/idle", "one", os.getpid, 10)
     async with asyncio.timeout(10):
-        for _ in iter(lambda: any(one.name == "lane /a" for one in threading.enumerate()), False):
+        for _ in iter(lambda: any(one.name == "lane /idle" for one in threading.enumerate()), False):
             await asyncio.sleep(0)
     assert await lanes.call("/b", "two", os.getpid, 10) == os.getpid()

@@ -6,6 +6,7 @@ The schemas describe the JSON form; on the wire a `bytes` field is MessagePack b
 from __future__ import annotations
 
 from collections.abc import Iterable
+from inspect import cleandoc
 from typing import Any, Final
 
 import msgspec
@@ -49,10 +50,15 @@ def components(bodies: Iterable[type[Message]]) -> dict[str, Any]:
 
 
 def _without(words: frozenset[str], part: Any, *, named: bool = False) -> Any:
-    """Drop schema words; `named`: the keys of this level are names of fields or types, not schema words."""
+    """Drop schema words; `named`: the keys of this level are names of fields or types, not schema words.
+
+    Descriptions lose the indentation of their docstrings, which Python keeps only before 3.13.
+    """
     if isinstance(part, dict):
         return {
-            key: _without(words, value, named=key in _NAMING and not named)
+            key: cleandoc(value)
+            if key == "description" and isinstance(value, str)
+            else _without(words, value, named=key in _NAMING and not named)
             for key, value in part.items()
             if named or key not in words
         }
