@@ -17,7 +17,7 @@ demo: ## Watch a real virtual machine live through everything, three minutes
 
 test: ## Run all tests
 	@deploy/setup test
-	$(BIN)/pytest -n auto --dist loadfile
+	$(BIN)/pytest
 
 test-clean: ## The two commands of the README in empty roots of Debian 12 and 13, as root and as a user (needs root)
 	python3 -m tests.system.clean --suites $(SUITES) --users $(USERS) --commands $(COMMANDS)
