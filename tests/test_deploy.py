@@ -101,7 +101,11 @@ def test_a_unit_is_well_formed_and_starts_what_a_room_installs(unit):
     parsed.optionxform = str  # type: ignore[assignment,method-assign]
     parsed.read_string(unit.read_text(encoding="utf-8"))
     assert {"Unit", "Install"} <= set(parsed.sections())
-    if unit.suffix == ".service":
+    if unit.name == "manor-guests.service":
+        assert parsed["Service"]["ExecStop"] == "/opt/manor/bin/manor node shutdown-guests"
+        assert {f"manor@{room}.service" for room in ROOMS} <= set(parsed["Unit"]["After"].split())
+    elif unit.suffix == ".service":
+        assert parsed["Unit"]["StartLimitIntervalSec"] == "0"  # no number of restarts ends them for good
         program = parsed["Service"]["ExecStart"].removeprefix("/opt/manor/bin/")
         scripts = {
             script
@@ -121,8 +125,10 @@ def test_the_target_wants_the_broker_and_every_service():
 def test_systemd_accepts_the_units(tmp_path):
     for unit in UNITS:
         text = unit.read_text(encoding="utf-8").replace("/opt/manor/bin/manor-%i", "/bin/true")
+        text = text.replace("/opt/manor/bin/manor node", "/bin/true")
         (tmp_path / unit.name).write_text(text.replace("/opt/manor/bin/manor-bus", "/bin/true"))
-    units = [tmp_path / "manor@config.service", tmp_path / "manor-bus.service", tmp_path / "manor.target"]
+    names = ("manor@config.service", "manor-bus.service", "manor-guests.service", "manor.target")
+    units = [tmp_path / name for name in names]
     outcome = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", *units], capture_output=True, text=True, check=False
     )

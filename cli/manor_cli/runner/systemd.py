@@ -17,7 +17,7 @@ NAMES: Final = ("manor-*.service", "manor@*.service")
 PROPERTIES: Final = "--property=Id,ActiveState,MainPID,NRestarts,Environment"
 ASK_S: Final = 10.0
 ACT_S: Final = 120.0
-_UNIT: Final = re.compile(r"manor[-@](\w+)\.service")
+_UNIT: Final = re.compile(r"manor[-@](bus|config|discovery|lifecycle|devices)\.service")
 
 
 @dataclass(frozen=True)
