@@ -172,7 +172,7 @@ class View(msgspec.Struct, frozen=True):
         Marks behind a field: `+` wide only, `~` may be cut, `?` only when there is one, `!` dropped last, `-`
         dropped first. How a value is shown follows from the field's name unless `shows` says it.
         """
-        return View(tuple(_column(word, shows) for word in words.split()), name, prefix, empty)
+        return View(tuple(column(word, shows) for word in words.split()), name, prefix, empty)
 
     def shown(self, *, wide: bool) -> tuple[Column, ...]:
         """Return the columns of the narrow or the wide form."""
@@ -199,7 +199,8 @@ class View(msgspec.Struct, frozen=True):
         return lines if len(kept) == len(columns) else [[row[at] for at in kept] for row in lines]
 
 
-def _column(word: str, shows: Mapping[str, Callable[[Any], str]]) -> Column:
+def column(word: str, shows: Mapping[str, Callable[[Any], str]]) -> Column:
+    """Return the column of a field, which may have marks behind it."""
     key = word.rstrip("+~?!-")
     marks = word[len(key) :]
     ending, show = next(((end, show) for end, show in BY_ENDING if key.endswith(end)), ("", text))
@@ -255,23 +256,14 @@ def as_yaml(value: Any, *, many: bool = False) -> str:
 
     dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
     documents = [msgspec.to_builtins(item) for item in (value if many else [value])]
-    safe = all(not _unsafe_json().search(as_json_raw(item)) for item in documents)
-    return str(
-        yaml.dump_all(
-            documents,
-            Dumper=dumper,
-            sort_keys=False,
-            allow_unicode=safe,
-            explicit_start=many and len(documents) > 1,
-            default_flow_style=False,
-            width=100,
-        )
-    )
-
-
-def as_json_raw(value: Any) -> str:
-    """Return JSON without the extra escapes, to look for unsafe characters in."""
-    return msgspec.json.encode(value).decode()
+    safe = all(not _unsafe_json().search(msgspec.json.encode(item).decode()) for item in documents)
+    form: dict[str, Any] = {
+        "sort_keys": False,
+        "default_flow_style": False,
+        "width": 100,
+        "allow_unicode": safe,
+    }
+    return str(yaml.dump_all(documents, Dumper=dumper, explicit_start=many and len(documents) > 1, **form))
 
 
 def names(view: View, rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:

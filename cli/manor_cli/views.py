@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
-from manor_bus.wire.messages.lifecycle import DomainStatus, PendingChange, State
+from manor_bus.wire.messages.lifecycle import DomainStatus, State
 from manor_cli.render import View, count, number, whole
 
 if TYPE_CHECKING:
@@ -23,11 +22,12 @@ LIVE: Final = frozenset(State) - {
 
 
 def pending(changes: Any) -> str:
-    """Show what of the document the running domain does not have yet."""
-    return (
-        "; ".join(f"{one['path']}: {one['old'] or '-'} -> {one['new'] or '-'}" for one in changes or ())
-        or "-"
+    """Show what of the document the running domain does not have yet, and when it will."""
+    shown = (
+        f"{one['path']}: {one['old'] or '-'} -> {one['new'] or '-'} ({one['applies']})"
+        for one in changes or ()
     )
+    return "; ".join(shown) or "-"
 
 
 def problem(error: Any) -> str:
@@ -147,11 +147,6 @@ def service_row(
         "node": node,
         **more,
     }
-
-
-def pending_lines(changes: Iterable[PendingChange]) -> list[str]:
-    """Show each change that waits for the next start in a line."""
-    return [f"{one.path}: {one.old or '-'} -> {one.new or '-'} ({one.applies})" for one in changes]
 
 
 def document_row(document: AnyDocument) -> dict[str, Any]:

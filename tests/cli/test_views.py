@@ -55,9 +55,9 @@ def test_an_operation_has_every_field_of_the_contract():
 
 def test_pending_changes_are_told_with_both_sides():
     change = PendingChange(path="spec.cpu.count", old="1", new="2")
-    assert views.pending_lines([change]) == ["spec.cpu.count: 1 -> 2 (next-start)"]
+    assert views.pending(whole((change,))) == "spec.cpu.count: 1 -> 2 (next-start)"
     row = views.domain_row(domain(pending=(change,)), NOW)
-    assert views.pending(row["pending"]) == "spec.cpu.count: 1 -> 2"
+    assert views.pending(row["pending"]) == "spec.cpu.count: 1 -> 2 (next-start)"
     assert views.pending([]) == "-"
 
 

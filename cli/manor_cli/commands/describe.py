@@ -10,15 +10,18 @@ import click
 
 from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages import config
-from manor_bus.wire.messages.devices import DeviceList, DevicesListed, VolumeList, VolumesListed
+from manor_bus.wire.messages.devices import DeviceList, DevicesListed
 from manor_bus.wire.messages.lifecycle import OperationList, OperationsListed
 from manor_cli import facts, names, views
 from manor_cli.app import App
-from manor_cli.kinds import FACTS, document_kind, singular
+from manor_cli.kinds import DOCUMENTS, document_kind, singular
+from manor_cli.listing import LISTS
 from manor_cli.output import show
-from manor_cli.render import View, as_yaml, clean, duration, mebibytes, moment, text, whole
+from manor_cli.render import View, as_yaml, clean, column, whole
 
 RECENT: Final = 5
+UNSHOWN: Final = ("kind", "name", "devices")  # said in the first line, or below
+WRITTEN: Final = tuple(kind.lower() for kind in DOCUMENTS)
 
 
 @click.command()
@@ -34,15 +37,14 @@ def describe(app: App, words: Sequence[str]) -> None:
     """
     kind, name = _named(words)
     wanted = singular(kind)
-    document = None if wanted in ("service", "resource") else _document(app, kind, name)
+    document = _document(app, kind, name) if wanted not in LISTS or wanted in WRITTEN else None
     observed = _observed(app, wanted, name)
     if document is None and not observed:
-        raise ManorError(
-            Kind.NOT_FOUND, f"there is no {wanted} {name}", hint=f"see the names: manor list {wanted}"
-        )
+        hint = f"see the names: manor list {wanted}"
+        raise ManorError(Kind.NOT_FOUND, f"there is no {wanted} {name}", hint=hint)
     app.out(f"{wanted} {clean(name)}")
-    for key, value in observed.items():
-        app.out(f"  {key:<14} {clean(text(value))}")
+    for title, value in observed:
+        app.out(f"  {title:<14} {clean(value)}")
     if wanted == "domain":
         _domain(app, name)
     if document is not None:
@@ -70,44 +72,29 @@ def _document(app: App, kind: str, name: str) -> Any:
         return None
 
 
-def _observed(app: App, kind: str, name: str) -> dict[str, Any]:
-    """Return what is observed, by the words people use."""
+def _observed(app: App, kind: str, name: str) -> list[tuple[str, str]]:
+    """Return the title and the value of every field of what is there; none when there is no such thing."""
+    view, rows = LISTS.get(kind, (views.DOCUMENTS, None))
     if kind == "domain":
-        return _status(app, name)
-    if kind == "volume":
-        found: list[Any] = [one for one in app.call(VolumeList(), VolumesListed).volumes if one.name == name]
-    elif kind in FACTS:
-        found = [entry.fact for entry in facts.find(app, kind, name=name)]  # type: ignore[arg-type]
+        row = _domain_row(app, name)
     else:
-        found = []
-    return {key: value for key, value in whole(found[0]).items() if key != "kind"} if found else {}
+        row = next((one for one in rows(app, "") if one[view.name] == name), None) if rows else None
+    columns = {column.key: column for column in view.columns}
+    shown = [(columns.get(key) or column(key, {}), value) for key, value in (row or {}).items()]
+    return [
+        (one.title.lower(), views.pending(value) if one.key == "pending" else one.show(value))
+        for one, value in shown
+        if one.key not in UNSHOWN
+    ]
 
 
-def _status(app: App, name: str) -> dict[str, Any]:
+def _domain_row(app: App, name: str) -> dict[str, Any] | None:
     try:
-        status = facts.domain(app, name)
+        return views.domain_row(facts.domain(app, name), time.time())
     except ManorError as error:
         if error.kind is not Kind.NOT_FOUND:
             raise
-        return {}
-    row = views.domain_row(status, time.time())
-    return {
-        "state": row["state"] + (f" ({status.reason})" if status.reason else ""),
-        "uuid": status.uuid,
-        "node": status.node,
-        "hypervisor": status.hypervisor,
-        "generation": status.generation,
-        "incarnation": status.incarnation,
-        "revision": status.revision,
-        "cpus": status.cpus,
-        "memory": mebibytes(status.memory_mib),
-        "uptime": f"{duration(row['uptime_s'])} (since {moment(status.started)})" if row["uptime_s"] else "",
-        "run policy": status.run,
-        "restarts": status.restarts,
-        "operation": status.operation,
-        "allowed now": status.allowed,
-        "pending": views.pending_lines(status.pending),
-    }
+        return None
 
 
 def _domain(app: App, name: str) -> None:
