@@ -10,7 +10,6 @@ Key files are JSON {"public": …, "secret": …} in Z85. Source: design page "S
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -79,7 +78,7 @@ def create(directory: Path) -> tuple[str, ...]:
         broker = _make(directory / "broker.key")
         made.append("key of broker")
     if not _is(directory / "broker.pub", broker.public):
-        _write(directory / "broker.pub", broker.public, mode=0o644)
+        _write(directory / "broker.pub", broker.public.encode(), mode=0o644)
         made += [] if made else ["broker.pub from the broker's key"]
     known = _table(directory)
     table = _from_files(directory, known)
@@ -181,10 +180,10 @@ def authorised(directory: Path) -> dict[str, str]:
     """Read the table public key -> principal. An unreadable table is refused, never taken as empty."""
     path = directory / "authorised.json"
     try:
-        table = json.loads(path.read_text(encoding="ascii"))
+        table = msgspec.json.decode(path.read_bytes())
     except FileNotFoundError:
         return {}
-    except ValueError as error:
+    except msgspec.MsgspecError as error:
         raise bad_request(f"{path} is not valid JSON: {error}") from None
     if not isinstance(table, dict) or not all(isinstance(v, str) for v in table.values()):
         raise bad_request(f"{path} is not a table of public keys")
@@ -208,8 +207,8 @@ def load(path: Path) -> KeyPair:
     """Read a key pair; refuses a file that others may read."""
     text = _read(path, "Ask its owner for a key of yours", private=True)
     try:
-        pair = json.loads(text)
-    except ValueError:
+        pair = msgspec.json.decode(text)
+    except msgspec.MsgspecError:
         pair = None
     if not isinstance(pair, dict):
         raise bad_request(f"{path} is not a key file", hint="Replace it: manor credential rotate")
@@ -229,7 +228,7 @@ def load_public(path: Path) -> str:
 
 def _read(path: Path, hint: str, *, private: bool = False) -> str:
     try:
-        with path.open(encoding="ascii", errors="replace") as file:
+        with path.open(encoding="utf-8", errors="replace") as file:
             if private and os.fstat(file.fileno()).st_mode & 0o077:
                 raise ManorError(Kind.FORBIDDEN, f"{path} can be read by others", hint=f"chmod 600 {path}")
             return file.read()
@@ -255,15 +254,15 @@ def _issue(directory: Path, table: Mapping[str, str], principal: str, public: st
 
 def _make(path: Path) -> KeyPair:
     pair = generate()
-    _write(path, json.dumps({"public": pair.public, "secret": pair.secret}))
+    _write(path, msgspec.json.encode(pair))
     return pair
 
 
 def _save(directory: Path, table: Mapping[str, str]) -> None:
-    _write(directory / "authorised.json", json.dumps(dict(table), indent=1))
+    _write(directory / "authorised.json", msgspec.json.format(msgspec.json.encode(table), indent=1))
 
 
-def _write(path: Path, text: str, mode: int = 0o600) -> None:
+def _write(path: Path, content: bytes, mode: int = 0o600) -> None:
     from manor_host import durable  # its asyncio would make every command slower
 
-    durable.replace(path, f"{text}\n".encode("ascii"), mode)
+    durable.replace(path, content + b"\n", mode)

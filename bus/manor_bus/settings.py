@@ -28,7 +28,7 @@ def node_name(environment: Mapping[str, str] = os.environ) -> str:
     if chosen:
         return chosen
     try:
-        return (state_directory(environment) / "node").read_text(encoding="ascii").strip() or "node1"
+        return (state_directory(environment) / "node").read_text(encoding="utf-8").strip() or "node1"
     except (OSError, ValueError):
         return "node1"
 

@@ -16,11 +16,10 @@ from manor_bus.wire.messages.consoles import ConsoleOutput
 from manor_bus.wire.messages.devices import (
     BackendStatus,
     DeviceStatus,
-    ProviderStatus,
-    ResourceStatus,
     VolumeStatus,
 )
 from manor_bus.wire.messages.lifecycle import DomainStatus, NodeStatus, Operation
+from manor_bus.wire.messages.providers import ProviderStatus, ResourceStatus
 from manor_cli.render import as_json, clean, percent, whole
 from manor_cli.views import problem
 

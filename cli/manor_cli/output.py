@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final
@@ -70,9 +69,16 @@ def _table(app: App, view: View, rows: Sequence[Mapping[str, Any]], *, wide: boo
         app.out(line)
 
 
+def _columns() -> int:
+    """Return how wide the terminal is."""
+    import shutil  # with its archives the slowest import of a short command
+
+    return shutil.get_terminal_size().columns
+
+
 def lines(app: App, view: View, rows: Sequence[Mapping[str, Any]], *, wide: bool) -> list[str]:
     """Return the lines of a table."""
-    width = shutil.get_terminal_size().columns if app.terminal and not wide else None
+    width = _columns() if app.terminal and not wide else None
     table = list(render.plain(view.table(rows, wide=wide, width=width)))
     if app.terminal and app.settings.color:
         table = [[_colored(cell) for cell in row] for row in table]
@@ -90,7 +96,7 @@ def status_line(app: App) -> Iterator[Callable[[str], None]]:
 
     def draw(text: str) -> None:
         with suppress(OSError):
-            click.echo(f"\r\x1b[K{text[: shutil.get_terminal_size().columns - 1]}", nl=False, err=True)
+            click.echo(f"\r\x1b[K{text[: _columns() - 1]}", nl=False, err=True)
 
     try:
         yield draw

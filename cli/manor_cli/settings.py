@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from manor_bus.settings import BusSettings, state_directory
 
@@ -21,8 +22,7 @@ def lock_of(directory: Path, service: str = "") -> Path:
     return directory / service / "lock" if service else directory / "supervisor.lock"
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(msgspec.Struct, frozen=True):
     """One state directory, who we are on its bus, and what child processes inherit."""
 
     directory: Path

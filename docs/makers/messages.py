@@ -28,9 +28,10 @@ from manor_bus.wire.messages import (
     documents,
     lifecycle,
     node,
+    providers,
 )
 
-_ROOMS: Final = (bus, node, config, discovery, lifecycle, consoles, devices)
+_ROOMS: Final = (bus, node, config, discovery, lifecycle, consoles, devices, providers)
 _NOT_ON_THE_WIRE: Final = frozenset({"ManorError", "Message", "Call", "Event"})
 _INTRODUCTION: Final = """\
 # Messages

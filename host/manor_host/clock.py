@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from pathlib import Path
 def boot_id() -> str:
     """Return the kernel's boot id: processes with the same one share CLOCK_MONOTONIC. Empty if unknown."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
     except OSError:
         return ""
 
@@ -22,5 +21,7 @@ def since_boot() -> float:
 
 def resident_kib() -> int:
     """Return how much memory this process has now."""
+    import resource  # most commands never ask
+
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     return pages * resource.getpagesize() // 1024

@@ -7,8 +7,8 @@ import pytest
 from manor_bus.peer.events import Change, OwnerSeen
 from manor_bus.wire.messages import Message
 from manor_bus.wire.messages.bus import ServiceStatus
-from manor_bus.wire.messages.devices import ProviderStatus
 from manor_bus.wire.messages.lifecycle import DomainStatus, NodeStatus, State
+from manor_bus.wire.messages.providers import ProviderStatus
 from manor_discovery import facts as module
 from manor_discovery.facts import Facts
 

@@ -3,8 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manor_bus.wire.errors import Kind, ManorError
-from manor_bus.wire.messages.devices import ProviderStatus
 from manor_bus.wire.messages.lifecycle import DomainStatus, NodeStatus, State
+from manor_bus.wire.messages.providers import ProviderStatus
 from manor_discovery.selectors import TERMS_MAX, attributes, matches, parse
 
 NODE = NodeStatus(name="n1", labels={"zone": "a", "disk": ""})

@@ -14,9 +14,9 @@ from manor_bus.settings import BusSettings
 from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages import Done, Message
 from manor_bus.wire.messages.bus import ServiceStatus
-from manor_bus.wire.messages.devices import ProviderStatus
 from manor_bus.wire.messages.discovery import Entry, Find, Found, FoundPart
 from manor_bus.wire.messages.lifecycle import DomainsList, DomainStatus, State
+from manor_bus.wire.messages.providers import ProviderStatus
 from manor_discovery.service import PATIENCE_S, open_room
 from manor_discovery.settings import Settings
 from tests.testkit import virtual

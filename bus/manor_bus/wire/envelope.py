@@ -10,7 +10,6 @@ The byte-level description for other languages is docs/wire.md.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from typing import Final
@@ -143,10 +142,7 @@ def single(packed_sender: bytes, envelope: bytes, deadline_ms: int = 0) -> bytes
     """Build the down frame of one call or reply."""
     if deadline_ms == 0:
         return b"\x93\x00\x00\x91\x92" + packed_sender + envelope
-    return _CALL_PREFIX.pack(b"\x93\x00\xcf", deadline_ms, b"\x91\x92") + packed_sender + envelope
-
-
-_CALL_PREFIX: Final = struct.Struct(">3sQ2s")
+    return b"\x93\x00\xcf" + deadline_ms.to_bytes(8) + b"\x91\x92" + packed_sender + envelope
 
 
 def array_header(count: int) -> bytes:

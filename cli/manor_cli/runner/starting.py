@@ -8,8 +8,9 @@ import shutil
 import subprocess
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Final
+
+import msgspec
 
 from manor_bus import keys
 from manor_bus.settings import BusSettings
@@ -84,7 +85,7 @@ def chosen(settings: Settings, hypervisor: str) -> Settings:
         _write(settings, "hypervisor", wanted)
     environment = {**settings.environment, HYPERVISOR_VARIABLE: wanted}
     bus = BusSettings.from_environment(settings.principal, environment)
-    return replace(settings, environment=environment, bus=bus)
+    return msgspec.structs.replace(settings, environment=environment, bus=bus)
 
 
 def adapter(settings: Settings) -> str:

@@ -30,14 +30,13 @@ from manor_bus.wire.messages.devices import (
     DeviceList,
     DevicesListed,
     DomainGone,
-    ProviderStatus,
     Refused,
     Released,
-    ResourceStatus,
     VolumeList,
     VolumesListed,
 )
 from manor_bus.wire.messages.lifecycle import DomainsList, DomainsPart, DomainStatus
+from manor_bus.wire.messages.providers import ProviderStatus, ResourceStatus
 from manor_devices.backends import Leftover
 from manor_devices.connection import Connection
 from manor_devices.connections import Connections

@@ -12,9 +12,10 @@ from manor_bus.peer.aio import Context, Peer
 from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages import Done, Message, node
 from manor_bus.wire.messages.bus import ServiceStatus
-from manor_bus.wire.messages.devices import DeviceList, DevicesListed, ProviderStatus
+from manor_bus.wire.messages.devices import DeviceList, DevicesListed
 from manor_bus.wire.messages.discovery import Entry, Find, Found, FoundPart
 from manor_bus.wire.messages.lifecycle import DomainsList, DomainStatus, State
+from manor_bus.wire.messages.providers import ProviderStatus
 from tests.contract.place import FOREIGN_DISCOVERY, OURS, Place, end, place, serving
 
 pytestmark = pytest.mark.system

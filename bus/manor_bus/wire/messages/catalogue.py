@@ -16,9 +16,10 @@ from manor_bus.wire.messages import (
     discovery,
     lifecycle,
     node,
+    providers,
 )
 
-_ROOMS: Final = (bus, node, config, discovery, lifecycle, consoles, devices)
+_ROOMS: Final = (bus, node, config, discovery, lifecycle, consoles, devices, providers)
 
 CALLS: Final[tuple[Call, ...]] = tuple(call for room in _ROOMS for call in room.CALLS)
 EVENTS: Final[tuple[Event, ...]] = tuple(event for room in _ROOMS for event in room.EVENTS)

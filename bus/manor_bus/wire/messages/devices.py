@@ -204,32 +204,6 @@ class VolumesListed(Message, frozen=True, kw_only=True):
     volumes: tuple[VolumeStatus, ...]
 
 
-class ProviderStatus(Message, frozen=True, kw_only=True, tag_field="kind", tag="provider"):
-    """Who offers back ends of a class, and since which epoch, under `provider.<name>`."""
-
-    name: str
-    backend: str
-    node: str
-    epoch: int
-    classes: tuple[str, ...] = ()  # `disk`, `nic`, `console`, `channel`
-    state: Literal["ready", "loading", "failed", "unloading"] = "ready"
-    reason: str = ""
-    version: str = ""
-    in_use: int = 0
-    labels: dict[str, str] = {}
-
-
-class ResourceStatus(Message, frozen=True, kw_only=True, tag_field="kind", tag="resource"):
-    """Anything else that can be used, under `resource.<name>`: a volume's file, a bridge."""
-
-    name: str
-    node: str
-    type: str = ""
-    state: str = ""
-    reason: str = ""
-    labels: dict[str, str] = {}
-
-
 CALLS: Final = (
     Call("devices.device.connect", Connect, Descriptor, changes=True),
     Call("devices.device.connected", Connected, Done, changes=True),
@@ -244,8 +218,6 @@ CALLS: Final = (
     Call("devices.volume.list", VolumeList, VolumesListed),
 )
 EVENTS: Final = (
-    Event(("provider.*",), ProviderStatus, "devices", "devices.provider"),
-    Event(("resource.*",), ResourceStatus, "devices", "devices.resource"),
     Event(("device.*.*",), DeviceStatus, "devices", "devices.device"),
     Event(("backend.*",), BackendStatus, "devices", "devices.backend"),
     Event(("volume.*",), VolumeStatus, "devices", "devices.volume"),

@@ -6,8 +6,8 @@ from typing import Final, Literal
 
 from manor_bus.wire.messages import Call, Message
 from manor_bus.wire.messages.bus import ServiceStatus
-from manor_bus.wire.messages.devices import ProviderStatus, ResourceStatus
 from manor_bus.wire.messages.lifecycle import DomainStatus, NodeStatus
+from manor_bus.wire.messages.providers import ProviderStatus, ResourceStatus
 
 AnyFact = NodeStatus | ServiceStatus | ProviderStatus | ResourceStatus | DomainStatus
 
