@@ -6,23 +6,27 @@ from types import ModuleType
 from typing import Any
 
 
-class _Later(ModuleType):
-    """A module that is imported when somebody looks into it."""
+def _later(name: str) -> ModuleType:
+    """Return a module that is imported when somebody looks into it."""
+    module = ModuleType(name)
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") and name != "__path__":
-            raise AttributeError(name)
-        if sys.modules.get(self.__name__) is self:
-            del sys.modules[self.__name__]
-        module = import_module(self.__name__)
-        self.__dict__.update(vars(module))
-        return getattr(module, name)
+    def look(attribute: str) -> Any:
+        if attribute.startswith("__") and attribute != "__path__":
+            raise AttributeError(attribute)
+        if sys.modules.get(name) is module:
+            del sys.modules[name]
+        real = import_module(name)
+        vars(module).update(vars(real))
+        return getattr(real, attribute)
+
+    module.__getattr__ = look  # type: ignore[method-assign]
+    return module
 
 
 # msgspec, pathlib and zmq import these and hardly use them: 5 ms and 1 MiB of every command and service.
 for _module in ("msgspec.inspect", "textwrap", "ipaddress", "json", "random"):
     if _module not in sys.modules:
-        sys.modules[_module] = _Later(_module)
+        sys.modules[_module] = _later(_module)
 if "msgspec" not in sys.modules and "typing_extensions" not in sys.modules:
     sys.modules["typing_extensions"] = None  # type: ignore[assignment]  # typing has all that msgspec looks for
     import msgspec  # noqa: F401
