@@ -26,12 +26,13 @@ from manor_bus.wire.messages import (
     devices,
     discovery,
     documents,
+    guests,
     lifecycle,
     node,
     providers,
 )
 
-_ROOMS: Final = (bus, node, config, discovery, lifecycle, consoles, devices, providers)
+_ROOMS: Final = (bus, node, config, discovery, lifecycle, guests, consoles, devices, providers)
 _NOT_ON_THE_WIRE: Final = frozenset({"ManorError", "Message", "Call", "Event"})
 _INTRODUCTION: Final = """\
 # Messages

@@ -43,7 +43,16 @@ def changed(**fields: object) -> DomainSpec:
 
 def off(spec: DomainSpec, record: OwnerRecord | None = None, **more: Any) -> Core:
     document = Domain(metadata=Metadata(name="web", uuid="u1", revision=3), spec=spec)
-    return Core("u1", Place("n1", "b1"), "web", document, record, 1 if record else 0, stale=False, **more)
+    return Core(
+        "u1",
+        Place("n1", "b1", session="b1"),
+        "web",
+        document,
+        record,
+        1 if record else 0,
+        stale=False,
+        **more,
+    )
 
 
 def running(spec: DomainSpec, features: frozenset[Feature] = EVERYTHING, now: DomainSpec = PLAIN) -> Core:

@@ -11,13 +11,13 @@ import click
 from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages import config
 from manor_bus.wire.messages.devices import DeviceList, DevicesListed
-from manor_bus.wire.messages.lifecycle import OperationList, OperationsListed
+from manor_bus.wire.messages.lifecycle import DomainStory, OperationList, OperationsListed, Story
 from manor_cli import facts, names, views
 from manor_cli.app import App
 from manor_cli.kinds import DOCUMENTS, document_kind, singular
 from manor_cli.listing import LISTS
 from manor_cli.output import show
-from manor_cli.render import View, as_yaml, clean, column, whole
+from manor_cli.render import View, as_yaml, clean, column, moment, whole
 
 RECENT: Final = 5
 UNSHOWN: Final = ("kind", "name", "devices")  # said in the first line, or below
@@ -26,17 +26,22 @@ WRITTEN: Final = tuple(kind.lower() for kind in DOCUMENTS)
 
 @click.command()
 @names.documents_argument("KIND NAME")
+@click.option("--story", is_flag=True, help="Of a domain: what happened to it lately, and nothing else.")
 @click.pass_obj
-def describe(app: App, words: Sequence[str]) -> None:
+def describe(app: App, words: Sequence[str], story: bool) -> None:
     """Describe one thing: asked for, there, and lately.
 
     \b
     Example:
       manor describe domain web
+      manor describe domain web --story
       manor describe node n1
     """
     kind, name = _named(words)
     wanted = singular(kind)
+    if story:
+        _story(app, wanted, name)
+        return
     document = _document(app, kind, name) if wanted not in LISTS or wanted in WRITTEN else None
     observed = _observed(app, wanted, name)
     if document is None and not observed:
@@ -52,6 +57,13 @@ def describe(app: App, words: Sequence[str]) -> None:
         for line in as_yaml(document).splitlines():
             app.out(f"  {line}")
         _history(app, document_kind(kind), name)
+
+
+def _story(app: App, kind: str, name: str) -> None:
+    if kind != "domain":
+        raise click.UsageError("only a domain has a story")
+    for entry in app.call(DomainStory(name=name), Story).entries:
+        app.out(f"{moment(entry.at)}  {clean(entry.state):<10}  {clean(entry.event)}")
 
 
 def _named(words: Sequence[str]) -> tuple[str, str]:

@@ -22,6 +22,9 @@ DEADLINE: Final = click.Option(
 FORCE: Final = click.Option(
     ["--force", "force_after"], is_flag=True, help="Do it the hard way when the deadline has passed."
 )
+WITH_USERS: Final = click.Option(
+    ["--with-users"], is_flag=True, help="Those that depend on it first; it is refused while they run."
+)
 
 
 def verb(function: Callable[..., Any], text: str, *examples: str, many: bool = True) -> click.Command:
@@ -52,7 +55,7 @@ shutdown = posting(
     lifecycle.DomainShutdown,
     "Ask the guest to shut down. Without --force a guest that does not listen stays running.",
     "shutdown web --deadline 30 --force",
-    options=(DEADLINE, FORCE),
+    options=(DEADLINE, FORCE, WITH_USERS),
 )
 reboot = posting(
     lifecycle.DomainReboot,

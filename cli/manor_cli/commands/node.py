@@ -80,7 +80,6 @@ def up(app: App, detach: bool, hypervisor: str | None, nodes: int, adopt_copy: b
         asyncio.run(_foreground(app, settings))
         return
     rows = starting.until_ready(app, starting.detach(settings))
-    guests.resume(app, "manor up")
     for line in starting.summary(settings, rows):
         app.out(line)
 
@@ -94,7 +93,6 @@ async def _foreground(app: App, settings: Any) -> None:
     def ready() -> None:
         try:
             rows = starting.until_ready(app, None)
-            guests.resume(app, "manor up")
             for line in starting.summary(settings, rows):
                 app.out(line)
         except ManorError as error:
@@ -132,7 +130,7 @@ def down(app: App, keep_domains: bool, deadline: float | None) -> None:
       manor down
       manor down --keep-domains
     """
-    ended = guests.Ended() if keep_domains else guests.shut_down(app, _limit(deadline), "manor down")
+    ended = guests.Ended() if keep_domains else guests.shut_down(app, deadline, "manor down")
     app.close()
     cut = not keep_domains and (not ended.unasked or deadline == 0)
     survivors = stopping.stop_everything(app, guests=cut)
@@ -149,10 +147,6 @@ def down(app: App, keep_domains: bool, deadline: float | None) -> None:
         raise unavailable(f"the services are stopped; {message}", delivered=False, hint=hint)
     app.out("everything is stopped" + (f"; {left} guest processes go on" if left else ""))
     _tell(app, ended)
-
-
-def _limit(deadline: float | None) -> float:
-    return float("inf") if deadline is None else deadline
 
 
 def _tell(app: App, ended: guests.Ended) -> None:
@@ -185,7 +179,7 @@ def shutdown_guests(app: App, deadline: float | None) -> None:
       manor node shutdown-guests
       manor node shutdown-guests --deadline 90
     """
-    ended = guests.shut_down(app, _limit(deadline), "manor node shutdown-guests")
+    ended = guests.shut_down(app, deadline, "manor node shutdown-guests")
     left = len(present.guests(app.settings.directory))
     if left and ended.unasked:
         message = f"{left} guest processes could not be asked to shut down ({ended.unasked})"
@@ -203,7 +197,7 @@ def start_guests(app: App) -> None:
       manor node start-guests
     """
     starting.until_ready(app, None)
-    guests.resume(app, "manor node start-guests")
+    guests.start(app, "manor node start-guests")
 
 
 @click.command()

@@ -20,5 +20,5 @@ REFUSED: Final[Mapping[type, frozenset[str]]] = {
     d.NodeSpec: frozenset({"maintenance", "cpu_overcommit", "memory_reserved_mib", "failure_domain"}),
 }
 NOT_IN_FORCE: Final[Mapping[type, frozenset[str]]] = {
-    d.DomainSpec: frozenset({"extra", "start_order", "start_delay_s"}),
+    d.DomainSpec: frozenset({"extra"}),
 }

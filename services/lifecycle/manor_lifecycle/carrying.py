@@ -129,7 +129,7 @@ async def _claim(work: Work) -> Outcome:
         hypervisor=wished or core.place.default_hypervisor,
         uid=work.site.uids.of(core.uuid),
         revision=core.wish.metadata.revision if core.wish is not None else 0,
-        boot=core.place.boot_id,
+        boot=core.place.session,
         name=core.name,
     )
     return await _write(work, record)

@@ -105,7 +105,8 @@ class Domains:
     def _changed(self, owner: Owner) -> None:
         """An owner's core is different: what others need of it may be, too."""
         self._index(owner)
-        self._touch(owner.core.name)
+        for name in (owner.core.name, *owner.core.spec.depends_on):
+            self._touch(name)
         if self._is_no_more(owner.core):
             self._touched[owner.uuid] = None
             self._soon()
@@ -195,8 +196,9 @@ class Domains:
         missing = tuple(name for name in core.spec.depends_on if self._is_off(name))
         others = (self.by_uuid[uuid] for uuid in self._names.get(core.name, ()) if uuid != core.uuid)
         taken = next((other.uuid for other in others if other.core.living is not None), "")
-        if (missing, taken) != (core.missing, core.name_taken):
-            owner.take(NeedsAre(missing, taken))
+        users = self.names_of_users(owner)
+        if (missing, users, taken) != (core.missing, core.users, core.name_taken):
+            owner.take(NeedsAre(missing, users, taken))
 
     def _is_off(self, name: str) -> bool:
         """A name that is not here is not waited for: it may be on another node."""

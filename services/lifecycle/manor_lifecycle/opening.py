@@ -80,7 +80,7 @@ async def open_all(peer: Peer, settings: Settings, wall: Callable[[], float] = t
     await _cluster_settings(opened, peer)
     watch = aiter(peer.watch("config.domain.*"))
     documents = await _documents(watch)
-    _booted(site, documents)
+    note_boot(site, documents)
     await _take_in(domains, site, documents)
     publishing.flush()
     peer.state.release()
@@ -120,13 +120,15 @@ async def _site(peer: Peer, settings: Settings, wall: Callable[[], float], publi
     )
 
 
-def _booted(site: Site, documents: Mapping[str, Domain]) -> None:
-    """The first start of the service in a boot of the node notes which domains are to start with it."""
+def note_boot(site: Site, documents: Mapping[str, Domain]) -> None:
+    """The first start of the service in a boot of the node notes which domains start with it; by uuid."""
     operations, place = site.operations, site.place
     if operations.booted.boot_id != place.boot_id:
         due = [uuid for uuid, found in documents.items() if found.spec.run is RunPolicy.ON_BOOT]
-        operations.note(Booted(boot_id=place.boot_id, uuids=tuple(due)))
-    site.place = replace(place, booted=frozenset(operations.booted.uuids))
+        number = operations.booted.number + 1
+        operations.note(Booted(boot_id=place.boot_id, uuids=tuple(due), number=number))
+    booted = operations.booted
+    site.place = replace(place, booted=frozenset(booted.uuids), session=f"{booted.boot_id}/{booted.number}")
 
 
 async def _look(site: Site) -> _There:

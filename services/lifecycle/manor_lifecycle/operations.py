@@ -67,8 +67,9 @@ class Numbered(Message, frozen=True, kw_only=True, tag_field="r", tag="numbered"
 class Booted(Message, frozen=True, kw_only=True, tag_field="r", tag="booted"):
     """The node was started, and these domains are to start with it."""
 
-    boot_id: str
-    uuids: tuple[str, ...]
+    boot_id: str  # empty: the next start of the service is one of the node
+    uuids: tuple[str, ...] = ()
+    number: int = 0  # of this start of the node
 
 
 Record = Open | Ended | Numbered | Booted
@@ -89,7 +90,7 @@ class Operations:
         self._ended: OrderedDict[str, Operation] = OrderedDict()
         self._waiters: dict[str, list[asyncio.Future[None]]] = {}
         self.generations: dict[str, int] = {}
-        self.booted = Booted(boot_id="", uuids=())
+        self.booted = Booted(boot_id="")
 
     def load(self) -> None:
         """Read the log. Damaged records, and those of an older kind, are left out and told."""
@@ -220,7 +221,7 @@ class Operations:
         self.generations.pop(uuid, None)
 
     def _useful(self) -> Iterator[bytes]:
-        records: list[Record] = [self.booted] if self.booted.boot_id else []
+        records: list[Record] = [self.booted]
         records += [Numbered(uuid=uuid, generation=last) for uuid, last in self.generations.items()]
         records += [Ended(operation=found) for found in self._ended.values()]
         records += self.open.values()

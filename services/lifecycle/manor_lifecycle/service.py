@@ -26,7 +26,9 @@ from manor_bus.wire.errors import (
 )
 from manor_bus.wire.messages import Done, Message, consoles
 from manor_bus.wire.messages import lifecycle as m
+from manor_bus.wire.messages.guests import GuestsEnded, GuestsShutDown, GuestsStart
 from manor_bus.wire.messages.lifecycle import DomainStatus, Operation, OperationState
+from manor_lifecycle import closing
 from manor_lifecycle.domain.events import Asked, Cancelled
 from manor_lifecycle.domain.going import begun
 from manor_lifecycle.domain.states import VERBS, denial, state
@@ -35,7 +37,7 @@ from manor_lifecycle.domain.verbs import Already, No, admit, may_cancel, under_w
 from manor_lifecycle.domains import Domains
 from manor_lifecycle.hypervisors.seen import devices_of
 from manor_lifecycle.listening import Listening
-from manor_lifecycle.opening import Opened, open_all
+from manor_lifecycle.opening import Opened, note_boot, open_all
 from manor_lifecycle.operations import has_ended
 from manor_lifecycle.owner import UNWRITTEN, Owner
 from manor_lifecycle.publishing import Publishing
@@ -72,6 +74,13 @@ class Lifecycle:
     async def shutdown(self, request: m.DomainShutdown, context: Context) -> Operation:
         """Ask the guest to power off."""
         arguments = self._patience(request.name, request.timeout_s, request.force_after, stopped=True)
+        arguments = msgspec.structs.replace(arguments, with_users=request.with_users)
+        if request.with_users:
+            for user in self._domains.find(request.name).core.users:
+                first = msgspec.structs.replace(request, name=user)
+                await self.shutdown(
+                    first, msgspec.structs.replace(context, key=f"{context.key[:50]}-{user[:13]}")
+                )
         return await self._verb("shutdown", request, context, arguments)
 
     async def reboot(self, request: m.DomainReboot, context: Context) -> Operation:
@@ -223,11 +232,37 @@ class Lifecycle:
             who=context.label,
         )
 
+    async def shut_down_guests(self, request: GuestsShutDown, context: Context) -> GuestsEnded:
+        """End all guests of the node, each in its turn and time."""
+
+        async def begin(owner: Owner, arguments: Arguments) -> Operation:
+            own = msgspec.structs.replace(context, key=f"{context.key[:45]}-{owner.uuid[:18]}")
+            one = m.DomainShutdown(name=owner.uuid, reason=request.reason or closing.REASON)
+            return await self._verb("shutdown", one, own, arguments)
+
+        async def outcome(operation: Operation) -> Operation:
+            return await self.operation_follow(m.OperationFollow(id=operation.id), _deaf(context))
+
+        return await closing.shut_down_guests(self._site, self._domains, request, context, begin, outcome)
+
+    async def start_guests(self, request: GuestsStart, context: Context) -> Done:
+        """Start what runs with the node, as its start does."""
+        site, domains = self._site, self._domains
+        wishes = (owner.core.wish for owner in domains.listed())
+        note_boot(site, {wish.metadata.uuid: wish for wish in wishes if wish is not None})
+        domains.place(replace(site.place, phase="open"))
+        domains.wake()
+        return Done()
+
     # --- questions ------------------------------------------------------------------------------------
 
     async def show(self, request: m.DomainShow, context: Context) -> DomainStatus:
         """Return the status of one domain."""
         return self._publishing.status(self._domains.find(request.name))
+
+    async def story(self, request: m.DomainStory, context: Context) -> m.Story:
+        """Return what happened to a domain."""
+        return m.Story(entries=self._domains.find(request.name).core.story)
 
     async def listed(self, request: m.DomainsList, context: Context) -> Done:
         """Return the status of all domains, in parts."""
@@ -332,6 +367,9 @@ def _answers(service: Lifecycle, listening: Listening) -> dict[type[Message], An
         m.DomainDelete: service.delete,
         **{request: service.plain(kind) for kind, request in plain.items()},
         m.DomainShow: service.show,
+        m.DomainStory: service.story,
+        GuestsShutDown: service.shut_down_guests,
+        GuestsStart: service.start_guests,
         m.DomainsList: service.listed,
         m.DomainScreenshot: service.screenshot,
         consoles.ConsoleAttach: listening.attach,

@@ -5,14 +5,15 @@ import os
 import pytest
 
 from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages import Done
 from manor_bus.wire.messages.bus import BusStats, Peers, PeersListed
-from manor_bus.wire.messages.lifecycle import DomainStart
+from manor_bus.wire.messages.guests import GuestsStart
 from manor_bus.wire.messages.node import Info
 from manor_cli.runner import control, guests, present, starting, stopping, systemd
 from manor_cli.settings import lock_of
 from manor_host import durable, locks
 from manor_host.processes import Identity
-from tests.cli.fake import FakeClient, operation, run
+from tests.cli.fake import FakeClient, run
 from tests.cli.runner.test_instances import STATS, peer, told
 
 SERVICES = ("config", "discovery", "lifecycle", "devices")
@@ -107,7 +108,7 @@ def test_down_where_nothing_runs_is_no_error(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "halted"), [((), [float("inf")]), (("--deadline", "5"), [5.0]), (("--keep-domains",), [])]
+    ("words", "halted"), [((), [None]), (("--deadline", "5"), [5.0]), (("--keep-domains",), [])]
 )
 def test_down_asks_the_guests_unless_they_shall_go_on(tmp_path, monkeypatch, words, halted):
     asked = []
@@ -136,12 +137,11 @@ def test_guests_that_nobody_could_ask_to_shut_down_are_an_error(tmp_path, monkey
 
 
 def test_what_the_host_ended_is_started_when_all_services_are_ready(tmp_path):
-    (tmp_path / "resume").write_text("web\n")
     client = bus(*SERVICES)
-    client.answers = {**client.answers, DomainStart: operation()}
+    client.answers = {**client.answers, GuestsStart: Done()}
     ran = run("node", "start-guests", client=client, directory=tmp_path)
     assert ran.code == 0
-    assert DomainStart(name="web", reason="manor node start-guests") in client.asked
+    assert GuestsStart(reason="manor node start-guests") in client.asked
 
 
 def test_down_that_leaves_something_is_an_error(tmp_path, monkeypatch):

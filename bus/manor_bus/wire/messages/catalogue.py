@@ -14,12 +14,13 @@ from manor_bus.wire.messages import (
     consoles,
     devices,
     discovery,
+    guests,
     lifecycle,
     node,
     providers,
 )
 
-_ROOMS: Final = (bus, node, config, discovery, lifecycle, consoles, devices, providers)
+_ROOMS: Final = (bus, node, config, discovery, lifecycle, guests, consoles, devices, providers)
 
 CALLS: Final[tuple[Call, ...]] = tuple(call for room in _ROOMS for call in room.CALLS)
 EVENTS: Final[tuple[Event, ...]] = tuple(event for room in _ROOMS for event in room.EVENTS)

@@ -171,6 +171,7 @@ class DomainShutdown(Message, frozen=True, kw_only=True):
     name: str
     timeout_s: float | None = None  # default: the document's shutdown_timeout_s
     force_after: bool = False
+    with_users: bool = False  # those that depend on it first; without, it is refused while they run
     reason: str = ""
 
 
@@ -293,6 +294,18 @@ class DomainClear(Message, frozen=True, kw_only=True):
     reason: str = ""
 
 
+class DomainStory(Message, frozen=True, kw_only=True):
+    """Ask for what happened to a domain lately, since its service was started."""
+
+    name: str
+
+
+class Story(Message, frozen=True, kw_only=True):
+    """The last things that happened, oldest first."""
+
+    entries: tuple[StoryEntry, ...]
+
+
 class OperationList(Message, frozen=True, kw_only=True):
     """Ask for operations, newest first; `target` and `state` narrow it."""
 
@@ -356,6 +369,7 @@ CALLS: Final = (
     *(Call(f"lifecycle.domain.{verb}", request, Operation, changes=True) for verb, request in _VERBS),
     Call("lifecycle.domain.screenshot", DomainScreenshot, Screenshot),
     Call("lifecycle.domain.show", DomainShow, DomainStatus),
+    Call("lifecycle.domain.story", DomainStory, Story),
     Call("lifecycle.domain.list", DomainsList, Done, part=DomainsPart),
     Call("lifecycle.operation.list", OperationList, OperationsListed),
     Call("lifecycle.operation.show", OperationShow, Operation),

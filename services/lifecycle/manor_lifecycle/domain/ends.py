@@ -106,7 +106,13 @@ def decide(core: Core, over: End, now: Now) -> Verdict:
 
 
 def _goes_on(core: Core, spec: DomainSpec, over: End, policy: OnEnd) -> bool:
-    if core.kept.stopped or core.kept.saved or core.kept.failed or spec.run is RunPolicy.HALTED:
+    if (
+        core.place.phase != "open"
+        or core.kept.stopped
+        or core.kept.saved
+        or core.kept.failed
+        or spec.run is RunPolicy.HALTED
+    ):
         return False
     crashed = over.reason in CRASHES or over.reason is EndReason.OUT_OF_MEMORY
     return policy in RESTARTS or spec.run is RunPolicy.ALWAYS or (spec.run is RunPolicy.ON_BOOT and crashed)

@@ -78,9 +78,11 @@ class StepEnded:
 
 @dataclass(frozen=True, slots=True)
 class NeedsAre:
-    """Domains that must run before this one and do not; the uuid of another that lives under its name."""
+    """Domains that must run before this one and do not, and those that run and depend on it; the uuid of
+    another that lives under its name."""
 
     missing: tuple[str, ...] = ()
+    users: tuple[str, ...] = ()
     name_taken: str = ""
 
 

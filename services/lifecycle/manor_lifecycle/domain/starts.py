@@ -70,6 +70,9 @@ def gate(core: Core, kind: str) -> ErrorBody | None:
         message = f"this node has no hypervisor {wanted!r}; it has: {there}"
         hint = "Change spec.hypervisor, or start the service with that adapter."
         return ErrorBody(kind=Kind.BAD_REQUEST, message=message, hint=hint)
+    if place.phase == "closing":
+        message = f"all guests of {place.node} are being shut down"
+        return ErrorBody(kind=Kind.DENIED_STATE, message=message, hint="Wait for the end of that.")
     if core.missing and kind in ("start", "restore"):
         needs = " and ".join(core.missing)
         message, hint = f"{core.name} needs what does not run: {needs}", f"Start {needs} first."

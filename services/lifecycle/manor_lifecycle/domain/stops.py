@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from manor_bus.wire.errors import Kind
 from manor_bus.wire.messages.documents import RunPolicy
 from manor_bus.wire.messages.lifecycle import State
 from manor_lifecycle.domain.pieces import (
     DISK_CAUSES,
+    LOOK,
     alive,
     came_and_went,
     end_run,
@@ -17,9 +20,11 @@ from manor_lifecycle.domain.steps import DONE, Act, GiveUp, Next, Step, Wait, gi
 from manor_lifecycle.domain.values import Core, Doing, Now
 from manor_lifecycle.hypervisors.seen import Activity, CauseWord
 
+USERS_S: Final = 900.0  # beyond its own time, for those that depend on it
+
 
 def _remember(core: Core, doing: Doing) -> Step | None:
-    step = note("remember that it was stopped", stopped=True, boot=core.place.boot_id)
+    step = note("remember that it was stopped", stopped=True, boot=core.place.session)
     policy = core.wish.spec.run if core.wish is not None else RunPolicy.ON_REQUEST
     wanted = doing.arguments.stopped and policy in (RunPolicy.ALWAYS, RunPolicy.ON_BOOT)
     return step if wanted and not core.kept.stopped and step.text not in doing.past else None
@@ -30,6 +35,8 @@ def ask(core: Core, doing: Doing, now: Now) -> Next:
     run, spec = core.run, core.spec
     if run is None:
         return DONE
+    if core.users and doing.arguments.with_users and not doing.asked:
+        return _wait_for_users(core, doing, now)
     if now.at >= doing.until:
         if doing.arguments.force_after:
             return end_run(core, doing) or DONE
@@ -42,6 +49,12 @@ def ask(core: Core, doing: Doing, now: Now) -> Next:
     if doing.asked == 0 or (spec.shutdown_repeat_s and now.at >= again_at):
         return Step(Act.ASK)
     return Wait(min(doing.until, again_at) if spec.shutdown_repeat_s else doing.until)
+
+
+def _wait_for_users(core: Core, doing: Doing, now: Now) -> Next:
+    if now.at < doing.until + USERS_S:
+        return Wait(doing.until + USERS_S)
+    return give_up(Kind.TIMEOUT, f"{', '.join(core.users)} still run and need it", LOOK)
 
 
 def _did_not_end(core: Core, doing: Doing) -> GiveUp:

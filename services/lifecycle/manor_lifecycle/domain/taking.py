@@ -174,7 +174,17 @@ def _step_ended(core: Core, event: StepEnded, now: Now) -> Taken:
 
 
 def _needs(core: Core, event: NeedsAre, now: Now) -> Taken:
-    return replace(core, missing=event.missing, name_taken=event.name_taken), []
+    doing = core.doing
+    if (
+        doing is not None
+        and core.users
+        and not event.users
+        and doing.arguments.with_users
+        and not doing.asked
+    ):
+        doing = replace(doing, until=now.at + doing.arguments.timeout_s)  # its own time begins now
+    core = replace(core, missing=event.missing, users=event.users, name_taken=event.name_taken)
+    return replace(core, doing=doing), []
 
 
 def _hint(core: Core, event: Hint, now: Now) -> Taken:

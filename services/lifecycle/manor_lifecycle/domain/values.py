@@ -33,16 +33,22 @@ class Now:
     wall: float
 
 
+Phase = Literal["open", "closing", "closed"]
+
+
 @dataclass(frozen=True)
 class Place:
     """Where a domain lives: the node, this boot of it, and what its hypervisors can do. `booted`: uuids of
-    the domains that are to be started because the node was started."""
+    the domains that are to be started because the node was started; `session` names that start. `closing`:
+    all guests are being shut down; `closed`: they were, so nothing starts by itself."""
 
     node: str
     boot_id: str = ""
     hypervisors: Mapping[str, frozenset[Feature]] = field(default_factory=dict)
     default_hypervisor: str = ""
     booted: frozenset[str] = frozenset()
+    session: str = ""
+    phase: Phase = "open"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +78,7 @@ class Arguments(Message, frozen=True, kw_only=True):
     amount: int = 0  # MiB or CPUs of a resize
     delay_s: float = 0.0  # before a restart, by the loop guard
     dump: bool = False
+    with_users: bool = False  # whoever depends on it goes first
     stopped: bool = False  # somebody asked for the end: the run policy must not start it again
     failed: str = ""  # the loop guard gave up, and why
     crashes: int = 0  # short runs in succession, for the record of the next run
@@ -167,6 +174,7 @@ class Core:
     asks: Mapping[str, Ask] = field(default_factory=dict)
     story: tuple[StoryEntry, ...] = ()
     missing: tuple[str, ...] = ()  # domains that must run before this one, and do not
+    users: tuple[str, ...] = ()  # domains that run and depend on this one
     name_taken: str = ""  # uuid of another domain that lives under our name
     treated: int = 0  # the end of runs up to this one was seen to
     vanished: int = 0  # a run that was there and is gone, and nobody knows why

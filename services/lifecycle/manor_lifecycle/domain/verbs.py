@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from manor_bus.wire.errors import ErrorBody, Kind, ManorError
+from manor_bus.wire.errors import ErrorBody, Kind, ManorError, denied_state
 from manor_bus.wire.messages.lifecycle import State
 from manor_lifecycle.domain.starts import gate
 from manor_lifecycle.domain.states import ALREADY, VERBS, denial, state
@@ -97,6 +97,9 @@ def admit(core: Core, kind: str, arguments: Arguments) -> Yes | Already | No:
         return Already()
     if not waiting and kind in ("start", "restore") and (refusal := gate(core, kind)) is not None:
         return No(ManorError(refusal.kind, refusal.message, hint=refusal.hint))
+    if kind in ("shutdown", "save") and core.users and not (arguments.with_users or arguments.force):
+        message = f"{', '.join(core.users)} run and need {core.name}"
+        return No(denied_state(message, hint="Shut them down first, or all of them: --with-users."))
     if len(waiting) >= QUEUE_MAX:
         message = f"{len(waiting)} operations of this domain wait already"
         return No(ManorError(Kind.NO_CAPACITY, message, hint="Wait for them, or cancel some."))

@@ -137,11 +137,11 @@ def _wishes(core: Core, now: Now) -> Iterator[Wanted | Wait]:
 def wants_to_run(core: Core) -> bool:
     """Say whether the document wants a domain without a run to have one."""
     kept, wish = core.kept, core.wish
-    if wish is None or kept.failed:
+    if wish is None or kept.failed or core.place.phase != "open":
         return False
     if wish.spec.run is RunPolicy.ALWAYS:
         return not kept.stopped
-    first = kept.boot != core.place.boot_id and core.uuid in core.place.booted
+    first = kept.boot != core.place.session and core.uuid in core.place.booted
     return wish.spec.run is RunPolicy.ON_BOOT and first
 
 
