@@ -20,7 +20,7 @@ import pytest
 from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages import Message
 from manor_bus.wire.messages import lifecycle as m
-from manor_bus.wire.messages.lifecycle import OperationState, State
+from manor_bus.wire.messages.lifecycle import Operation, OperationState, State
 from manor_lifecycle import carrying
 from manor_lifecycle.carrying import CARRIES, Carry, Outcome, Work
 from manor_lifecycle.hypervisors import GuestState
@@ -83,11 +83,16 @@ def asks(request: Message) -> Callable[[Scene], Awaitable[str]]:
     return begin
 
 
+async def changes_of(scene: Scene) -> list[Operation]:
+    return [one for one in await scene.operations("web") if one.kind in ("plug", "unplug")]
+
+
 def changes(*disks: dict[str, Any]) -> Callable[[Scene], Awaitable[str]]:
     async def begin(scene: Scene) -> str:
         await scene.apply("web", disks=list(disks), nics=[NET])
-        while not (found := await scene.operations("web", active=True)):  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(60):
+            while not (found := await changes_of(scene)):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
         return found[0].id
 
     return begin

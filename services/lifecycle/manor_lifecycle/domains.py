@@ -107,11 +107,14 @@ class Domains:
         self._index(owner)
         for name in (owner.core.name, *owner.core.spec.depends_on):
             self._touch(name)
-        if self._is_no_more(owner.core):
+        core = owner.core
+        if state(core) not in HIDDEN or core.doing is not None or core.waiting:
+            self._told.changed(owner)
+            return
+        self._told.removed(owner)  # whatever is still to be tidied
+        if self._is_no_more(core):
             self._touched[owner.uuid] = None
             self._soon()
-        else:
-            self._told.changed(owner)
 
     def _touch(self, name: str) -> None:
         if name in self._users or len(self._names.get(name, ())) != 1:

@@ -62,7 +62,7 @@ def came_and_went(core: Core) -> GiveUp:
     said = core.last_end or "it ended by itself"
     if core.run is not None and core.run.end is not None:
         said = f"{core.run.end}: {core.run.end_detail}".removesuffix(": ")
-    hint = "Look at what it printed last: manor console NAME --run -1"
+    hint = "Look at what happened: manor describe domain NAME --story"
     return give_up(Kind.DENIED_STATE, f"the run is over: {said}", hint)
 
 
