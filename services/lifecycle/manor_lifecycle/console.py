@@ -32,6 +32,7 @@ BATCH_BYTES: Final = 4 * CHUNK_BYTES  # published at once; a guest that prints f
 WRITE_BYTES_MAX: Final = 4096
 AGAIN_S: Final = 1.0
 BACKLOG_S: Final = 0.1  # after it was opened, a stream has said by then what it kept
+OPENING_S: Final = 15.0  # a call that never returns would keep all others about the run waiting
 OPEN_S: Final = 2.0  # so long who attaches waits for a console that is being opened
 NEVER: Final = frozenset({Kind.DENIED_STATE, Kind.BAD_REQUEST})  # there is no console to wait for
 
@@ -121,7 +122,8 @@ class Consoles:
     async def _read(self, console: _Console, open_stream: Open) -> None:
         while True:
             try:
-                console.stream = await open_stream()
+                async with asyncio.timeout(OPENING_S):
+                    console.stream = await open_stream()
                 console.missing = ""
                 if not console.ring.content:
                     console.ring.offset = console.told = console.stream.offset
@@ -133,6 +135,8 @@ class Consoles:
                 if error.kind in NEVER:
                     return
                 _log.info("console of %s: %s", console.name, error)
+            except TimeoutError:
+                _log.warning("console of %s: not opened within %g s", console.name, OPENING_S)
             finally:
                 stream, console.stream = console.stream, None
                 if stream is not None:

@@ -294,7 +294,7 @@ def fresh(site: Site, uuid: str, document: Domain | None, seen: Seen, hypervisor
         seen=seen,
         began=began,
         treated=record.incarnation if record is not None and not record.run else 0,
-        stale=False,
+        stale=bool(seen.unknown),
     )
 
 
