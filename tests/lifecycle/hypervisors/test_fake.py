@@ -29,6 +29,7 @@ from manor_lifecycle.hypervisors import (
     fake,
     load,
 )
+from manor_lifecycle.hypervisors.lanes import LOOK_S
 from tests.testkit import virtual
 
 RUN = Run("u-1", 1)
@@ -323,6 +324,17 @@ def test_how_long_a_run_lasted_is_counted_from_its_start_or_reset_to_its_end(tmp
         made.end("u-1", EndReason.CRASH, kept=True)
         await asyncio.sleep(100)
         assert (await seen_run(made)).uptime_s == pytest.approx(3)
+
+    with_fake(tmp_path, scenario)
+
+
+def test_many_that_do_not_answer_take_the_time_of_one(tmp_path: Path) -> None:
+    async def scenario(made: fake.FakeHypervisor) -> None:
+        for number in range(5):
+            await made.create(creation(Run(f"u-{number}", 1), look="hang"))
+        before = asyncio.get_running_loop().time()
+        assert all(seen.unknown for seen in (await made.look()).values())
+        assert asyncio.get_running_loop().time() - before == pytest.approx(LOOK_S)
 
     with_fake(tmp_path, scenario)
 

@@ -23,7 +23,6 @@ from manor_lifecycle.hypervisors import (
     Description,
     Ended,
     EndReason,
-    Feature,
     GuestState,
     HypervisorEvent,
     Leftover,
@@ -37,7 +36,7 @@ from manor_lifecycle.hypervisors import (
     Unplugged,
 )
 from manor_lifecycle.hypervisors.fake.faults import Effect, Faults
-from manor_lifecycle.hypervisors.fake.guest import Guest, seen, shown
+from manor_lifecycle.hypervisors.fake.guest import FEATURES, Guest, seen, shown
 from manor_lifecycle.hypervisors.fake.screen import PICTURE, EchoConsole
 from manor_lifecycle.hypervisors.fake.store import Store, read_image, write_image, write_whole
 from manor_lifecycle.hypervisors.lanes import DESTROY_S, LOOK_S, Lanes
@@ -74,7 +73,7 @@ class FakeHypervisor:
 
     async def describe(self) -> Description:
         """Say what this is: everything is possible."""
-        return Description(name="fake", version="1", accelerators=(), features=frozenset(Feature))
+        return Description(name="fake", version="1", accelerators=(), features=FEATURES)
 
     async def domains(self) -> tuple[RunningDomain, ...]:
         """List the guests."""
@@ -83,7 +82,7 @@ class FakeHypervisor:
     async def look(self, uuid: str | None = None) -> Mapping[str, Seen]:
         """Say what is there; what was to come late has come before that."""
         names = [uuid] if uuid is not None else [*self._store.there, *self._store.past]
-        return {name: await self._look_at(name) for name in names}
+        return dict(zip(names, await asyncio.gather(*map(self._look_at, names)), strict=True))
 
     async def _look_at(self, uuid: str) -> Seen:
         async with self._lanes.turn_within(uuid, LOOK_S) as held:

@@ -56,10 +56,10 @@ class Faults:
     """See the module. `told` is always what the document of the domain says."""
 
     def __init__(self, directory: Path, *, exits: bool = False, hostile: str = "") -> None:
-        self._path = directory / "faults.json"
+        self._path = f"{directory}/faults.json"
         self._exits = exits
         self._times: Counter[tuple[str, str]] = Counter()
-        self._read: tuple[float, dict[str, dict[str, Any]]] = (0.0, {})
+        self._read: tuple[int, dict[str, dict[str, Any]]] = (0, {})
         self._late: dict[str, list[Callable[[], None]]] = {}
         self._next: dict[str, list[str]] = {}
         self._chance = random.Random(hostile) if hostile else None
@@ -138,12 +138,13 @@ class Faults:
 
     def _of(self, name: str) -> dict[str, Any]:
         try:
-            modified = self._path.stat().st_mtime_ns / 1e9
+            modified = os.stat(self._path).st_mtime_ns
         except FileNotFoundError:
             return {}
         if modified != self._read[0]:
             try:
-                told = msgspec.json.decode(self._path.read_bytes(), type=dict[str, dict[str, Any]])
+                content = Path(self._path).read_bytes()
+                told = msgspec.json.decode(content, type=dict[str, dict[str, Any]])
             except msgspec.MsgspecError as error:
                 raise ManorError(Kind.BAD_REQUEST, f"{self._path} cannot be read: {error}") from None
             self._read = (modified, told)

@@ -26,6 +26,7 @@ from manor_lifecycle.hypervisors import (
 )
 from manor_lifecycle.hypervisors.seen import devices_of, resized, with_devices
 
+FEATURES: Final = frozenset(Feature)  # everything is possible
 ACTIVITIES: Final[Mapping[GuestState, Activity]] = {
     GuestState.RUNNING: Activity.RUNS,
     GuestState.PAUSED: Activity.STANDS,
@@ -119,7 +120,7 @@ def _run(guest: Guest, now: float) -> SeenRun:
         memory_mib=guest.memory_mib,
         started=guest.started,
         uptime_s=now - guest.up_since if guest.ended is None else guest.lasted_s,
-        features=frozenset(Feature),
+        features=FEATURES,
         ours=guest.ours,
         end=guest.ended,
         end_detail=guest.detail,

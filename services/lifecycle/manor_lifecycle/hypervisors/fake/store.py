@@ -42,8 +42,9 @@ class Store:
         kept, other = (self.past, self.there) if guest.gone else (self.there, self.past)
         other.pop(guest.uuid, None)
         kept[guest.uuid] = guest
-        path = self._directory / f"{guest.uuid}.guest"
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        file = os.open(
+            f"{self._directory}/{guest.uuid}.guest", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600
+        )
         try:
             os.write(file, msgspec.json.encode(guest) + b"\n")
         finally:
