@@ -41,7 +41,6 @@ def full_domain() -> dict[str, Any]:
             "kernel": "/boot/vmlinuz",
             "initrd": "/boot/initrd.img",
             "cmdline": "console=ttyS0",
-            "order": ["root"],
         },
         disks=[
             {"id": "root", "source": "/var/lib/web.qcow2", "format": "qcow2", "iops": 100},

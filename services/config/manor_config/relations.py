@@ -31,6 +31,9 @@ def _memory(memory: d.Memory) -> Iterator[Finding]:
 def _boot(boot: d.Boot) -> Iterator[Finding]:
     if boot.kernel and boot.firmware:
         yield "firmware", "a kernel is given too", boot.firmware, "either kernel or firmware"
+    for field in ("order", "menu"):
+        if boot.kernel and getattr(boot, field):
+            yield field, "a kernel is started directly", str(getattr(boot, field)), "either kernel or this"
     for field, value in (("initrd", boot.initrd), ("cmdline", boot.cmdline)):
         if value and not boot.kernel:
             yield field, "needs a kernel", value, "boot.kernel"
@@ -68,7 +71,7 @@ def _nic(nic: d.Nic) -> Iterator[Finding]:
 def _graphics(graphics: d.Graphics) -> Iterator[Finding]:
     if graphics.port is not None and not graphics.listen:
         yield "port", "needs an address to listen on", str(graphics.port), "graphics.listen"
-    if graphics.type == "none" and (graphics.listen or graphics.password_ref):
+    if graphics.type == "none" and (graphics.listen or graphics.password_ref or graphics.keymap):
         yield "type", "there is nothing to listen with", graphics.type, "vnc, spice"
 
 
@@ -112,9 +115,10 @@ def _boot_order(spec: d.DomainSpec, seen: Container[str]) -> Iterator[Finding]:
             )
         elif name in _CLASSES and not any(_CLASSES[name](spec)):
             yield f"boot.order[{number}]", f"there is no {name} here", name, "a class that has a device"
-    for number, disk in enumerate(spec.disks if spec.boot.order else ()):
+    other = "boot.order" if spec.boot.order else "boot.kernel" if spec.boot.kernel else ""
+    for number, disk in enumerate(spec.disks if other else ()):
         if disk.boot is not None:
-            yield f"disks[{number}].boot", "boot.order says it, too", str(disk.boot), "one of the two"
+            yield f"disks[{number}].boot", f"{other} says it, too", str(disk.boot), "one of the two"
 
 
 def _same_storage(spec: d.DomainSpec) -> Iterator[Finding]:

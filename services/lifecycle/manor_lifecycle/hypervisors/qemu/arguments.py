@@ -121,8 +121,9 @@ def _machine(record: Record, wiring: Wiring) -> Iterator[str]:
     told = [f"{name}={count}" for name, count in topology.items() if count is not None]
     most = max(cpu.max or cpu.count, record.cpus)
     yield from ("-smp", ",".join([f"cpus={record.cpus}", f"maxcpus={most}", *told]))
-    start = datetime.fromtimestamp(record.created + spec.clock_offset_s, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    yield from ("-rtc", f"base={start if spec.clock_offset_s else spec.clock}")
+    start = datetime.fromtimestamp(record.created + spec.clock_offset_s, UTC)
+    start = start.astimezone() if spec.clock == "localtime" else start
+    yield from ("-rtc", f"base={start:%Y-%m-%dT%H:%M:%S}" if spec.clock_offset_s else f"base={spec.clock}")
     if spec.smbios:
         fields = (f"{name}={_escaped(text)}" for name, text in sorted(spec.smbios.items()))
         yield from ("-smbios", ",".join(["type=1", *fields]))

@@ -33,7 +33,8 @@ async def draft(site: Site, creation: Creation) -> Record:
     """Decide the shape of a new machine. Raises `bad_request` with everything that cannot be."""
     spec = creation.spec
     files = [await unreadable(site, field, getattr(spec.boot, field)) for field in ("kernel", "initrd")]
-    problems = (*refusals(spec, os.cpu_count() or 1), *(problem for problem in files if problem))
+    kvm = site.program.accelerators[0] == "kvm"
+    problems = (*refusals(spec, os.cpu_count() or 1, kvm=kvm), *(problem for problem in files if problem))
     if problems:
         raise bad_request(f"qemu cannot run {creation.name} as it is described", *problems)
     machine = site.program.machine(spec)

@@ -227,7 +227,7 @@ def _disk_device(record: Record, plugged: Plugged, disk: Disk) -> dict[str, Any]
     device["serial"] = (disk.serial or disk.id)[:SERIAL_MAX]
     if disk.shareable:
         device["share-rw"] = True
-    if disk.cache in ("writethrough", "directsync") and disk.bus != "nvme":
+    if disk.cache in ("writethrough", "directsync"):
         device["write-cache"] = "off"
     return device
 
