@@ -61,6 +61,10 @@ class App:
 
         return Settings.from_environment(self._directory, self._environment)
 
+    def read_again(self) -> None:
+        """Forget the settings: what they were read from was made, or made anew."""
+        self.__dict__.pop("settings", None)
+
     @property
     def budget(self) -> float:
         """Seconds for one call."""

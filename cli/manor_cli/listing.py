@@ -33,6 +33,19 @@ def known(kind: facts.Fact) -> Callable[[App, str], list[Row]]:
     return lambda app, selector: [whole(entry.fact) for entry in facts.find(app, kind, selector=selector)]
 
 
+def nodes(app: App, selector: str) -> list[Row]:
+    """Return the nodes that are here, and without a selector those that are not and own domains."""
+    from manor_cli import owners
+
+    rows = known("node")(app, selector)
+    absent = {} if selector else owners.elsewhere(app, {row["name"] for row in rows})
+    blank = dict.fromkeys(rows[0] if rows else ())
+    return rows + [
+        {**blank, "name": name, "conditions": ["NOT HERE", f"OWNS {owners.domains(count).upper()}"]}
+        for name, count in absent.items()
+    ]
+
+
 def volumes(app: App, _selector: str) -> list[Row]:
     """Return the volumes of this node."""
     from manor_bus.wire.messages.devices import VolumeList, VolumesListed
@@ -63,7 +76,7 @@ def operations(app: App, _selector: str, **asked: Any) -> list[Row]:
 
 LISTS: Final[dict[str, tuple[View, Callable[[App, str], list[Row]]]]] = {
     "domain": (views.DOMAINS, domains),
-    "node": (views.NODES, known("node")),
+    "node": (views.NODES, nodes),
     "service": (views.SERVICES, known("service")),
     "provider": (views.PROVIDERS, known("provider")),
     "resource": (views.RESOURCES, known("resource")),

@@ -10,6 +10,7 @@ import click
 
 from manor_bus.wire.errors import Kind, ManorError, Problem, bad_request, unavailable
 from manor_cli.app import App
+from manor_cli.commands import naming
 from manor_cli.output import output_option, show
 from manor_cli.render import Column, View, as_json, as_yaml, clean, moment
 from manor_cli.runner import control, guests, instances, present, starting, stopping, supervise, systemd
@@ -75,11 +76,13 @@ def up(app: App, detach: bool, hypervisor: str | None, nodes: int, adopt_copy: b
     starting.refuse_a_second(app.settings)
     for line in starting.initialise(app.settings, "", adopt=adopt_copy):
         app.note(line)
+    app.read_again()
     settings = starting.chosen(app.settings, hypervisor or "")
     if not detach:
         asyncio.run(_foreground(app, settings))
         return
     rows = starting.until_ready(app, starting.detach(settings))
+    starting.settle(app)
     for line in starting.summary(settings, rows):
         app.out(line)
 
@@ -93,6 +96,7 @@ async def _foreground(app: App, settings: Any) -> None:
     def ready() -> None:
         try:
             rows = starting.until_ready(app, None)
+            starting.settle(app)
             for line in starting.summary(settings, rows):
                 app.out(line)
         except ManorError as error:
@@ -156,7 +160,7 @@ def _tell(app: App, ended: guests.Ended) -> None:
 
 @click.group()
 def node() -> None:
-    """End and start the guests of this node together, as the host does when it goes down and comes up.
+    """End and start the guests of this node together; rename it; take over what a lost node had.
 
     \b
     Example:
@@ -185,6 +189,10 @@ def shutdown_guests(app: App, deadline: float | None) -> None:
         message = f"{left} guest processes could not be asked to shut down ({ended.unasked})"
         raise unavailable(message, delivered=False, hint="see what runs: manor status")
     _tell(app, ended)
+
+
+node.add_command(naming.rename)
+node.add_command(naming.take)
 
 
 @node.command("start-guests")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import click
 
-from manor_bus.wire.errors import Kind, ManorError, bad_request, not_found
+from manor_bus.wire.errors import bad_request, not_found
 from manor_bus.wire.messages import Done
 from manor_bus.wire.messages.node import Drain
 from manor_cli import views
@@ -17,9 +16,7 @@ from manor_cli.app import App
 from manor_cli.output import output_option, show
 from manor_cli.render import clean
 from manor_cli.runner import control, instances, logs, present, systemd
-from manor_cli.runner.instances import Row
 
-READY_S: Final = 30.0
 REPLACED_S: Final = 60.0  # for the second instance to come up and the first to finish
 name_argument = click.argument("name", type=click.Choice(list(present.PROGRAMS)))
 
@@ -57,12 +54,7 @@ def restart(app: App, name: str) -> None:
     Example:
       manor service restart lifecycle
     """
-    before = {row["instance"] for row in instances.instances(app)}
-    if unit := systemd.units(app.settings.directory).get(name):
-        systemd.act("restart", unit.name)
-    else:
-        control.ask(app.settings.run, "restart", within=app.timeout or READY_S, service=name)
-    row = _until(app, name, lambda one: one["instance"] not in before)
+    row = instances.restart(app, name)
     app.out(f"{name} is ready again as {row['instance']} (pid {row['pid']})")
 
 
@@ -112,7 +104,7 @@ def replace(app: App, name: str) -> None:
         message = f"systemd keeps {unit.name} running, one instance at a time"
         raise bad_request(message, hint=f"manor service restart {name}: calls wait for it")
     told = control.ask(app.settings.run, "replace", within=app.timeout or REPLACED_S, service=name)
-    row = _until(app, name, lambda one: one["pid"] == told["pid"])
+    row = instances.until(app, name, lambda one: one["pid"] == told["pid"])
     app.out(f"{name} is {row['instance']} now (pid {row['pid']})")
 
 
@@ -140,15 +132,3 @@ def logs_(app: App, name: str, follow: bool, lines: int) -> None:
     if follow:
         for line in logs.follow(path):
             app.out(clean(line))
-
-
-def _until(app: App, name: str, wanted: Callable[[Row], bool]) -> Row:
-    """Wait until an instance of the service is ready that is as wanted."""
-
-    def found(rows: list[Row]) -> list[Row]:
-        return [row for row in rows if row["name"] == name and row["ready"] and wanted(row)]
-
-    rows = instances.wait(app, lambda rows: bool(found(rows)), app.timeout or READY_S, alive=lambda: None)
-    if not found(rows):
-        raise ManorError(Kind.TIMEOUT, f"{name} is not ready again", hint=f"manor service logs {name}")
-    return found(rows)[0]

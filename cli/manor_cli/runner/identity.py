@@ -25,13 +25,14 @@ OF_RUNS: Final = ("lifecycle/*/*/record.json", "lifecycle/fake/*.guest", "device
 
 
 class Known(msgspec.Struct, frozen=True):
-    """What was written down: `former` are names that this node had."""
+    """What was written down: `name` is that of the node, `former` are those it had."""
 
     id: str
     machine: str = ""
     device: int = 0
     inode: int = 0
     path: str = ""
+    name: str = ""
     former: tuple[str, ...] = ()
 
 
@@ -83,6 +84,14 @@ def establish(directory: Path, *, adopt: bool = False) -> list[str]:
     )
 
 
+def named(directory: Path, name: str) -> None:
+    """Remember the name of the node, and which it had before."""
+    known = read(directory)
+    if known is not None and known.name != name:
+        former = [one for one in (*known.former, known.name) if one not in ("", name)]
+        write(directory, msgspec.structs.replace(known, name=name, former=tuple(dict.fromkeys(former))))
+
+
 def read(directory: Path) -> Known | None:
     """Return what was written down; None when nothing was, or it was lost."""
     try:
@@ -100,8 +109,8 @@ def _here(directory: Path, known: Known | None) -> Known:
     """Return what would be written down now; a lost id is that of the guests, which have it, too."""
     stat, path = directory.stat(), os.path.realpath(directory)
     machine = (durable.read(MACHINE) or b"").decode("ascii", "replace").strip()
-    former = known.former if known else ()
-    return Known(known.id if known else _told(directory), machine, stat.st_dev, stat.st_ino, path, former)
+    before = known or Known(_told(directory))
+    return Known(before.id, machine, stat.st_dev, stat.st_ino, path, before.name, before.former)
 
 
 def _told(directory: Path) -> str:

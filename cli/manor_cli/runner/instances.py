@@ -7,14 +7,15 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from manor_bus import VERSION
-from manor_bus.wire.errors import ManorError
+from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages.bus import BusStats, BusStatsAnswer, Peers, PeersListed, PeerView
 from manor_bus.wire.messages.node import Info, InfoAnswer
 from manor_cli import views
 from manor_cli.app import App
-from manor_cli.runner import present
+from manor_cli.runner import control, present, systemd
 
 INFO_S: Final = 2.0
+READY_S: Final = 30.0
 POLL_S: Final = 0.05
 Row = dict[str, Any]
 
@@ -77,3 +78,25 @@ def wait(
         if enough(rows) or time.monotonic() > deadline:
             return rows
         time.sleep(POLL_S)
+
+
+def until(app: App, name: str, wanted: Callable[[Row], bool]) -> Row:
+    """Wait until an instance of a service is ready that is as wanted; `timeout` when none becomes so."""
+
+    def found(rows: list[Row]) -> list[Row]:
+        return [row for row in rows if row["name"] == name and row["ready"] and wanted(row)]
+
+    rows = wait(app, lambda rows: bool(found(rows)), app.timeout or READY_S, alive=lambda: None)
+    if not found(rows):
+        raise ManorError(Kind.TIMEOUT, f"{name} is not ready again", hint=f"manor service logs {name}")
+    return found(rows)[0]
+
+
+def restart(app: App, name: str) -> Row:
+    """Have a service restarted by whoever keeps it running; returns the instance that is ready then."""
+    before = {row["instance"] for row in instances(app)}
+    if unit := systemd.units(app.settings.directory).get(name):
+        systemd.act("restart", unit.name)
+    else:
+        control.ask(app.settings.run, "restart", within=app.timeout or READY_S, service=name)
+    return until(app, name, lambda one: one["instance"] not in before)

@@ -14,10 +14,19 @@ import msgspec
 
 from manor_bus import keys
 from manor_bus.settings import BusSettings
-from manor_bus.wire.errors import Kind, ManorError, Problem, bad_request, conflict, unavailable
-from manor_cli import reach
+from manor_bus.wire.errors import (
+    Kind,
+    ManorError,
+    Problem,
+    bad_request,
+    conflict,
+    denied_state,
+    not_found,
+    unavailable,
+)
+from manor_cli import owners, reach
 from manor_cli.app import App
-from manor_cli.runner import identity, instances, logs, present, supervise, systemd
+from manor_cli.runner import guests, identity, instances, logs, present, supervise, systemd
 from manor_cli.settings import Settings
 from manor_host import durable
 
@@ -45,21 +54,69 @@ def initialise(settings: Settings, node: str, *, adopt: bool = False) -> list[st
 
 def _name(settings: Settings, node: str) -> list[str]:
     """Write the node's name down; a name that is there already stays."""
-    known = _read(settings, "node")
+    known, recorded = _read(settings, "node"), identity.read(settings.directory)
     if node and known and node != known:
-        raise conflict(
-            f"this state directory belongs to node {known}", hint="use another --dir for another node"
-        )
-    if known:
-        return []
-    name = node or settings.environment.get("MANOR_NODE") or settings.bus.node
+        raise conflict(f"this state directory belongs to node {known}", hint=f"manor node rename {node}")
+    name = known or (recorded.name if recorded else "")
+    name = name or node or settings.environment.get("MANOR_NODE") or settings.bus.node
+    _check(name)
+    if not known:
+        _write(settings, "node", name)
+    elif recorded is not None and recorded.name:  # somebody may have written another one
+        _no_guests(settings, recorded.name, name)
+    identity.named(settings.directory, name)
+    return [] if known else [f"node name {name}"]
+
+
+def _check(name: str) -> None:
     if not NODE_NAME.fullmatch(name):
-        problem = Problem(
-            path="--node", value=name, reason="not a node name", allowed="lower case, digits and -"
-        )
+        allowed = "lower case, digits and -"
+        problem = Problem(path="--node", value=name, reason="not a node name", allowed=allowed)
         raise bad_request(f"{name!r} is not a node name", problem)
+
+
+def rename(settings: Settings, name: str) -> str:
+    """Give the node of a state directory another name, and remember the one it had, which is returned."""
+    _check(name)
+    before = _read(settings, "node")
+    if not before:
+        raise not_found(f"{settings.directory} has no node yet", hint=f"manor init --node {name}")
+    if settings.environment.get("MANOR_NODE", name) != name:
+        raise conflict("MANOR_NODE names this node", hint="change it where it is set")
+    identity.named(settings.directory, before)
+    _no_guests(settings, before, name)
     _write(settings, "node", name)
-    return [f"node name {name}"]
+    identity.named(settings.directory, name)
+    return before
+
+
+def _no_guests(settings: Settings, before: str, name: str) -> None:
+    """Refuse another name while guests run: they are the run of a node that would not be here any more."""
+    if before != name and (running := present.guests(settings.directory)):
+        message = f"{len(running)} guest processes of node {before} run, so it cannot be {name} now"
+        raise denied_state(message, hint=f"shut them down first, as node {before}: manor down")
+
+
+def settle(app: App) -> None:
+    """Take over what the node had under another name, and say what is nobody's here."""
+    known = identity.read(app.settings.directory)
+    former = set(known.former if known else ()) - {app.settings.bus.node}
+    if known and former:
+        try:
+            _take_over(app, former)
+        except ManorError as error:
+            app.note(f"what it had as {', '.join(sorted(former))} is not taken over yet ({error.message})")
+        else:  # from now on another node may be called so
+            identity.write(app.settings.directory, msgspec.structs.replace(known, former=()))
+    for node, count in owners.elsewhere(app, {app.settings.bus.node}).items():
+        app.note(f"{owners.domains(count)} of node {node}, which is not here: manor node take {node}")
+
+
+def _take_over(app: App, former: set[str]) -> None:
+    if count := owners.take(app, former):
+        instances.restart(app, "lifecycle")
+        names = ", ".join(sorted(former))
+        app.note(f"{owners.domains(count)} of {names}, as this node was called, taken over")
 
 
 def _read(settings: Settings, name: str) -> str:

@@ -39,7 +39,8 @@ def test_the_list_of_domains_has_the_fields_that_programs_rely_on():
 def test_nodes_and_other_facts_are_asked_of_discovery():
     node = NodeStatus(name="n1", cpus=8, memory_mib=4096, hypervisors={"fake": "1"})
     part = FoundPart(entries=(Entry(fact=node, owner="x", since=1.0),))
-    client = FakeClient({Find: Found(count=1)}, {Find: [part]})
+    owned = config.Ranged(entries=(), revision=1)
+    client = FakeClient({Find: Found(count=1), config.Range: owned}, {Find: [part]})
     assert "fake=1" in run("list", "nodes", client=client).out
     for kind in ("services", "providers", "resources"):
         assert run("list", kind, client=FakeClient({Find: Found(count=0)})).code == 0
