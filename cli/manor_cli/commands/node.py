@@ -12,21 +12,10 @@ from manor_bus.wire.errors import Kind, ManorError, Problem, bad_request, unavai
 from manor_cli.app import App
 from manor_cli.commands import naming
 from manor_cli.output import output_option, show
-from manor_cli.render import Column, View, as_json, as_yaml, clean, moment
+from manor_cli.render import View, as_json, as_yaml, clean, moment
 from manor_cli.runner import control, guests, instances, present, starting, stopping, supervise, systemd
 
-_LOCAL = View(
-    (
-        Column("SERVICE", "name"),
-        Column("PHASE", "phase"),
-        Column("PID", "pid"),
-        Column("SINCE", "since", moment),
-        Column("RESTARTS", "restarts"),
-        Column("LAST END", "last_end"),
-        Column("LOG", "log", wide=True),
-    ),
-    empty="no services run",
-)
+_LOCAL = View.of("name! phase pid since restarts last_end~ log+", empty="no services run", since=moment)
 
 adopt_option = click.option(
     "--adopt-copy", is_flag=True, help="This directory is a copy: make it a node of its own, without runs."
@@ -91,7 +80,7 @@ async def _foreground(app: App, settings: Any) -> None:
     """Supervise here, and say when everything is ready."""
 
     def report(line: str) -> None:
-        app.out(f"{starting.moment()} {line}")
+        app.out(f"{time.strftime('%H:%M:%S')} {line}")
 
     def ready() -> None:
         try:

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import subprocess
-import time
 from collections.abc import Sequence
 from typing import Final
 
@@ -14,16 +13,7 @@ import msgspec
 
 from manor_bus import keys
 from manor_bus.settings import BusSettings
-from manor_bus.wire.errors import (
-    Kind,
-    ManorError,
-    Problem,
-    bad_request,
-    conflict,
-    denied_state,
-    not_found,
-    unavailable,
-)
+from manor_bus.wire.errors import Kind, ManorError, Problem, bad_request, conflict, denied_state, unavailable
 from manor_cli import owners, reach
 from manor_cli.app import App
 from manor_cli.runner import guests, identity, instances, logs, present, supervise, systemd
@@ -80,7 +70,8 @@ def rename(settings: Settings, name: str) -> str:
     _check(name)
     before = _read(settings, "node")
     if not before:
-        raise not_found(f"{settings.directory} has no node yet", hint=f"manor init --node {name}")
+        hint = f"manor init --node {name}"
+        raise ManorError(Kind.NOT_FOUND, f"{settings.directory} has no node yet", hint=hint)
     if settings.environment.get("MANOR_NODE", name) != name:
         raise conflict("MANOR_NODE names this node", hint="change it where it is set")
     identity.named(settings.directory, before)
@@ -220,8 +211,3 @@ def summary(settings: Settings, rows: Sequence[instances.Row]) -> list[str]:
         f"  services  {services}",
         "next: manor apply -f FILE; manor list; manor down",
     ]
-
-
-def moment() -> str:
-    """Return the present time for log lines."""
-    return time.strftime("%H:%M:%S")
