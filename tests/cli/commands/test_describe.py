@@ -9,6 +9,7 @@ from manor_bus.wire.messages.lifecycle import OperationList, OperationsListed, P
 from tests.cli.fake import FakeClient, discovery, domain, operation, run
 
 WEB = Domain(metadata=Metadata(name="web", revision=4))
+NOBODY = config.Ranged(entries=(), revision=1)
 ABSENT = ManorError(Kind.NOT_FOUND, "no such document")
 ANSWERS = {
     config.Get: config.Got(document=WEB, revision=9),
@@ -58,7 +59,7 @@ def test_a_volume_is_described_by_document_and_state():
 
 @pytest.mark.parametrize("kind", ["node", "service", "network"])
 def test_what_is_neither_asked_for_nor_there_is_not_found(kind):
-    client = FakeClient({**ANSWERS, config.Get: ABSENT, Find: Found(count=0)})
+    client = FakeClient({**ANSWERS, config.Get: ABSENT, Find: Found(count=0), config.Range: NOBODY})
     ran = run("describe", kind, "x", client=client)
     assert ran.code == 3
     assert f"manor list {kind}" in ran.err
