@@ -16,7 +16,7 @@ from manor_bus.settings import BusSettings
 from manor_bus.wire.errors import Kind, ManorError, Problem, bad_request, conflict, denied_state, unavailable
 from manor_cli import owners, reach
 from manor_cli.app import App
-from manor_cli.runner import guests, identity, instances, logs, present, supervise, systemd
+from manor_cli.runner import identity, instances, logs, present, supervise, systemd
 from manor_cli.settings import Settings
 from manor_host import durable
 
