@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.errors import Kind, ManorError, not_found
 from manor_bus.wire.messages import Done, Message
 from manor_bus.wire.messages.config import Applied, Delete, OwnerRecord, Reference
 from manor_bus.wire.messages.config import Rename as RenameDocument
@@ -29,10 +29,10 @@ from manor_bus.wire.messages.devices import (
 )
 from manor_bus.wire.messages.documents import Channel, Disk, Nic
 from manor_lifecycle.domain.events import KeptIs
+from manor_lifecycle.domain.pieces import device_named, spec_for
 from manor_lifecycle.domain.steps import Act, Step
 from manor_lifecycle.domain.values import UNREADABLE, Core, Doing, Held
 from manor_lifecycle.hypervisors import Attachment, Creation, Device, Run
-from manor_lifecycle.hypervisors.seen import devices_of
 from manor_lifecycle.site import Site
 
 CALL_TIMEOUT_S: Final = 12.0
@@ -187,7 +187,7 @@ def _is_gone() -> Any:
 def _creation(work: Work) -> Creation:
     core, doing = work.core, work.doing
     held = [one for one in doing.held.values()]
-    spec = core.image.spec if doing.kind == "restore" and core.image is not None else core.spec
+    spec = spec_for(core, doing)
     attachments = tuple(Attachment(one.device, one.descriptor) for one in held)
     return Creation(Run(core.uuid, doing.incarnation), core.name, spec, attachments, core.kept.uid)
 
@@ -270,10 +270,10 @@ async def _set_cpus(work: Work) -> None:
 
 
 def _device(work: Work) -> Device:
-    core = work.core
-    image = core.image if work.doing.kind == "restore" else None
-    spec = image.spec if image is not None else core.spec
-    return next(one for one in devices_of(spec) if one.id == work.step.device)
+    found = device_named(work.core, work.doing, work.step.device)
+    if found is None:
+        raise not_found(f"the document has no device {work.step.device} any more")
+    return found
 
 
 async def _tell(work: Work, request: Message) -> None:

@@ -75,7 +75,7 @@ class Booted(Message, frozen=True, kw_only=True, tag_field="r", tag="booted"):
 Record = Open | Ended | Numbered | Booted
 _decode: Final = msgspec.json.Decoder(Record).decode
 _FIELDS: Final = tuple(name for name in Open.__struct_fields__ if name not in ("target", "uuid", "past"))
-KEPT_PAST: Final = frozenset({"heard", "remember that it was stopped"})  # what going back must know
+KEPT_PAST: Final = frozenset({"heard"})
 
 
 class Operations:

@@ -7,7 +7,7 @@ from manor_bus.wire.messages.lifecycle import State
 from manor_lifecycle.domain.pieces import (
     DISK_CAUSES,
     LOOK,
-    alive,
+    device_named,
     has_device,
     no_run,
     open_links,
@@ -17,27 +17,31 @@ from manor_lifecycle.domain.starts import announce
 from manor_lifecycle.domain.steps import DONE, Act, Done, Next, Step, Wait, give_up, note
 from manor_lifecycle.domain.stops import discard
 from manor_lifecycle.domain.values import Core, Doing, Now
-from manor_lifecycle.hypervisors.seen import Activity, CauseWord, Feature, devices_of
+from manor_lifecycle.hypervisors.seen import Activity, CauseWord, Feature
 
 
 def pause(core: Core, doing: Doing, now: Now) -> Next:
     """Its virtual CPUs stand."""
-    run = alive(core)
+    run = core.living
     if run is None:
         return no_run()
+    if run.activity is Activity.SLEEPS and Step(Act.PAUSE).text in doing.past:
+        return give_up(
+            Kind.DENIED_STATE, "the guest sleeps and cannot be paused", "Wake it: manor resume NAME"
+        )
     return DONE if run.activity is Activity.STANDS else Step(Act.PAUSE)
 
 
 def back_pause(core: Core, doing: Doing, now: Now) -> Next:
     """They run again if they did before."""
-    run = alive(core)
+    run = core.living
     stands = run is not None and run.activity is Activity.STANDS and run.cause.word is CauseWord.PERSON
     return Step(Act.RESUME) if stands and doing.before is State.RUNNING else DONE
 
 
 def resume(core: Core, doing: Doing, now: Now) -> Next:
     """What its disks stopped is seen to hold before it is said to run."""
-    run = alive(core)
+    run = core.living
     if run is None:
         return no_run()
     resumed = Step(Act.RESUME).text in doing.past
@@ -53,7 +57,7 @@ def resume(core: Core, doing: Doing, now: Now) -> Next:
 
 def reset(core: Core, doing: Doing, now: Now) -> Next:
     """It goes on under the next incarnation."""
-    run = alive(core)
+    run = core.living
     if run is None:
         return no_run()
     if run.run.incarnation >= doing.incarnation:
@@ -70,15 +74,15 @@ def nmi(core: Core, doing: Doing, now: Now) -> Next:
     if doing.attempts:
         message = "the service was restarted during nmi; the outcome is unknown"
         return give_up(Kind.TIMEOUT, message, "Look at the domain, then decide.")
-    return Step(Act.NMI) if alive(core) else no_run()
+    return Step(Act.NMI) if core.living else no_run()
 
 
 def plug(core: Core, doing: Doing, now: Now) -> Next:
     """It has the device; a reconnection is made once."""
-    run, name = alive(core), doing.arguments.device
+    run, name = core.living, doing.arguments.device
     if run is None:
         return no_run()
-    device = next((one for one in devices_of(core.spec) if one.id == name), None)
+    device = device_named(core, doing, name)
     plug, held = Step(Act.PLUG, name), doing.held.get(name)
     again = doing.kind == "reconnect" and plug.text not in doing.past
     if has_device(core, name) and not again:
@@ -98,7 +102,7 @@ def back_plug(core: Core, doing: Doing, now: Now) -> Next:
 
 def unplug(core: Core, doing: Doing, now: Now) -> Next:
     """It has the device no more, and devices knows."""
-    run, name, force = alive(core), doing.arguments.device, doing.arguments.force
+    run, name, force = core.living, doing.arguments.device, doing.arguments.force
     if run is None:
         return DONE
     if not has_device(core, name):
@@ -117,7 +121,7 @@ def unplug(core: Core, doing: Doing, now: Now) -> Next:
 
 def resize(core: Core, doing: Doing, now: Now) -> Next:
     """It has the memory or the CPUs."""
-    run, said = alive(core), doing.arguments
+    run, said = core.living, doing.arguments
     if run is None or run.spec is None:
         return no_run()
     if said.device == "memory":
@@ -127,7 +131,7 @@ def resize(core: Core, doing: Doing, now: Now) -> Next:
 
 def rename(core: Core, doing: Doing, now: Now) -> Next:
     """The document and the run have the name."""
-    new, run = doing.arguments.new_name, alive(core)
+    new, run = doing.arguments.new_name, core.living
     rename, shown = Step(Act.RENAME), Step(Act.RENAME_RUN)
     if core.wish is not None and core.wish.metadata.name != new and rename.text not in doing.past:
         return rename

@@ -36,7 +36,7 @@ from manor_lifecycle.domain.states import state
 from manor_lifecycle.domain.steps import GUARDED, Done, GiveUp, Next, Step, Wait
 from manor_lifecycle.domain.taking import ENDS_RUNS, MAKES_RUNS, TAKE, TIDY_PAUSES_S, Taken
 from manor_lifecycle.domain.tidy import tidy
-from manor_lifecycle.domain.values import UNREADABLE, Core, Doing, Now, told
+from manor_lifecycle.domain.values import Core, Doing, Now, told
 from manor_lifecycle.domain.verbs import may_begin
 
 LOOK_AGAIN_S: Final = 2.0  # after a look that was not answered
@@ -104,6 +104,9 @@ def _work(core: Core, now: Now) -> Turn:
     """Carry the operation under way further."""
     doing = core.doing
     assert doing is not None
+    if core.anothers:
+        error = error_of(Kind.STALE, f"node {core.kept.node} owns {core.name}")
+        return _close(core, doing, OperationState.FAILED, error, now)
     if not doing.begun:
         return _begin(core, doing, now)
     if not core.heard:
@@ -189,11 +192,13 @@ def _close(core: Core, doing: Doing, ended: OperationState, error: ErrorBody | N
         failure = None
     key = doing.reason if doing.internal else ""
     wanted = wishes.Wanted(doing.kind, doing.arguments, _key(doing))
-    if ended is OperationState.DONE:
-        asks.pop(wanted.key, None)
+    if ended is OperationState.DONE and (doing.step or not doing.internal):
+        asks.pop(wanted.key, None)  # a wish for which nothing was to be done is still one: it waits its time
     elif doing.internal or doing.kind in ("plug", "unplug", "resize"):
         never = error is not None and error.kind is Kind.BAD_REQUEST and doing.kind not in MAKES_RUNS
-        barred = never or doing.kind == "shutdown"  # it was asked again and again within its own time
+        barred = never or (
+            doing.kind == "shutdown" and error is not None
+        )  # it was asked again and again within its own time
         what = error.message if error is not None else key
         asks[wanted.key] = wishes.asked(core, wanted, now, what, barred=barred)
     treated = core.treated
@@ -222,31 +227,23 @@ def _key(doing: Doing) -> str:
 
 def _rest(core: Core, now: Now) -> Turn:
     """Nothing is under way: an end is seen to, the next in the queue begins, what nobody needs goes, and what
-    is due begins."""
-    if not core.heard:
-        if now.at >= core.tidy_at:
-            return replace(core, stale=True, tidy_at=now.at + LOOK_AGAIN_S), [], False
-        if not core.waiting and not wishes.due(core, now):
-            return core, [WakeAt(core.tidy_at)], True
+    is due begins. What could not be looked at, or read, is asked again."""
+    again = not core.heard or core.kept_stale
+    if again and now.at >= core.tidy_at:
+        return replace(core, stale=True, tidy_at=now.at + LOOK_AGAIN_S), [], False
     if core.mine and core.heard and (over := ends.untreated(core)) is not None:
         return _see_to(core, over, now)
     if core.waiting:
         doing, *rest = core.waiting
         return replace(core, doing=doing, waiting=tuple(rest)), [], False
-    if not core.heard:
-        wanted = wishes.due(core, now)
-        return _due(core, wanted, now)
-    wake = float("inf")
-    if (step_ := tidy(core)) is not None:
-        if now.at >= core.tidy_at:
-            return replace(core, busy="do"), [Do(step_, None)], True
-        wake = core.tidy_at
-    if not core.mine and core.kept.node != UNREADABLE:
-        return core, [WakeAt(wake)] if wake < float("inf") else [], True
-    return _due(core, wishes.due(core, now), now, wake)
+    step_ = tidy(core) if core.heard else None
+    if step_ is not None and now.at >= core.tidy_at:
+        return replace(core, busy="do"), [Do(step_, None)], True
+    wake = core.tidy_at if again or step_ is not None else float("inf")
+    return _due(core, None if core.anothers else wishes.due(core, now), now, wake)
 
 
-def _due(core: Core, wanted: wishes.Wanted | Wait | None, now: Now, wake: float = float("inf")) -> Turn:
+def _due(core: Core, wanted: wishes.Wanted | Wait | None, now: Now, wake: float) -> Turn:
     if isinstance(wanted, wishes.Wanted):
         return _internal(core, wanted.kind, wanted.arguments, wanted.why, now)
     if isinstance(wanted, Wait):

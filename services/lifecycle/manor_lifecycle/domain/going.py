@@ -79,6 +79,11 @@ def worked(core: Core, event: StepEnded) -> Core:
             return replace(core, attached={name: one.descriptor.generation for name, one in held.items()})
         case Act.DELETE_DOCUMENT:
             return replace(core, wish=None)
+        case Act.NOTE:
+            written = dict(done.fields)
+            return replace(core, owed={key: one for key, one in core.owed.items() if key not in written})
+        case Act.CLAIM:
+            return replace(core, owed={})  # it writes the record as it is meant
         case _:
             return core
     return replace(core, links=links)
@@ -146,6 +151,7 @@ def exhausted(core: Core, doing: Doing, step: Step, now: Now) -> tuple[Core, Doi
     unwritten = step.act is Act.NOTE and (doing.kind in WITHOUT_RECORD or doing.back is not None)
     if unwritten:
         core = replace(core, owed={**core.owed, **dict(step.fields)})
+        goes_past = replace(goes_past, error=None)  # it is no reason for what may follow
         return _with(core, goes_past, f"not recorded {len(doing.result)}", said)
     if bounds.optional or _spares(core, doing, step):
         return _with(core, goes_past, f"note {len(doing.result)}", said)

@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from manor_bus.wire.messages.devices import Descriptor
-from manor_bus.wire.messages.documents import DomainSpec
+from manor_lifecycle.domain.pieces import device_named, spec_for
 from manor_lifecycle.domain.plans import next_step
 from manor_lifecycle.domain.steps import Act, Step, Wait
 from manor_lifecycle.domain.values import Core, Doing, Held, Link, Now
@@ -55,16 +55,12 @@ def taken(core: Core, doing: Doing, step: Step, now: Now) -> Doing:
     """Return the operation after a step that worked."""
     held, asked = doing.held, doing.asked
     if step.act is Act.CONNECT:
-        device = next(one for one in devices_of(_spec(core, doing)) if one.id == step.device)
+        device = device_named(core, doing, step.device)
+        assert device is not None, "only what is there is connected"
         held = {**held, step.device: Held(device, Descriptor(type="fake", generation=1))}
     if step.act is Act.ASK:
         asked += 1
     return replace(doing, past=doing.past | {step.text}, held=held, asked=asked, asked_at=now.at)
-
-
-def _spec(core: Core, doing: Doing) -> DomainSpec:
-    image = core.image
-    return image.spec if doing.kind == "restore" and image is not None else core.spec
 
 
 def imagined(core: Core, doing: Doing, step: Step) -> Core:
@@ -94,7 +90,7 @@ def _link(core: Core, doing: Doing, step: Step) -> Core:
 
 
 def _create(core: Core, doing: Doing, step: Step) -> Core:
-    spec = _spec(core, doing)
+    spec = spec_for(core, doing)
     run = SeenRun(
         Run(core.uuid, doing.incarnation),
         doing.incarnation,

@@ -6,9 +6,10 @@ from typing import Final
 
 from manor_bus.wire.errors import ErrorBody, Kind
 from manor_bus.wire.messages.devices import ConnectionState
+from manor_bus.wire.messages.documents import DomainSpec
 from manor_lifecycle.domain.steps import DONE, Act, GiveUp, Next, Step, give_up, note
 from manor_lifecycle.domain.values import Core, Doing
-from manor_lifecycle.hypervisors.seen import CauseWord, SeenRun
+from manor_lifecycle.hypervisors.seen import CauseWord, Device, devices_of
 
 HOLD_S: Final = 1.0  # a guest that its disks stopped runs so long before it is said to run
 DISK_CAUSES: Final = frozenset({CauseWord.IO_ERROR, CauseWord.NO_SPACE})
@@ -52,11 +53,6 @@ def note_end(core: Core, doing: Doing) -> Step | None:
     return step if core.run is None and core.kept.run and step.text not in doing.past else None
 
 
-def alive(core: Core) -> SeenRun | None:
-    """Return our run that has not ended."""
-    return core.living
-
-
 def came_and_went(core: Core) -> GiveUp:
     """Return that the run is over by itself."""
     said = core.last_end or "it ended by itself"
@@ -69,6 +65,18 @@ def came_and_went(core: Core) -> GiveUp:
 def no_run() -> GiveUp:
     """Return that there is no run."""
     return give_up(Kind.DENIED_STATE, "there is no run any more", LOOK)
+
+
+def spec_for(core: Core, doing: Doing) -> DomainSpec:
+    """Return what an operation makes: what was saved, or what the document says."""
+    return core.image.spec if doing.kind == "restore" and core.image is not None else core.spec
+
+
+def device_named(core: Core, doing: Doing, name: str) -> Device | None:
+    """Return a device as it is to be made, or without that as the run has it."""
+    there = (core.run.spec if core.run is not None else None) or core.spec
+    devices = (*devices_of(spec_for(core, doing)), *devices_of(there))
+    return next((one for one in devices if one.id == name), None)
 
 
 def has_device(core: Core, device: str) -> bool:

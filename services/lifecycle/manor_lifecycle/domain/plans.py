@@ -13,17 +13,20 @@ from types import MappingProxyType
 from typing import Final
 
 from manor_lifecycle.domain import changes, starts, stops
-from manor_lifecycle.domain.steps import DONE, Next, note
+from manor_lifecycle.domain.steps import DONE, WITHOUT_RECORD, Done, Next, note
 from manor_lifecycle.domain.values import Core, Doing, Now
+
+SETTLE: Final = note("settle what was recorded last")
 
 
 def next_step(core: Core, doing: Doing, now: Now) -> Next:
     """Return what comes next for an operation."""
-    if doing.back is None:
-        return FORWARD[doing.kind](core, doing, now)
-    if doing.unsettled >= 0 and doing.unsettled == core.revision and core.record is not None:
-        return note("settle what was recorded last")  # a late write is settled before it is contradicted
-    return BACK.get(doing.kind, _nothing)(core, doing, now)
+    plan = FORWARD[doing.kind] if doing.back is None else BACK.get(doing.kind, _nothing)
+    found = plan(core, doing, now)
+    given_up = doing.kind in WITHOUT_RECORD and SETTLE.text in doing.past
+    unsettled = doing.unsettled >= 0 and doing.unsettled == core.revision and not given_up
+    ends = doing.back is not None or isinstance(found, Done)
+    return SETTLE if unsettled and ends else found  # a late write is settled before it is contradicted
 
 
 def _nothing(core: Core, doing: Doing, now: Now) -> Next:

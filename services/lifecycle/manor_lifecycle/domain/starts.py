@@ -6,7 +6,6 @@ from manor_bus.wire.errors import ErrorBody, Kind
 from manor_bus.wire.messages.documents import DomainSpec
 from manor_lifecycle.domain.pieces import (
     LOOK,
-    alive,
     came_and_went,
     end_run,
     no_run,
@@ -82,7 +81,7 @@ def gate(core: Core, kind: str) -> ErrorBody | None:
 
 def start(core: Core, doing: Doing, now: Now) -> Next:
     """A run of this incarnation is there and runs, or stands if asked for."""
-    other = alive(core)
+    other = core.living
     if doing.kind == "start" and other is not None and other.run.incarnation != doing.incarnation:
         return note("forget that it was stopped", stopped=False) if core.kept.stopped else DONE
     missing = _bring_up(core, doing, core.spec, Act.CREATE)
@@ -149,7 +148,7 @@ def back_bring_up(core: Core, doing: Doing, now: Now) -> Next:
     """No run of this incarnation, nothing connected; a spent saved state goes on."""
     run = core.run
     ours = run is not None and run.run.incarnation == doing.incarnation
-    if ours and doing.kind == "restore" and not core.kept.saved and alive(core):
+    if ours and doing.kind == "restore" and not core.kept.saved and core.living:
         return restore(core, doing, now)  # committed: its saved state is spent
     if ours:
         return over(core, doing)

@@ -15,7 +15,7 @@ from typing import Final
 
 from manor_bus.wire.errors import ManorError, denied_state
 from manor_bus.wire.messages.lifecycle import State
-from manor_lifecycle.domain.values import UNREADABLE, Core
+from manor_lifecycle.domain.values import Core
 from manor_lifecycle.hypervisors.seen import Activity, CauseWord
 
 S = State
@@ -56,10 +56,6 @@ def _is_foreign(core: Core) -> bool:
     return core.run is not None and not core.run.ours
 
 
-def _is_anothers(core: Core) -> bool:
-    return not core.mine and core.kept.node != UNREADABLE
-
-
 def _activity(*found: Activity) -> Callable[[Core], bool]:
     return lambda core: core.run is not None and core.run.activity in found
 
@@ -79,9 +75,9 @@ STATES: Final = (
     Line(
         S.DYING,
         "another node owns it, and our run is to end",
-        lambda c: _is_anothers(c) and c.run is not None,
+        lambda c: c.anothers and c.run is not None,
     ),
-    Line(S.LOST, "another node owns it", _is_anothers),
+    Line(S.LOST, "another node owns it", lambda c: c.anothers),
     *(
         Line(state, f"{', '.join(k for k, s in PASSES.items() if s is state)} is under way", _passing(state))
         for state in dict.fromkeys(PASSES.values())

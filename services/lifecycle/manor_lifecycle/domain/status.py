@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import product
 from types import MappingProxyType
 from typing import Final, Literal
 
@@ -89,16 +90,17 @@ def _failure(core: Core) -> str:
 
 def _devices(core: Core) -> Iterator[DeviceView]:
     run = core.run
-    spec = (run.spec if run is not None else None) or core.spec
+    specs = ((run.spec if run is not None else None) or core.spec, core.spec)
     io = {one.id: one.io for one in run.devices} if run is not None else {}
     links: dict[str, Link] = {}
     for (_, name), link in sorted(core.links.items()):
         links[name] = link
     shown = set()
-    for field, kind in _KINDS.items():
+    for (field, kind), spec in product(_KINDS.items(), specs):
         for device in getattr(spec, field):
-            shown.add(device.id)
-            yield _view(core, device.id, kind, links.get(device.id), io)  # type: ignore[arg-type]
+            if device.id not in shown:
+                shown.add(device.id)
+                yield _view(core, device.id, kind, links.get(device.id), io)  # type: ignore[arg-type]
     for name, link in links.items():
         if name not in shown and link.status is not None:
             yield _view(core, name, link.status.type, link, io)

@@ -10,7 +10,6 @@ from manor_bus.wire.messages.lifecycle import State
 from manor_lifecycle.domain.pieces import (
     DISK_CAUSES,
     LOOK,
-    alive,
     came_and_went,
     end_run,
     no_run,
@@ -74,7 +73,7 @@ def shutdown(core: Core, doing: Doing, now: Now) -> Next:
     remember = _remember(core, doing)
     if remember is not None:
         return remember
-    return ask(core, doing, now) if alive(core) else over(core, doing)
+    return ask(core, doing, now) if core.living else over(core, doing)
 
 
 def destroy(core: Core, doing: Doing, now: Now) -> Next:
@@ -95,26 +94,14 @@ def end(core: Core, doing: Doing, now: Now) -> Next:
 
 def back_end(core: Core, doing: Doing, now: Now) -> Next:
     """A domain that runs on was not stopped."""
-    run = alive(core)
+    run = core.living
     if run is None:
         return DONE
-    noted = note("", stopped=True).fields and "remember that it was stopped" in doing.past
-    if core.kept.stopped and noted and core.kept.ended < run.run.incarnation:
+    if core.kept.stopped and core.kept.ended < run.run.incarnation:
         return note("forget that it was stopped", stopped=False)
-    return _stand_again(core, doing)
-
-
-def _stand_again(core: Core, doing: Doing) -> Next:
-    run = core.run
-    resumed = Step(Act.RESUME).text in doing.past and doing.before is State.PAUSED
-    if (
-        resumed
-        and run is not None
-        and run.activity is Activity.RUNS
-        and Step(Act.PAUSE).text not in doing.past
-    ):
-        return Step(Act.PAUSE)
-    return DONE
+    woken = doing.before is State.PAUSED and Step(Act.RESUME).text in doing.past
+    stands_again = woken and run.activity is Activity.RUNS and Step(Act.PAUSE).text not in doing.past
+    return Step(Act.PAUSE) if stands_again else DONE
 
 
 def save(core: Core, doing: Doing, now: Now) -> Next:
@@ -128,14 +115,15 @@ def save(core: Core, doing: Doing, now: Now) -> Next:
         return came_and_went(core)
     if run.activity is Activity.SLEEPS:
         return Step(Act.RESUME)
-    if image is None or image.id != doing.id or image.incarnation != run.run.incarnation:
+    ran_on = run.activity is not Activity.STANDS  # then what was saved is not what it is now
+    if image is None or image.id != doing.id or image.incarnation != run.run.incarnation or ran_on:
         return Step(Act.SAVE)
     return note("record the saved state", saved=f"saved/{core.uuid}.state", image=doing.id)
 
 
 def back_save(core: Core, doing: Doing, now: Now) -> Next:
     """It runs as before; what the record names already goes forward."""
-    run = alive(core)
+    run = core.living
     if core.kept.saved:
         return over(core, doing)
     image = core.image is not None and core.image.id == doing.id

@@ -166,8 +166,6 @@ def _step_ended(core: Core, event: StepEnded, now: Now) -> Taken:
     if doing is None:
         tidied = core.tidied + 1 if error is not None or event.step.act is Act.DESTROY else 0
         pause = TIDY_PAUSES_S[min(max(tidied - 1, 0), len(TIDY_PAUSES_S) - 1)]
-        if error is None and event.step.act is Act.NOTE:
-            core = replace(core, owed={})
         return replace(core, tidied=tidied, tidy_at=now.at + pause), []
     doing = failed(doing, event, now) if error is not None else goes_on(core, doing, event, now)
     return replace(core, doing=doing), []

@@ -11,10 +11,10 @@ from manor_lifecycle.domain.values import UNREADABLE, Core
 def tidy(core: Core) -> Step | None:
     """Return the next clean-up of a domain with nothing under way."""
     run, kept = core.run, core.kept
-    if core.record is not None and kept.node not in (core.place.node, UNREADABLE):
-        return Step(Act.DESTROY) if run is not None and run.ours else None
     if run is not None and not run.ours:
         return None
+    if core.anothers:
+        return Step(Act.DESTROY) if run is not None else _links(core)
     if run is not None and run.run.incarnation <= kept.ended:
         return Step(Act.DESTROY)
     if core.owed:
@@ -33,6 +33,8 @@ def _record(core: Core) -> Step | None:
         return note("record that there is a run", run=True, incarnation=run.run.incarnation)
     if run is None and kept.run:
         return note("record that the run ended", run=False)
+    if core.living is not None and kept.stopped:
+        return note("forget that it was stopped", stopped=False)
     return note("let go of the document", deleting="") if kept.deleting else None
 
 

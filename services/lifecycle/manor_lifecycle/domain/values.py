@@ -223,6 +223,11 @@ class Core:
         return self.record is None or self.record.node == self.place.node
 
     @property
+    def anothers(self) -> bool:
+        """Whether another node owns it: nothing is begun here, and nothing goes on."""
+        return not self.mine and self.kept.node != UNREADABLE
+
+    @property
     def key(self) -> Run:
         """The present run, as adapters name it."""
         return self.run.run if self.run is not None else Run(self.uuid, self.kept.incarnation)

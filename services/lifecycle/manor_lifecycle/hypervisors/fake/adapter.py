@@ -40,6 +40,7 @@ from manor_lifecycle.hypervisors.fake.guest import FEATURES, Guest, seen, shown
 from manor_lifecycle.hypervisors.fake.screen import PICTURE, EchoConsole
 from manor_lifecycle.hypervisors.fake.store import Store, read_image, write_image, write_whole
 from manor_lifecycle.hypervisors.lanes import DESTROY_S, LOOK_S, Lanes
+from manor_lifecycle.hypervisors.seen import with_devices
 
 SHUTDOWN_S: Final = 0.05  # a guest takes so long to power off
 SAVE_STEPS: Final = 4
@@ -162,7 +163,7 @@ class FakeHypervisor:
             born=run.incarnation,
             boot=self._store.boot,
             up_since=self._clock(),
-            spec=spec,
+            spec=with_devices(spec, [one.device for one in creation.attachments]),
         )
         self._store.put(guest)
 

@@ -105,7 +105,8 @@ def seen(uuid: str, guest: Guest | None, now: float, unknown: str = "") -> Seen:
 
 
 def _run(guest: Guest, now: float) -> SeenRun:
-    activity = Activity.SLEEPS if guest.asleep else ACTIVITIES[guest.state]
+    sleeps = guest.asleep and guest.state is GuestState.RUNNING
+    activity = Activity.SLEEPS if sleeps else ACTIVITIES[guest.state]
     fresh = CauseWord.PRELAUNCH if activity is Activity.STANDS else CauseWord.NONE
     failed = next((device for device, io in guest.io.items() if io != "ok"), "")
     return SeenRun(
