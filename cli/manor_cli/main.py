@@ -225,7 +225,10 @@ def _opened(number: int, name: str, place: str) -> None:
 
 
 def _misused(app: App, error: click.UsageError) -> int:
-    """Tell a wrong command line in the form of every other error."""
+    """Tell a wrong command line in the form of every other error; a group alone shows what is in it."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        app.note(error.format_message())
+        return 2
     app.note(f"error: bad_request: {error.format_message()}")
     path = error.ctx.command_path if error.ctx else "manor"
     app.note(f"hint: {path} --help")

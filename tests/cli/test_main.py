@@ -67,6 +67,14 @@ def test_a_wrong_option_points_at_the_help_of_its_command():
     assert "hint: manor list --help" in ran.err
 
 
+@pytest.mark.parametrize("path", [path for path, one in ALL if isinstance(one, click.Group)])
+def test_a_group_alone_shows_what_is_in_it_and_calls_nothing_an_error(path):
+    ran = run(*path.split()[1:])
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.startswith(f"Usage: {path}")
+    assert "hint:" not in ran.err
+
+
 @pytest.mark.parametrize("kind", list(Kind))
 def test_every_kind_of_error_has_its_exit_code_and_says_what_to_do(kind):
     problem = Problem(path="spec.cpu.count", reason="too many")

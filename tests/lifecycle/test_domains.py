@@ -523,6 +523,16 @@ def test_a_document_that_is_being_deleted_is_left_alone_and_only_that_one_goes(t
     on_stage(tmp_path, scenario)
 
 
+def test_who_gives_no_reason_is_not_given_one(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        await scene.apply("web")
+        await scene.do(m.DomainDelete(name="web"))
+        history = await scene.operator.call(c.History(kind="Domain", name="web"), c.HistoryListed, timeout=10)
+        assert [(one.action, one.reason) for one in history.entries[:1]] == [("deleted", "")]
+
+    on_stage(tmp_path, scenario)
+
+
 def test_what_keeps_a_document_from_being_deleted_is_found_before_its_run_ends(tmp_path: Path) -> None:
     async def scenario(scene: Scene) -> None:
         await started(scene)

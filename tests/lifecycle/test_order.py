@@ -51,7 +51,7 @@ def test_a_start_says_what_it_needs_that_does_not_run(tmp_path: Path) -> None:
 def test_what_others_need_is_not_ended_in_passing(tmp_path: Path, verb: Any) -> None:
     async def scenario(scene: Scene) -> None:
         await site_of_three(scene)
-        with pytest.raises(ManorError, match="web run and need db") as refused:
+        with pytest.raises(ManorError, match="what needs db runs: web") as refused:
             await scene.call(verb(name="db"))
         assert "--with-users" in refused.value.hint
         assert (await scene.status("db")).state is State.RUNNING

@@ -29,6 +29,12 @@ def schema(type_name: str) -> dict[str, Any]:
     return {role: _without(_OPENAPI_ONLY, part, named=role == "$defs") for role, part in parts.items()}
 
 
+def document(kind: type[Message]) -> dict[str, Any]:
+    """Return the schema of one kind of document, with its own `$defs`."""
+    found: dict[str, Any] = _without(_OPENAPI_ONLY, msgspec.json.schema(kind))
+    return found
+
+
 def parts_of(entry: Call | Event) -> dict[str, type[Message]]:
     """Return the structs of a catalogue entry by the role they play."""
     if isinstance(entry, Event):

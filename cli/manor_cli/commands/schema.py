@@ -64,15 +64,13 @@ def _named(value: Any) -> Any:
 
 def _schema(name: str) -> Any:
     """Return the JSON Schema of a type, of a subject's present version, or of a kind of document."""
-    import msgspec
-
     from manor_bus.wire import schema as schemas
     from manor_bus.wire.messages import documents
     from manor_bus.wire.messages.catalogue import CALL_BY_SUBJECT
 
     kind = next((one for one in DOCUMENTS if one.lower() == name.lower()), "")
     if kind:
-        return msgspec.json.schema(getattr(documents, kind))
+        return schemas.document(getattr(documents, kind))
     type_name = CALL_BY_SUBJECT[name].type_name if name in CALL_BY_SUBJECT else name
     try:
         return schemas.schema(type_name)

@@ -154,14 +154,12 @@ async def _try_delete(work: Work) -> None:
 def _deletion(work: Work) -> Delete:
     """By uuid: whatever has the name by now is another one."""
     reference = Reference(kind="Domain", uuid=work.core.uuid)
-    reason = work.doing.reason or work.doing.kind
-    return Delete(references=(reference,), reason=reason, operation=work.doing.id)
+    return Delete(references=(reference,), reason=work.doing.reason, operation=work.doing.id)
 
 
 async def _rename(work: Work) -> Outcome:
     new = work.doing.arguments.new_name
-    reason = work.doing.reason or work.doing.kind
-    request = RenameDocument(kind="Domain", name=work.core.name, new_name=new, reason=reason)
+    request = RenameDocument(kind="Domain", name=work.core.name, new_name=new, reason=work.doing.reason)
     await _config(work, request)
     return Outcome(result={"name": new})
 

@@ -190,6 +190,7 @@ _HINTS: Final = MappingProxyType(
         (S.CRASHED, "start"): "Its remains are kept for inspection: destroy them first.",
         (S.FAILED, "start"): "Look at the reason, then clear it.",
         (S.SUSPENDED, "delete"): "Discard the saved state first, or force.",
+        **dict.fromkeys(((S.RUNNING, "delete"), (S.PAUSED, "delete")), "Shut it down first, or force."),
         (S.LOST, "destroy"): "Its node decides when it is back.",
     }
 )

@@ -98,7 +98,7 @@ def admit(core: Core, kind: str, arguments: Arguments) -> Yes | Already | No:
     if not waiting and kind in ("start", "restore") and (refusal := gate(core, kind)) is not None:
         return No(ManorError(refusal.kind, refusal.message, hint=refusal.hint))
     if kind in ("shutdown", "save") and core.users and not (arguments.with_users or arguments.force):
-        message = f"{', '.join(core.users)} run and need {core.name}"
+        message = f"what needs {core.name} runs: {', '.join(core.users)}"
         return No(denied_state(message, hint="Shut them down first, or all of them: --with-users."))
     if len(waiting) >= QUEUE_MAX:
         message = f"{len(waiting)} operations of this domain wait already"
