@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from manor_bus.wire.errors import Kind, ManorError, bad_request
+from manor_bus.wire.errors import Kind, ManorError, bad_request, unavailable
 from manor_bus.wire.messages import lifecycle as m
 from manor_bus.wire.messages.lifecycle import OperationState, State
 from manor_lifecycle.hypervisors import EndReason
@@ -188,6 +188,29 @@ def test_who_waits_for_a_provider_keeps_nobody_from_starting(tmp_path: Path) -> 
         assert (await scene.do(m.DomainStart(name="web"))).state is OperationState.DONE
         assert asyncio.get_running_loop().time() - began < 5
         there.set()
+
+    on_stage(tmp_path, scenario)
+
+
+def test_a_device_whose_provider_is_away_holds_no_later_one_back_and_comes_with_it(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        await started(scene)
+        connect, away = scene.devices.connect, [True]
+
+        async def answer(request: Any, context: Any) -> Any:
+            if away and request.key.id == "late":
+                raise unavailable("web/late is WAITING for provider nbd", delivered=True)
+            return await connect(request, context)
+
+        scene.devices.connect = answer  # type: ignore[method-assign]
+        await scene.home.kill("devices")
+        await scene.home.start("devices", scene.devices.open_room, Bare())
+        began = asyncio.get_running_loop().time()
+        await scene.apply("web", disks=[disk("late"), disk("more")])
+        await scene.until(lambda s: [d.id for d in s.devices if d.state == "CONNECTED"] == ["more"])
+        assert asyncio.get_running_loop().time() - began < 5
+        away.clear()
+        await scene.until(lambda s: not s.pending)
 
     on_stage(tmp_path, scenario)
 

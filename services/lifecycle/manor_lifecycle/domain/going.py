@@ -139,9 +139,7 @@ def exhausted(core: Core, doing: Doing, step: Step, now: Now) -> tuple[Core, Doi
     """Return where it goes when a step that failed is still missing and not to be tried again; None: try."""
     error = doing.error or error_of(Kind.INTERNAL, f"{step.text} failed")
     bounds, passes = step.bounds, error.kind in PASSING
-    if doing.back is None and passes and now.at - doing.failing_since < bounds.patience_s:
-        return None
-    if doing.back is None and error.kind is Kind.UNAVAILABLE and doing.tries < 2:
+    if doing.back is None and _tries_again(doing, step, error.kind, now):
         return None
     if (doing.back is not None or step.act is Act.DESTROY) and doing.tries < BACK_TRIES and passes:
         return None
@@ -159,6 +157,13 @@ def exhausted(core: Core, doing: Doing, step: Step, now: Now) -> tuple[Core, Doi
         return _with(core, goes_past, f"not undone {len(doing.result)}", said)
     turned = replace(again, back=error)
     return replace(core, doing=turned), turned
+
+
+def _tries_again(doing: Doing, step: Step, kind: Kind, now: Now) -> bool:
+    if doing.internal and step.act is Act.CONNECT and doing.kind in ("plug", "reconnect"):
+        return False  # the wish for it is asked again by itself, and meanwhile holds no later one back
+    patient = kind in PASSING and now.at - doing.failing_since < step.bounds.patience_s
+    return patient or (kind is Kind.UNAVAILABLE and doing.tries < 2)
 
 
 def _with(core: Core, doing: Doing, key: str, said: str) -> tuple[Core, Doing]:
