@@ -23,7 +23,7 @@ from manor_discovery import service as discovery_service
 from manor_discovery.settings import Settings as DiscoverySettings
 from manor_lifecycle import opening
 from manor_lifecycle import service as lifecycle_service
-from manor_lifecycle.hypervisors import fake
+from manor_lifecycle.hypervisors import SeenRun, fake
 from manor_lifecycle.opening import Opened
 from manor_lifecycle.settings import Settings
 from tests.lifecycle.doubles import Bare, Devices
@@ -122,6 +122,10 @@ class Scene:
 
         await self.operator.call(Find(kind="domain"), Found, timeout=10, on_part=part)
         return found
+
+    async def runs(self) -> list[SeenRun]:
+        """Return the runs that the hypervisor has."""
+        return [seen.run for seen in (await self.fake.look()).values() if seen.run is not None]
 
     async def operations(self, target: str = "", *, active: bool = False) -> tuple[Operation, ...]:
         """List operations, newest first."""

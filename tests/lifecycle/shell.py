@@ -24,7 +24,7 @@ from manor_lifecycle.domain.status import status
 from manor_lifecycle.domain.steps import Act
 from manor_lifecycle.domain.values import Doing, Now, Place
 from manor_lifecycle.domains import fresh
-from manor_lifecycle.hypervisors import GuestState
+from manor_lifecycle.hypervisors import Activity
 from manor_lifecycle.hypervisors.fake.guest import FEATURES
 from manor_lifecycle.hypervisors.seen import Seen
 from tests.lifecycle.world import NODE, RECORDS, UUID, World
@@ -331,16 +331,16 @@ def promised(world: World, doing: Doing) -> None:
 
 
 def _lives(world: World) -> bool:
-    return world.guest is not None and world.guest.state is not GuestState.ENDED
+    return world.guest is not None and world.guest.activity is not Activity.ENDED
 
 
 def _runs(world: World, doing: Doing) -> bool:
     """It runs, or stands if that was asked for; a run that was there before may do either."""
     guest = world.guest
-    if guest is None or guest.state is GuestState.ENDED:
+    if guest is None or guest.activity is Activity.ENDED:
         return False
     other = guest.incarnation != doing.incarnation
-    return other or (guest.state is GuestState.RUNNING) is not doing.arguments.paused
+    return other or (guest.activity is Activity.STANDS) is doing.arguments.paused
 
 
 def _has(world: World, doing: Doing) -> bool:
@@ -363,7 +363,7 @@ def _deleted(world: World, doing: Doing) -> bool:
 PROMISES: Final[dict[str, Callable[[World, Doing], bool]]] = {
     "start": _runs, "restart": _runs, "reboot": _runs, "restore": _runs, "resume": _runs,
     "reset": lambda world, doing: _lives(world),
-    "pause": lambda world, doing: _lives(world) and world.guest.state is GuestState.PAUSED,  # type: ignore[union-attr]
+    "pause": lambda world, doing: _lives(world) and world.guest.activity is Activity.STANDS,  # type: ignore[union-attr]
     "shutdown": lambda world, doing: world.guest is None,
     "destroy": lambda world, doing: world.guest is None,
     "end": lambda world, doing: world.guest is None,

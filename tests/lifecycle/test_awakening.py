@@ -13,11 +13,11 @@ from manor_bus.wire.messages import config as c
 from manor_bus.wire.messages import lifecycle as m
 from manor_bus.wire.messages.devices import DomainGone
 from manor_bus.wire.messages.lifecycle import OperationState, State
-from manor_lifecycle.hypervisors import GuestState
+from manor_lifecycle.hypervisors import Activity
 from manor_lifecycle.hypervisors.fake import Guest
 from tests.lifecycle.scene import Scene, disk, on_stage
 
-GUEST = Guest("u9", "theirs", 4, GuestState.RUNNING, 0.0)
+GUEST = Guest("u9", "theirs", 4, Activity.RUNS, 0.0)
 
 
 async def running(scene: Scene, **spec: Any) -> str:
@@ -69,7 +69,7 @@ def test_a_guest_that_somebody_paused_meanwhile_is_paused(tmp_path: Path) -> Non
     async def scenario(scene: Scene) -> None:
         uuid = await running(scene)
         await scene.kill()
-        change_guest(scene, uuid, state=GuestState.PAUSED)
+        change_guest(scene, uuid, activity=Activity.STANDS)
         await scene.restart()
         await scene.until(State.PAUSED)
 
@@ -96,7 +96,7 @@ def test_a_guest_that_is_not_ours_is_shown_and_left_alone(tmp_path: Path) -> Non
         await scene.restart()
         status = await scene.until(State.FOREIGN, "theirs")
         assert status.allowed == ()
-        assert len(await scene.fake.domains()) == 1
+        assert len(await scene.runs()) == 1
 
     on_stage(tmp_path, scenario)
 
@@ -126,7 +126,7 @@ def test_a_run_from_before_the_present_one_is_ended(tmp_path: Path) -> None:
         change_guest(scene, uuid, incarnation=1)
         await scene.restart()
         await scene.until(State.DEFINED)
-        assert await scene.fake.domains() == ()
+        assert await scene.runs() == []
 
     on_stage(tmp_path, scenario)
 
@@ -151,7 +151,7 @@ def test_a_domain_that_another_node_took_over_ends_here(tmp_path: Path) -> None:
         await given_to(scene, uuid, "n2")
         await scene.kill()
         await scene.restart()
-        while await scene.fake.domains():
+        while await scene.runs():
             await scene.operations()
         assert await scene.facts() == {}
 

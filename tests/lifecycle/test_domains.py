@@ -14,13 +14,11 @@ from manor_bus.wire.messages import lifecycle as m
 from manor_bus.wire.messages.devices import ConnectionState, DeviceKey, DomainGone
 from manor_bus.wire.messages.lifecycle import OperationState, State
 from manor_lifecycle.hypervisors import (
+    Activity,
     CauseWord,
-    Ended,
+    Changed,
     EndReason,
-    ForeignChanged,
-    GuestState,
     Run,
-    RunningDomain,
 )
 from manor_lifecycle.hypervisors.fake.guest import Guest
 from tests.lifecycle.scene import Scene, disk, on_stage, silent
@@ -102,7 +100,7 @@ def test_remains_are_kept_until_somebody_destroys_them(tmp_path: Path) -> None:
         assert (await scene.do(m.DomainDestroy(name="web"))).state is OperationState.DONE
         await asyncio.sleep(5)
         assert (await scene.status()).state is State.DEFINED
-        assert await scene.fake.domains() == ()
+        assert await scene.runs() == []
 
     on_stage(tmp_path, scenario)
 
@@ -166,11 +164,11 @@ def test_destroy_ends_the_wait_for_the_next_run(tmp_path: Path) -> None:
     on_stage(tmp_path, scenario)
 
 
-def test_news_of_an_older_run_are_dropped(tmp_path: Path) -> None:
+def test_news_without_anything_new_change_nothing(tmp_path: Path) -> None:
     async def scenario(scene: Scene) -> None:
         uuid = await started(scene)
         await scene.do(m.DomainReboot(name="web"))
-        scene.fake.say(Ended(Run(uuid, 1), EndReason.CRASH))
+        scene.fake.say(Changed(uuid))
         await asyncio.sleep(1)
         status = await scene.status()
         assert (status.state, status.incarnation) == (State.RUNNING, 2)
@@ -239,13 +237,11 @@ def test_a_pause_that_came_late_is_shown(tmp_path: Path) -> None:
         await started(scene)
         scene.fake.faults.next("pause", "late")
         assert (await scene.do(m.DomainPause(name="web"))).state is OperationState.DONE
-        there = scene.fake.domains()
-        assert (await scene.status()).state is RUNS[(await there)[0].state]
+        (run,) = await scene.runs()
+        assert run.activity is Activity.STANDS
+        assert (await scene.status()).state is State.PAUSED
 
     on_stage(tmp_path, scenario)
-
-
-RUNS = {GuestState.RUNNING: State.RUNNING, GuestState.PAUSED: State.PAUSED}
 
 
 def test_a_run_that_vanished_without_a_word_is_noticed_by_the_next_operation(tmp_path: Path) -> None:
@@ -311,10 +307,10 @@ def test_a_hung_device_model_may_be_left_alone(tmp_path: Path) -> None:
 def test_a_guest_that_the_hypervisor_stopped_is_shown_paused_with_the_reason(tmp_path: Path) -> None:
     async def scenario(scene: Scene) -> None:
         uuid = await started(scene)
-        scene.fake.change(uuid, state=GuestState.PAUSED, cause=CauseWord.IO_ERROR, io={"root": "failed"})
+        scene.fake.change(uuid, activity=Activity.STANDS, cause=CauseWord.IO_ERROR, io={"root": "failed"})
         status = await scene.until(State.PAUSED)
         assert status.reason == "io-error on disk root"
-        scene.fake.change(uuid, state=GuestState.RUNNING, cause=CauseWord.NONE, io={})
+        scene.fake.change(uuid, activity=Activity.RUNS, cause=CauseWord.NONE, io={})
         assert (await scene.until(State.RUNNING)).reason == ""
 
     on_stage(tmp_path, scenario)
@@ -323,17 +319,16 @@ def test_a_guest_that_the_hypervisor_stopped_is_shown_paused_with_the_reason(tmp
 def test_a_guest_that_is_not_ours_is_listed_and_never_touched(tmp_path: Path) -> None:
     async def scenario(scene: Scene) -> None:
         await scene.apply("web")
-        guest = RunningDomain("other-uuid", "web", 0, GuestState.RUNNING, ours=False)
-        shown = Guest("other-uuid", "web", 0, GuestState.RUNNING, 0.0, ours=False, cpus=2, memory_mib=64)
-        scene.fake._store.put(shown)
-        scene.fake.say(ForeignChanged("other-uuid", guest))
+        guest = Guest("other-uuid", "web", 0, Activity.RUNS, 0.0, ours=False, cpus=2, memory_mib=64)
+        scene.fake._store.put(guest)
+        scene.fake.say(Changed("other-uuid", foreign="web"))
         status = await scene.until(State.FOREIGN, "foreign-web")
         assert (status.allowed, status.cpus) == ((), 2)
         operation = scene.call(m.DomainDestroy(name="foreign-web"))
         with pytest.raises(Exception, match="FOREIGN"):
             await operation
         del scene.fake._store.there["other-uuid"]
-        scene.fake.say(ForeignChanged("other-uuid", None))
+        scene.fake.say(Changed("other-uuid"))
         await asyncio.sleep(1)
         assert set(await scene.facts()) == {"web"}
 
@@ -438,8 +433,8 @@ def test_disks_and_nics_are_plugged_and_unplugged_live(tmp_path: Path) -> None:
         await scene.apply("web", disks=[disk(), disk("more")], nics=[{"id": "net"}])
         status = await scene.until(lambda s: len(s.devices) == 3 and not s.pending)
         assert {d.state for d in status.devices} == {"CONNECTED"}
-        (guest,) = await scene.fake.domains()
-        assert set(guest.devices) == {"root", "more", "net"}
+        (run,) = await scene.runs()
+        assert {device.id for device in run.devices} == {"root", "more", "net"}
         await scene.apply("web", disks=[disk()])
         await scene.until(lambda s: len(s.devices) == 1 and not s.pending)
         assert {name for _, name in scene.devices.open} == {"root"}

@@ -163,7 +163,7 @@ EVENTS: tuple[Any, ...] = (
     *(StepEnded(Step(act), error) for act in Act for error in (None, ERROR)),
     NeedsAre(("db",), ("shop",), "u2"),
     PlaceIs(replace(PLACE, phase="closing")),
-    Hint("something", heard=True),
+    Hint(heard=True),
     Progress(0.5),
     Tick(),
 )

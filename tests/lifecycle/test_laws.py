@@ -36,7 +36,7 @@ from manor_lifecycle.domain.steps import DONE, Act, Step, note
 from manor_lifecycle.domain.values import Arguments, Core, Doing, Now
 from manor_lifecycle.domain.verbs import Yes, admit, may_cancel, under_way
 from manor_lifecycle.domain.wishes import differences
-from manor_lifecycle.hypervisors import Activity, CauseWord, EndReason, GuestState
+from manor_lifecycle.hypervisors import Activity, CauseWord, EndReason
 from tests.lifecycle.shell import Shell, error
 from tests.lifecycle.world import NODE, UUID, World
 
@@ -183,7 +183,7 @@ def agree(world: World) -> None:
         return
     assert kept is not None
     assert not kept.saved, "it runs, and is saved"
-    if guest.state is GuestState.ENDED:
+    if guest.activity is Activity.ENDED:
         assert state(core) is State.CRASHED
         return
     assert not kept.stopped, "it runs, and is stopped on purpose"
@@ -200,7 +200,7 @@ def _excused(world: World, found: Any) -> bool:
     assert shell is not None
     ask_ = shell.core.asks.get(found.key)
     halted = world.document is not None and world.document.spec.run is RunPolicy.HALTED
-    stands = guest.state is not GuestState.RUNNING or guest.asleep
+    stands = guest.activity is not Activity.RUNS
     return halted or (ask_ is not None and ask_.barred) or (found.kind == "unplug" and stands)
 
 

@@ -13,6 +13,7 @@ from manor_bus.wire.messages import Done
 from manor_bus.wire.messages import lifecycle as m
 from manor_bus.wire.messages.guests import GuestEnded, GuestsEnded, GuestsShutDown, GuestsStart
 from manor_bus.wire.messages.lifecycle import OperationState, State
+from manor_lifecycle.hypervisors import Activity, CauseWord, EndReason
 from manor_lifecycle.operations import Booted
 from tests.lifecycle.scene import Scene, on_stage
 
@@ -174,7 +175,7 @@ def test_domains_start_with_the_node_in_their_order_with_their_delays(tmp_path: 
 
 def test_the_story_of_a_domain_is_told(tmp_path: Path) -> None:
     async def scenario(scene: Scene) -> None:
-        await scene.apply("web")
+        uuid = await scene.apply("web", on_crash="preserve")
         await scene.do(m.DomainStart(name="web"))
         await scene.do(m.DomainPause(name="web"))
         story = await scene.operator.call(m.DomainStory(name="web"), m.Story, timeout=5)
@@ -183,6 +184,13 @@ def test_the_story_of_a_domain_is_told(tmp_path: Path) -> None:
         assert ("create the guest: done", "STARTING") in told
         assert told[-1][1] == "PAUSED"
         assert len(story.entries) <= 50
+        scene.fake.end(uuid, EndReason.CRASH, "panic", kept=True)
+        await scene.until(State.CRASHED)
+        story = await scene.operator.call(m.DomainStory(name="web"), m.Story, timeout=5)
+        assert (story.entries[-1].event, story.entries[-1].state) == (
+            "its run ended: crash: panic",
+            "CRASHED",
+        )
 
     on_stage(tmp_path, scenario)
 
@@ -192,7 +200,7 @@ def test_a_guest_that_sleeps_is_shown_and_woken(tmp_path: Path) -> None:
         uuid = await scene.apply("web")
         await scene.do(m.DomainStart(name="web"))
         for verb in (m.DomainResume, m.DomainShutdown):
-            scene.fake.change(uuid, asleep=True)
+            scene.fake.change(uuid, activity=Activity.SLEEPS)
             await scene.until(lambda s: "ASLEEP" in s.conditions)
             assert (await scene.do(verb(name="web"))).state is OperationState.DONE
             if verb is m.DomainResume:
@@ -204,11 +212,9 @@ def test_a_guest_that_sleeps_is_shown_and_woken(tmp_path: Path) -> None:
 
 def test_resume_after_a_full_disk_waits_to_see_that_it_holds(tmp_path: Path) -> None:
     async def scenario(scene: Scene) -> None:
-        from manor_lifecycle.hypervisors import CauseWord, GuestState
-
         uuid = await scene.apply("web", disks=[{"id": "root", "source": "/images/root.raw"}])
         await scene.do(m.DomainStart(name="web"))
-        full = {"state": GuestState.PAUSED, "cause": CauseWord.NO_SPACE, "io": {"root": "nospace"}}
+        full = {"activity": Activity.STANDS, "cause": CauseWord.NO_SPACE, "io": {"root": "nospace"}}
         scene.fake.change(uuid, **full)
         await scene.until(State.PAUSED)
         resuming = await scene.call(m.DomainResume(name="web"))

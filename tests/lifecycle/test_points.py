@@ -23,7 +23,7 @@ from manor_bus.wire.messages import lifecycle as m
 from manor_bus.wire.messages.lifecycle import Operation, OperationState, State
 from manor_lifecycle import carrying
 from manor_lifecycle.carrying import CARRIES, Carry, Outcome, Work
-from manor_lifecycle.hypervisors import GuestState
+from manor_lifecycle.hypervisors import Activity
 from tests.lifecycle.scene import Scene, disk, on_stage
 
 ROOT, EXTRA = disk("root"), disk("extra")
@@ -133,7 +133,7 @@ CASES = {
 }
 TIDY_S = 6.0
 COUNTED: dict[str, list[str]] = {}
-RUNS = {State.RUNNING: GuestState.RUNNING, State.PAUSED: GuestState.PAUSED}
+RUNS = {State.RUNNING: Activity.RUNS, State.PAUSED: Activity.STANDS}
 
 
 async def check(scene: Scene, state: State, devices: set[str], where: str) -> None:
@@ -143,12 +143,12 @@ async def check(scene: Scene, state: State, devices: set[str], where: str) -> No
     status = await scene.status()
     assert status.state is state, (where, status)
     assert {name for _, name in scene.devices.open} == devices, where
-    there = {guest.state for guest in await scene.fake.domains()}
-    assert there == ({RUNS[state]} if state in RUNS else set()), where
+    runs = await scene.runs()
+    assert {run.activity for run in runs} == ({RUNS[state]} if state in RUNS else set()), where
     if state in RUNS:
-        (guest,) = await scene.fake.domains()
-        assert set(guest.devices) == devices, where
-        assert guest.incarnation == status.incarnation, where
+        (run,) = runs
+        assert {device.id for device in run.devices} == devices, where
+        assert run.run.incarnation == status.incarnation, where
     saved = {path.name for path in (scene.folder / "lifecycle" / "saved").iterdir()}
     assert saved == ({f"{status.uuid}.state"} if state is State.SUSPENDED else set()), where
     site = scene.opened[-1].site

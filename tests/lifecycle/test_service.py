@@ -144,7 +144,7 @@ def test_a_forced_delete_ends_the_run_and_what_was_saved(tmp_path: Path) -> None
         await asyncio.sleep(1)
         assert await scene.facts() == {}
         assert scene.devices.open == {}
-        assert await scene.fake.domains() == ()
+        assert await scene.runs() == []
 
     on_stage(tmp_path, scenario)
 
@@ -279,7 +279,7 @@ def test_a_cancelled_operation_is_undone(tmp_path: Path) -> None:
         assert "operator/admin" in cancelled.error.message
         assert (await scene.status()).state is State.DEFINED
         assert scene.devices.open == {}
-        assert await scene.fake.domains() == ()
+        assert await scene.runs() == []
         again = await scene.operator.call(m.OperationCancel(id=start.id), m.Operation, timeout=5)
         assert again == cancelled
 

@@ -10,7 +10,7 @@ import pytest
 
 from manor_bus.wire.messages import lifecycle as m
 from manor_bus.wire.messages.lifecycle import OperationState, State
-from manor_lifecycle.hypervisors import Activity, CauseWord, GuestState
+from manor_lifecycle.hypervisors import Activity, CauseWord
 from tests.lifecycle.scene import Scene, disk, on_stage
 
 
@@ -83,7 +83,7 @@ def test_what_cannot_be_asked_is_not_known_and_asked_again(tmp_path: Path) -> No
 def test_why_a_guest_stands_and_how_an_operation_failed_are_two_facts(tmp_path: Path) -> None:
     async def scenario(scene: Scene) -> None:
         uuid = await started(scene, disks=[disk()], shutdown_timeout_s=5)
-        scene.fake.change(uuid, state=GuestState.PAUSED, cause=CauseWord.NO_SPACE, io={"root": "nospace"})
+        scene.fake.change(uuid, activity=Activity.STANDS, cause=CauseWord.NO_SPACE, io={"root": "nospace"})
         status = await scene.until(State.PAUSED)
         assert status.cause == "no-space on disk root"
         scene.fake.faults.next("resume", "fail")
@@ -102,7 +102,7 @@ def test_why_a_guest_stands_and_how_an_operation_failed_are_two_facts(tmp_path: 
 def test_after_a_restart_of_the_service_the_cause_is_still_known(tmp_path: Path) -> None:
     async def scenario(scene: Scene) -> None:
         uuid = await started(scene, disks=[disk()])
-        scene.fake.change(uuid, state=GuestState.PAUSED, cause=CauseWord.IO_ERROR, io={"root": "failed"})
+        scene.fake.change(uuid, activity=Activity.STANDS, cause=CauseWord.IO_ERROR, io={"root": "failed"})
         await scene.until(State.PAUSED)
         await scene.kill()
         await scene.restart()

@@ -23,7 +23,7 @@ from manor_lifecycle.carrying import Outcome, Work, _creation, _device
 from manor_lifecycle.domain import events as e
 from manor_lifecycle.domain.steps import Act
 from manor_lifecycle.domain.values import UNREADABLE, Held
-from manor_lifecycle.hypervisors import CauseWord, EndReason, GuestState
+from manor_lifecycle.hypervisors import Activity, CauseWord, EndReason
 from manor_lifecycle.hypervisors.fake.guest import Guest, seen
 from manor_lifecycle.hypervisors.seen import LastEnd, SavedImage, Seen, with_devices
 from manor_lifecycle.records import NOBODYS
@@ -128,29 +128,29 @@ class World:
 
     def end(self, reason: EndReason, *, kept: bool = False) -> None:
         guest = self.guest
-        if guest is None or guest.state is GuestState.ENDED:
+        if guest is None or guest.activity is Activity.ENDED:
             return
         self.said(f"the guest ends: {reason} kept={kept}")
         self.surprised = True
         guest.ended, guest.detail, guest.lasted_s = reason, "by chance", self.at - guest.up_since
         if kept:
-            guest.state = GuestState.ENDED
+            guest.activity = Activity.ENDED
         else:
             self.guest, self.ended = None, LastEnd(guest.incarnation, reason, "by chance")
-        self.tell(e.Hint(f"its run ended: {reason}"), 0.01)
+        self.tell(e.Hint(), 0.01)
 
     def stops(self, cause: CauseWord) -> None:
-        if self.guest is not None and self.guest.state is GuestState.RUNNING and not self.guest.asleep:
+        if self.guest is not None and self.guest.activity is Activity.RUNS:
             self.surprised = True
             self.said(f"the guest stands: {cause}")
             self.guest.stand(cause)
             self.tell(e.Hint(), 0.01)
 
     def sleeps(self) -> None:
-        if self.guest is not None and self.guest.state is GuestState.RUNNING:
+        if self.guest is not None and self.guest.activity is Activity.RUNS:
             self.surprised = True
             self.said("the guest sleeps")
-            self.guest.asleep = True
+            self.guest.activity = Activity.SLEEPS
             self.tell(e.Hint(), 0.01)
 
     def applied(self, document: Domain | None) -> None:
@@ -283,7 +283,7 @@ class World:
 
     def _there(self, work: Work) -> Guest:
         guest, key = self.guest, work.core.key
-        if guest is None or guest.state is GuestState.ENDED or guest.incarnation < key.incarnation:
+        if guest is None or guest.activity is Activity.ENDED or guest.incarnation < key.incarnation:
             raise ManorError(Kind.NOT_FOUND, "that run is not there")
         if guest.incarnation > key.incarnation:
             raise ManorError(Kind.STALE, "that run was followed by another")
@@ -300,7 +300,7 @@ class World:
         self.last, self.ended = number, None
         self.made.append(number)
         self.guest = Guest(
-            UUID, "web", number, GuestState.PAUSED, self.at, spec.cpu.count, spec.memory.size_mib,
+            UUID, "web", number, Activity.STANDS, self.at, spec.cpu.count, spec.memory.size_mib,
             devices={one.device.id: one.descriptor.generation for one in made.attachments},
             born=number, up_since=self.at,
             spec=with_devices(spec, [one.device for one in made.attachments]),
@@ -321,12 +321,12 @@ class World:
 
     def pause(self, work: Work) -> None:
         guest = self._there(work)
-        if not guest.asleep:  # as older versions of QEMU
+        if guest.activity is not Activity.SLEEPS:  # as older versions of QEMU
             guest.stand(CauseWord.PERSON)
 
     def ask(self, work: Work) -> None:
         guest = self._there(work)
-        if guest.state is not GuestState.RUNNING or guest.asleep or self.deaf or self.happens(0.7):
+        if guest.activity is not Activity.RUNS or self.deaf or self.happens(0.7):
             return
 
         def powers_off() -> None:
@@ -370,7 +370,7 @@ class World:
 
     def unplug(self, work: Work) -> None:
         guest = self._there(work)
-        if guest.state is not GuestState.RUNNING or guest.asleep or self.happens(0.5):
+        if guest.activity is not Activity.RUNS or self.happens(0.5):
             key = work.born, work.step.device
             if key in self.links:
                 self.link(key, ConnectionState.DETACH_PENDING)

@@ -15,13 +15,12 @@ from manor_bus.wire.errors import not_found
 from manor_bus.wire.messages.devices import DeviceStatus
 from manor_bus.wire.messages.documents import Domain
 from manor_bus.wire.messages.lifecycle import State
-from manor_lifecycle import hypervisors
 from manor_lifecycle.domain.events import Hint, LinkIs, NeedsAre, PlaceIs, WishIs
 from manor_lifecycle.domain.states import state
 from manor_lifecycle.domain.tidy import tidy
 from manor_lifecycle.domain.values import Core, Place
 from manor_lifecycle.domain.wishes import wants_to_run
-from manor_lifecycle.hypervisors import HypervisorEvent, Seen
+from manor_lifecycle.hypervisors import Changed, Seen
 from manor_lifecycle.owner import Owner
 from manor_lifecycle.records import is_mine
 from manor_lifecycle.site import Site
@@ -210,33 +209,14 @@ class Domains:
 
     # --- what happens --------------------------------------------------------------------------------------
 
-    def happened(self, hypervisor: str, event: HypervisorEvent) -> None:
-        """A hypervisor reports something: a hint to look."""
-        if isinstance(event, hypervisors.ForeignChanged):
-            self._foreign(hypervisor, event)
-            return
-        uuid = event.uuid if isinstance(event, hypervisors.Changed) else event.run.uuid
-        owner = self.by_uuid.get(uuid)
-        if owner is None:
-            return
-        match event:
-            case hypervisors.Ended():
-                said = f"its run ended: {event.reason}" + (f", {event.detail}" if event.detail else "")
-                owner.take(Hint(said))
-            case hypervisors.GuestAnswered():
-                owner.take(Hint("the guest heard the request", heard=True))
-            case _:
-                owner.take(Hint())
-
-    def _foreign(self, hypervisor: str, event: hypervisors.ForeignChanged) -> None:
-        """A guest that is not ours is listed, and never touched (rule L18)."""
+    def happened(self, hypervisor: str, event: Changed) -> None:
+        """A hypervisor reports something: a hint to look. A guest that is not ours is listed (rule L18)."""
         owner = self.by_uuid.get(event.uuid)
-        if owner is None and event.domain is not None:
+        if owner is None and event.foreign:
             core = fresh(self._site, event.uuid, None, Seen(event.uuid))
-            name = self._free_name(event.domain.name or event.uuid)
-            owner = self.add(replace(core, name=name, hypervisor=hypervisor))
+            owner = self.add(replace(core, name=self._free_name(event.foreign), hypervisor=hypervisor))
         if owner is not None:
-            owner.take(Hint("a guest that is not ours"))
+            owner.take(Hint(heard=event.answered))
 
     def _free_name(self, name: str) -> str:
         name = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in name)[:48]

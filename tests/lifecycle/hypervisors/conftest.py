@@ -100,7 +100,7 @@ def living(place, saved):
             await hypervisor.resume(run)
             screen = Screen(await hypervisor.console(run))
             try:
-                yield hypervisor, run, screen, Story(hypervisor.events())
+                yield hypervisor, run, screen, Story(hypervisor)
             finally:
                 await screen.stream.close()
 

@@ -73,9 +73,10 @@ def _line(before: Core, core: Core, event: Event) -> str:
         case WishIs():
             return "the document changed" if event.document is not None else "the document is gone"
         case Hint():
-            return event.said or "something about the run changed"
+            return "something about the run changed"
         case SeenIs():
-            return "looked at"
+            news = core.last_end and core.last_end != before.last_end
+            return f"its run ended: {core.last_end}" if news else "looked at"
         case _:
             return type(event).__name__
 

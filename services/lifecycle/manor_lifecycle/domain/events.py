@@ -95,9 +95,8 @@ class PlaceIs:
 
 @dataclass(frozen=True, slots=True)
 class Hint:
-    """Something about the run is different: look again. `said` for the story; `heard`: the guest answered."""
+    """Something about the run is different: look again. `heard`: the guest answered."""
 
-    said: str = ""
     heard: bool = False
 
 

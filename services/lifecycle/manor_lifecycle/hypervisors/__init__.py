@@ -13,7 +13,7 @@ An adapter is an entry point of the group `manor.hypervisors`: an async factory
 - Runs outlive the service. After a restart `look` shows them again, with their incarnations.
 - An incarnation is made at most once: its number is noted durably before it is made, and that number and
   older ones are refused as `stale` afterwards.
-- Events are hints to look again; `Ended` and `GuestAnswered` alone say what a later look cannot show.
+- Events are hints to look again; a look shows what happened, also to whoever missed them.
 - What it did not create is listed with `ours=False` and never touched.
 - Only `ManorError` is raised for what can go wrong outside; anything else is a bug.
   `no_capacity`: not enough memory and the like; `denied_state`: the hypervisor cannot do that in this
@@ -25,7 +25,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -75,14 +74,6 @@ ENTRY_POINTS: Final = "manor.hypervisors"
 LEFTOVERS: Final[tuple[LeftoverKind, ...]] = ("variables", "console", "log", "record", "note")
 
 
-class GuestState(StrEnum):
-    """What the hypervisor says about a run."""
-
-    PAUSED = "paused"
-    RUNNING = "running"
-    ENDED = "ended"  # its remains are kept until `destroy`
-
-
 @dataclass(frozen=True, slots=True)
 class Attachment:
     """A device of the document with the descriptor of its prepared back end."""
@@ -107,22 +98,6 @@ class Creation:
 
 
 @dataclass(frozen=True, slots=True)
-class RunningDomain:
-    """One guest as the hypervisor sees it. `incarnation` is 0 when it is not ours."""
-
-    uuid: str
-    name: str
-    incarnation: int
-    state: GuestState
-    ours: bool = True
-    ended: EndReason | None = None  # when state is ENDED and the reason is known
-    cpus: int = 0
-    memory_mib: int = 0
-    started: float = 0.0  # seconds since 1970
-    devices: tuple[str, ...] = ()  # ids of attached disks, nics and channels
-
-
-@dataclass(frozen=True, slots=True)
 class Description:
     """The adapter and the machine it drives. `accelerators`: those that really ran guest code."""
 
@@ -133,89 +108,18 @@ class Description:
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
-    """The run is over without `destroy`. `kept`: its remains stay until `destroy` (for preserve, coredump);
-    otherwise everything of it is already released."""
-
-    run: Run
-    reason: EndReason
-    detail: str = ""
-    kept: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class ShutdownAcknowledged:
-    """The guest has seen the request to shut down (where the hypervisor can tell)."""
-
-    run: Run
-
-
-@dataclass(frozen=True, slots=True)
-class Unplugged:
-    """The guest let a device go: late after a refused or timed-out `unplug`, or by itself."""
-
-    run: Run
-    device: str
-
-
-@dataclass(frozen=True, slots=True)
-class Stopped:
-    """The virtual CPUs stopped without `pause`, for example after an I/O error."""
-
-    run: Run
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Continued:
-    """The virtual CPUs run again without `resume`."""
-
-    run: Run
-
-
-@dataclass(frozen=True, slots=True)
-class Hung:
-    """The device model has been silent for longer than the adapter's bound. Said once per silence."""
-
-    run: Run
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class Answering:
-    """The device model answers again after `Hung`."""
-
-    run: Run
-
-
-@dataclass(frozen=True, slots=True)
-class Resized:
-    """The guest's memory (after ballooning) or number of virtual CPUs is now this."""
-
-    run: Run
-    memory_mib: int
-    cpus: int
-
-
-@dataclass(frozen=True, slots=True)
-class ForeignChanged:
-    """A guest that is not ours appeared, changed (`domain`) or went away (None)."""
-
-    uuid: str
-    domain: RunningDomain | None
-
-
-@dataclass(frozen=True, slots=True)
 class Changed:
-    """Something about this domain's run is different: look again."""
+    """Something about this domain is different: look again.
+
+    `answered`: the guest has seen the request to shut down, which no look shows, and not all can tell.
+    `foreign`: the name of a guest that is not ours, and may not be known yet.
+    """
 
     uuid: str
+    answered: bool = False
+    foreign: str = ""
 
 
-GuestAnswered = ShutdownAcknowledged  # the name it goes by when the old calls have gone
-
-RunEvent = Ended | ShutdownAcknowledged | Unplugged | Stopped | Continued | Hung | Answering | Resized
-HypervisorEvent = RunEvent | ForeignChanged | Changed
 Progress = Callable[[float], None]  # 0 to 1
 
 
@@ -245,9 +149,6 @@ class Hypervisor(Protocol):
     async def describe(self) -> Description:
         """Return what this is and what it can do. Accelerators are probed by running guest code."""
 
-    async def domains(self) -> tuple[RunningDomain, ...]:
-        """Return all guests, ours and foreign. One that ended while nobody watched is ENDED or absent."""
-
     async def look(self, uuid: str | None = None) -> Mapping[str, Seen]:
         """Return what is there, of one domain (it is in the answer in any case) or of all.
 
@@ -275,7 +176,7 @@ class Hypervisor(Protocol):
         """Stop the virtual CPUs."""
 
     async def shutdown(self, run: Run) -> None:
-        """Ask the guest to power off and return at once; `Ended(poweroff)` follows if it does."""
+        """Ask the guest to power off and return at once."""
 
     async def reset(self, run: Run, incarnation: int) -> None:
         """Press the reset button; from now on the run carries the new incarnation, also after a restart."""
@@ -283,7 +184,7 @@ class Hypervisor(Protocol):
     async def destroy(self, run: Run) -> None:
         """End the run without asking and release everything of it. Returns when it is gone.
 
-        `timeout` when the hypervisor still holds it after the adapter's bound (a zombie). No `Ended` follows.
+        `timeout` when the hypervisor still holds it after the adapter's bound (a zombie).
         """
 
     async def plug(self, run: Run, attachment: Attachment) -> None:
@@ -296,8 +197,8 @@ class Hypervisor(Protocol):
         """Detach a device; returns when the guest let it go.
 
         Safe (`force=False`): `denied_state` with the guest's reason when it refused, `timeout` when it did
-        not answer within `timeout_s`. The device stays attached and usable; `Unplugged` follows if the guest
-        lets go later. Force: it is gone on return, whatever the guest says; `bad_request` if impossible.
+        not answer within `timeout_s`. The device stays attached and usable; the guest may let go later.
+        Force: it is gone on return, whatever the guest says; `bad_request` if impossible.
         """
 
     async def save(self, run: Run, path: Path, progress: Progress, image: str = "") -> SavedImage:
@@ -325,13 +226,13 @@ class Hypervisor(Protocol):
         """Write the guest's memory to `path` for a debugger; also for a kept ENDED run."""
 
     async def set_memory(self, run: Run, memory_mib: int) -> None:
-        """Ask the balloon for a size up to the spec's maximum; returns at once, `Resized` follows."""
+        """Ask the balloon for a size up to the spec's maximum; returns at once, the guest takes its time."""
 
     async def set_cpus(self, run: Run, count: int) -> None:
         """Make the number of virtual CPUs `count`, up to the spec's maximum."""
 
     async def rename(self, run: Run, name: str) -> None:
-        """Show the run under another name, also in `domains()` after a restart."""
+        """Show the run under another name, also after a restart."""
 
     async def nmi(self, run: Run) -> None:
         """Send a non-maskable interrupt."""
@@ -342,7 +243,7 @@ class Hypervisor(Protocol):
     async def console(self, run: Run) -> ConsoleStream:
         """Open the serial console."""
 
-    def events(self) -> AsyncIterator[HypervisorEvent]:
+    def events(self) -> AsyncIterator[Changed]:
         """Return what happens, in order per run, from now on. One consumer; ends with `close`."""
 
     async def close(self) -> None:

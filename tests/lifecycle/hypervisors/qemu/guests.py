@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +17,14 @@ from pathlib import Path
 from manor_bus.wire.messages.devices import Descriptor
 from manor_bus.wire.messages.documents import Boot, Channel, Cpu, Disk, DomainSpec, Memory, Nic
 from manor_lifecycle.hypervisors import (
+    Activity,
     AdapterSettings,
     Attachment,
     ConsoleStream,
     Creation,
-    HypervisorEvent,
     Run,
+    Seen,
+    SeenRun,
 )
 from manor_lifecycle.hypervisors.qemu import options, program
 from manor_lifecycle.hypervisors.qemu.adapter import QemuHypervisor
@@ -146,21 +148,29 @@ class Place:
             await adapter.close()
 
 
-@dataclass
 class Story:
-    """Collects what an adapter tells."""
+    """Looks at the one guest whenever the adapter says that something is different."""
 
-    told: AsyncIterator[HypervisorEvent]
-    past: list[HypervisorEvent] = field(default_factory=list)
+    def __init__(self, hypervisor: QemuHypervisor) -> None:
+        self._hypervisor, self._told = hypervisor, hypervisor.events()
 
-    async def until(self, kind: type[HypervisorEvent]) -> HypervisorEvent:
-        """Return the next event of a kind."""
+    async def until(self, holds: Callable[[Seen], bool]) -> Seen:
+        """Return what is there when that holds."""
         async with asyncio.timeout(PATIENCE_S):
-            async for event in self.told:
-                self.past.append(event)
-                if isinstance(event, kind):
-                    return event
-        raise AssertionError(f"no {kind.__name__}: {self.past}")
+            while not holds(seen := (await self._hypervisor.look(UUID))[UUID]):
+                await anext(self._told)
+            return seen
+
+    async def end(self) -> SeenRun:
+        """Return the run when it has ended."""
+        seen = await self.until(lambda seen: seen.run is not None and seen.run.activity is Activity.ENDED)
+        assert seen.run is not None
+        return seen.run
+
+
+async def run_of(hypervisor: QemuHypervisor) -> SeenRun | None:
+    """Return the run of the one guest."""
+    return (await hypervisor.look(UUID))[UUID].run
 
 
 def process_facts(pid: int) -> dict[str, str]:

@@ -13,10 +13,10 @@ import pytest
 
 from manor_bus.wire.errors import Kind, ManorError
 from manor_host import processes
-from manor_lifecycle.hypervisors import Activity, Ended, EndReason, GuestState, Hung, LastEnd, Run, Seen, load
+from manor_lifecycle.hypervisors import Activity, EndReason, LastEnd, Run, Seen, load
 from manor_lifecycle.hypervisors.qemu import folder, open_hypervisor
 from manor_lifecycle.hypervisors.qemu.folder import RECORD
-from tests.lifecycle.hypervisors.qemu.guests import ROOT, UUID, Screen, Story, pid_of
+from tests.lifecycle.hypervisors.qemu.guests import ROOT, UUID, Screen, Story, pid_of, run_of
 
 pytestmark = pytest.mark.qemu
 
@@ -40,10 +40,6 @@ asyncio.run(main(*map(Path, sys.argv[1:])))
 """
 
 
-async def ours(hypervisor):
-    return [one for one in await hypervisor.domains() if one.ours]
-
-
 async def killed_service(place, saved):
     """Let another process start a guest, kill that process, return the guest's process id."""
     service = await asyncio.create_subprocess_exec(
@@ -61,9 +57,9 @@ async def test_a_guest_outlives_its_service_and_is_found_again(place, saved):
     pid = await killed_service(place, saved)
     async with place.hypervisor() as hypervisor:
         assert pid_of(hypervisor) == pid
-        (domain,) = await ours(hypervisor)
-        assert (domain.incarnation, domain.state) == (2, GuestState.RUNNING)
-        assert domain.devices == ("root", "net")
+        found = await run_of(hypervisor)
+        assert (found.run, found.activity) == (Run(UUID, 2), Activity.RUNS)
+        assert [one.id for one in found.devices] == ["root", "net"]
         run = Run(UUID, 2)
         screen = Screen(await hypervisor.console(run))
         assert await screen.ask("echo still here") == "still here"
@@ -75,10 +71,10 @@ async def test_a_guest_outlives_its_service_and_is_found_again(place, saved):
 async def test_a_guest_that_was_killed_meanwhile_is_listed_as_ended_until_it_is_destroyed(place, saved):
     os.kill(await killed_service(place, saved), signal.SIGKILL)
     async with place.hypervisor() as hypervisor:
-        (domain,) = await ours(hypervisor)
-        assert (domain.state, domain.ended) == (GuestState.ENDED, EndReason.DEVICE_MODEL)
+        found = await run_of(hypervisor)
+        assert (found.activity, found.end) == (Activity.ENDED, EndReason.DEVICE_MODEL)
         await hypervisor.destroy(Run(UUID, 2))
-        assert await ours(hypervisor) == []
+        assert await run_of(hypervisor) is None
 
 
 async def test_a_process_number_that_belongs_to_somebody_else_is_not_trusted(place, saved):
@@ -86,7 +82,7 @@ async def test_a_process_number_that_belongs_to_somebody_else_is_not_trusted(pla
     file = place.folder / "qemu" / UUID / RECORD
     file.write_text(json.dumps(json.loads(file.read_text()) | {"pid": os.getpid()}))
     async with place.hypervisor() as hypervisor:
-        assert [one.state for one in await ours(hypervisor)] == [GuestState.ENDED]
+        assert (await run_of(hypervisor)).activity is Activity.ENDED
         await hypervisor.destroy(Run(UUID, 2))  # and this process is still there
 
 
@@ -95,7 +91,6 @@ async def test_a_guest_of_an_earlier_boot_of_this_machine_is_forgotten(place, sa
     file = place.folder / "qemu" / UUID / RECORD
     file.write_text(json.dumps(json.loads(file.read_text()) | {"boot_id": "another"}))
     async with place.hypervisor() as hypervisor:
-        assert await ours(hypervisor) == []
         assert (await hypervisor.look())[UUID].ended == LastEnd(
             2, EndReason.UNKNOWN, "the machine started anew"
         )
@@ -122,8 +117,8 @@ async def test_the_end_of_a_guest_with_an_unreadable_record_is_noticed(place, sa
     (place.folder / "qemu" / UUID / RECORD).write_text("{")
     async with place.hypervisor() as hypervisor:
         os.kill(pid, signal.SIGKILL)
-        assert (await Story(hypervisor.events()).until(Ended)).run == Run(UUID, 2)
-        assert (await hypervisor.look())[UUID].unknown == ""
+        seen = await Story(hypervisor).until(lambda seen: not seen.unknown)
+        assert (seen.run, seen.ended.incarnation) == (None, 2)
 
 
 async def test_the_end_of_a_guest_is_noticed_when_its_record_cannot_be_written(place, monkeypatch):
@@ -131,7 +126,7 @@ async def test_the_end_of_a_guest_is_noticed_when_its_record_cannot_be_written(p
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     async with place.hypervisor() as hypervisor:
-        story = Story(hypervisor.events())
+        story = Story(hypervisor)
         await hypervisor.create(place.creation(place.bare()))
         monkeypatch.setattr(folder, "write_record", full)
         for call in (hypervisor.plug(Run(UUID, 1), place.disk("more")), hypervisor.rename(Run(UUID, 1), "x")):
@@ -140,8 +135,7 @@ async def test_the_end_of_a_guest_is_noticed_when_its_record_cannot_be_written(p
             assert refused.value.kind is Kind.NO_CAPACITY
         assert [one.id for one in (await hypervisor.look(UUID))[UUID].run.devices] == []
         os.kill(pid_of(hypervisor), signal.SIGKILL)
-        assert (await story.until(Ended)).reason is EndReason.KILLED
-        assert (await hypervisor.look(UUID))[UUID].run.activity is Activity.ENDED
+        assert (await story.end()).end is EndReason.KILLED
         await hypervisor.destroy(Run(UUID, 1))
         with pytest.raises(ManorError) as refused:
             await hypervisor.create(place.creation(place.bare(), incarnation=2))
@@ -154,7 +148,7 @@ async def test_a_guest_whose_service_died_while_making_it_is_cleared_away(place,
     file = place.folder / "qemu" / UUID / RECORD
     file.write_text(json.dumps(json.loads(file.read_text()) | {"pid": 0, "started_ticks": 0}))
     async with place.hypervisor() as hypervisor:
-        assert await ours(hypervisor) == []
+        assert await run_of(hypervisor) is None
         assert processes.started_ticks(pid) == 0
 
 
@@ -162,8 +156,8 @@ async def test_a_stopped_process_does_not_keep_the_service_from_starting(place, 
     pid = await killed_service(place, saved)
     os.kill(pid, signal.SIGSTOP)
     async with place.hypervisor() as hypervisor:
-        assert [one.incarnation for one in await ours(hypervisor)] == [2]
-        assert (await Story(hypervisor.events()).until(Hung)).run == Run(UUID, 2)
+        seen = await Story(hypervisor).until(lambda seen: bool(seen.unknown))
+        assert seen.run.run == Run(UUID, 2)
         os.kill(pid, signal.SIGCONT)
         screen = Screen(await hypervisor.console(Run(UUID, 2)))
         assert await screen.ask("echo here") == "here"
@@ -206,12 +200,12 @@ async def test_the_same_run_is_made_once_and_other_runs_are_refused(place):
 
 async def test_the_remains_of_an_ended_run_make_place_for_the_next(place):
     async with place.hypervisor() as hypervisor:
-        story = Story(hypervisor.events())
+        story = Story(hypervisor)
         await hypervisor.create(place.creation(place.bare()))
         os.kill(pid_of(hypervisor), signal.SIGKILL)
-        await story.until(Ended)
+        await story.end()
         await hypervisor.create(place.creation(place.bare(), incarnation=2))
-        assert [one.incarnation for one in await ours(hypervisor)] == [2]
+        assert (await run_of(hypervisor)).run == Run(UUID, 2)
 
 
 async def test_a_reset_is_the_same_machine_from_the_beginning_as_a_new_run(living, place):
@@ -233,7 +227,7 @@ async def test_a_renamed_guest_has_its_name_after_a_restart(place):
         await hypervisor.create(place.creation(place.bare()))
         await hypervisor.rename(Run(UUID, 1), "shop")
     async with place.hypervisor() as hypervisor:
-        assert [one.name for one in await ours(hypervisor)] == ["shop"]
+        assert (await run_of(hypervisor)).name == "shop"
 
 
 async def test_a_guest_of_somebody_else_is_seen_and_left_alone(place):
@@ -243,8 +237,8 @@ async def test_a_guest_of_somebody_else_is_seen_and_left_alone(place):
     )
     try:
         async with place.hypervisor() as hypervisor:
-            (seen,) = [one for one in await hypervisor.domains() if one.uuid == name]
-            assert (seen.name, seen.ours, seen.incarnation, seen.memory_mib) == ("other", False, 0, 16)
+            seen = (await hypervisor.look())[name].run
+            assert (seen.name, seen.ours, seen.run, seen.memory_mib) == ("other", False, Run(name, 0), 16)
             with pytest.raises(ManorError) as refused:
                 await hypervisor.pause(Run(name, 0))
             assert refused.value.kind is Kind.NOT_FOUND

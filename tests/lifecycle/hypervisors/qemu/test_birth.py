@@ -11,7 +11,15 @@ from manor_host.processes import command_line
 from manor_lifecycle.hypervisors import Run
 from manor_lifecycle.hypervisors.qemu import process, sockets
 from manor_lifecycle.hypervisors.qemu.screen import SCREEN
-from tests.lifecycle.hypervisors.qemu.guests import PATIENCE_S, UID, UUID, Screen, pid_of, process_facts
+from tests.lifecycle.hypervisors.qemu.guests import (
+    PATIENCE_S,
+    UID,
+    UUID,
+    Screen,
+    pid_of,
+    process_facts,
+    run_of,
+)
 
 pytestmark = pytest.mark.qemu
 RUN = Run(UUID, 1)
@@ -107,8 +115,7 @@ async def test_every_offered_device_is_understood_by_qemu(place):
     async with place.hypervisor() as hypervisor:
         await hypervisor.create(place.creation(spec, *disks, place.nic("net")))
         await hypervisor.resume(RUN)
-        (domain,) = [one for one in await hypervisor.domains() if one.ours]
-        assert len(domain.devices) == 8
+        assert len((await run_of(hypervisor)).devices) == 8
         assert {os.sched_getaffinity(int(task)) == {0} for task in os.listdir(tasks_of(hypervisor))} == {
             True,
             False,
@@ -134,7 +141,7 @@ async def test_what_qemu_refuses_is_said_in_its_words_and_nothing_is_left(place)
         with pytest.raises(ManorError, match="No such file") as refused:
             await hypervisor.create(place.creation(place.bare(), missing))
         assert refused.value.kind is Kind.DENIED_STATE
-        assert [one for one in await hypervisor.domains() if one.ours] == []
+        assert await run_of(hypervisor) is None
 
 
 async def test_more_memory_than_there_is_is_no_capacity(place):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from manor_lifecycle.hypervisors import Changed, Run
 from manor_lifecycle.hypervisors.qemu.arguments import MONITOR
 from manor_lifecycle.hypervisors.qemu.foreign import changes, read
 
@@ -22,14 +23,13 @@ def test_a_guest_of_somebody_else_is_read_from_its_command_line() -> None:
     ]
     found = read(argv, "boot/17")
     assert found is not None
-    assert (found.uuid, found.name, found.memory_mib, found.cpus, found.ours) == (
-        UUID,
+    assert (found.run, found.name, found.memory_mib, found.cpus, found.ours) == (
+        Run(UUID, 0),
         "other",
         2048,
         4,
         False,
     )
-    assert found.incarnation == 0
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_a_guest_without_a_name_or_uuid_gets_lasting_ones() -> None:
     assert first is not None
     assert other is not None
     assert first == again
-    assert first.uuid != other.uuid
+    assert first.run != other.run
     assert first.name == "qemu-17"
     assert first.memory_mib == 128
 
@@ -57,5 +57,9 @@ def test_what_appeared_changed_and_went_away_is_told() -> None:
     assert one is not None
     assert larger is not None
     assert two is not None
-    assert changes({one.uuid: one, two.uuid: two}, {one.uuid: larger}) == {one.uuid: larger, two.uuid: None}
-    assert changes({one.uuid: one}, {one.uuid: one}) == {}
+    before = {one.run.uuid: one, two.run.uuid: two}
+    assert changes(before, {one.run.uuid: larger}) == [
+        Changed(one.run.uuid, foreign="qemu-1"),
+        Changed(two.run.uuid),
+    ]
+    assert changes(before, before) == []

@@ -7,18 +7,13 @@ import pytest
 
 from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages.documents import Graphics
-from manor_lifecycle.hypervisors import GuestState, Run
+from manor_lifecycle.hypervisors import Activity, Run
 from manor_lifecycle.hypervisors.qemu.saved import HEADER_BYTES
-from tests.lifecycle.hypervisors.qemu.guests import UUID
+from tests.lifecycle.hypervisors.qemu.guests import UUID, run_of
 
 pytestmark = pytest.mark.qemu
 COUNT = "(i=0; while sleep 0.1; do i=$((i+1)); echo $i > /tmp/count; done) >/dev/null 2>&1 & true"
 COUNTED = "while [ ! -s /tmp/count ]; do sleep 0.1; done; cat /tmp/count"
-
-
-async def only(hypervisor):
-    (domain,) = [one for one in await hypervisor.domains() if one.ours]
-    return domain
 
 
 async def test_a_guest_counts_on_where_it_was_saved_with_what_it_was_given_meanwhile(living, place):
@@ -30,7 +25,7 @@ async def test_a_guest_counts_on_where_it_was_saved_with_what_it_was_given_meanw
         await screen.ask(COUNT)
         before = int(await screen.ask(COUNTED))
         await hypervisor.save(run, state, progress.append)
-        assert (await only(hypervisor)).state is GuestState.PAUSED
+        assert (await run_of(hypervisor)).activity is Activity.STANDS
         await screen.stream.close()
         await hypervisor.destroy(run)
         assert progress == sorted(progress)
@@ -45,7 +40,7 @@ async def test_a_guest_counts_on_where_it_was_saved_with_what_it_was_given_meanw
         screen.stream = await hypervisor.console(run)
         assert int(await screen.ask(COUNTED)) >= before
         assert "DISK-WRITTEN" in await screen.ask("disk write /dev/vdb 1")
-        assert (await only(hypervisor)).cpus == 2
+        assert (await run_of(hypervisor)).cpus == 2
         await hypervisor.unplug(run, "more", force=False, timeout_s=60)
 
 
@@ -64,7 +59,7 @@ async def test_a_save_that_cannot_be_written_leaves_no_file_and_a_running_guest(
         with pytest.raises((ManorError, OSError)):
             await hypervisor.save(run, folder / "state", lambda part: None)
         assert os.listdir(folder) == ["state"]
-        assert (await only(hypervisor)).state is GuestState.RUNNING
+        assert (await run_of(hypervisor)).activity is Activity.RUNS
         assert await screen.ask("echo here") == "here"
 
 
@@ -78,7 +73,7 @@ async def test_a_save_that_is_cancelled_at_any_point_leaves_no_file_and_a_runnin
             await asyncio.gather(saving, return_exceptions=True)
             assert saving.cancelled()
             assert [name for name in os.listdir(place.folder) if name.startswith("state")] == []
-            assert (await only(hypervisor)).state is GuestState.RUNNING
+            assert (await run_of(hypervisor)).activity is Activity.RUNS
         assert await screen.ask("echo here") == "here"
 
 
@@ -98,7 +93,7 @@ async def test_a_damaged_state_is_refused_untouched_and_nothing_is_started(place
         with pytest.raises(ManorError, match="damaged") as refused:
             await hypervisor.restore(creation, state)
         assert refused.value.kind is Kind.BAD_REQUEST
-        assert [one for one in await hypervisor.domains() if one.ours] == []
+        assert await run_of(hypervisor) is None
     assert damage == "gone" or state.read_bytes() == spoiled[damage]
 
 
@@ -108,7 +103,7 @@ async def test_a_state_is_not_restored_without_the_devices_it_had(place, saved):
         with pytest.raises(ManorError, match="root") as refused:
             await hypervisor.restore(creation, saved)
         assert refused.value.kind is Kind.BAD_REQUEST
-        assert [one for one in await hypervisor.domains() if one.ours] == []
+        assert await run_of(hypervisor) is None
 
 
 async def test_a_dump_is_an_elf_core_and_the_guest_goes_on(living, place):

@@ -14,6 +14,7 @@ import msgspec
 from manor_bus.wire.errors import Kind, ManorError, conflict, not_found
 from manor_lifecycle.hypervisors import (
     LEFTOVERS,
+    Activity,
     AdapterSettings,
     Attachment,
     CauseWord,
@@ -21,22 +22,16 @@ from manor_lifecycle.hypervisors import (
     ConsoleStream,
     Creation,
     Description,
-    Ended,
     EndReason,
-    GuestState,
-    HypervisorEvent,
     Leftover,
     LeftoverKind,
     Progress,
-    Resized,
     Run,
-    RunningDomain,
     SavedImage,
     Seen,
-    Unplugged,
 )
 from manor_lifecycle.hypervisors.fake.faults import Effect, Faults
-from manor_lifecycle.hypervisors.fake.guest import FEATURES, Guest, seen, shown
+from manor_lifecycle.hypervisors.fake.guest import FEATURES, Guest, seen
 from manor_lifecycle.hypervisors.fake.screen import PICTURE, EchoConsole
 from manor_lifecycle.hypervisors.fake.store import Store, read_image, write_image, write_whole
 from manor_lifecycle.hypervisors.lanes import DESTROY_S, LOOK_S, Lanes
@@ -65,9 +60,9 @@ class FakeHypervisor:
         self._answers: dict[str, Seen] = {}  # of the last look, for when it lies
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._consoles: dict[str, EchoConsole] = {}
-        self._happened: asyncio.Queue[HypervisorEvent | None] = asyncio.Queue()
+        self._happened: asyncio.Queue[Changed | None] = asyncio.Queue()
         for guest in self._store.there.values():
-            if guest.state is GuestState.RUNNING:
+            if guest.activity in (Activity.RUNS, Activity.SLEEPS):
                 self._schedule(guest)
 
     # --- facts ----------------------------------------------------------------------------------------
@@ -75,10 +70,6 @@ class FakeHypervisor:
     async def describe(self) -> Description:
         """Say what this is: everything is possible."""
         return Description(name="fake", version="1", accelerators=(), features=FEATURES)
-
-    async def domains(self) -> tuple[RunningDomain, ...]:
-        """List the guests."""
-        return tuple(shown(guest) for guest in self._store.there.values())
 
     async def look(self, uuid: str | None = None) -> Mapping[str, Seen]:
         """Say what is there; what was to come late has come before that."""
@@ -102,7 +93,7 @@ class FakeHypervisor:
             self._answers[uuid] = seen(uuid, guest, self._clock(), why)
             return self._answers[uuid]
 
-    async def events(self) -> AsyncIterator[HypervisorEvent]:
+    async def events(self) -> AsyncIterator[Changed]:
         """Yield what happens."""
         while (event := await self._happened.get()) is not None:
             yield event
@@ -154,7 +145,7 @@ class FakeHypervisor:
             uuid=run.uuid,
             name=creation.name,
             incarnation=run.incarnation,
-            state=GuestState.PAUSED,
+            activity=Activity.STANDS,
             started=self._wall(),
             cpus=spec.cpu.count,
             memory_mib=spec.memory.size_mib,
@@ -184,8 +175,8 @@ class FakeHypervisor:
         """Ask it to power off."""
 
         def effect(guest: Guest) -> None:
-            heard = guest.state is GuestState.RUNNING and not guest.asleep
-            if heard and self.faults.wish("shutdown", guest.name, guest.told) != "ignore":
+            told = self.faults.wish("shutdown", guest.name, guest.told)
+            if guest.activity is Activity.RUNS and told != "ignore":
                 timer = self._loop.call_later(SHUTDOWN_S, self._end, run, EndReason.POWEROFF, "", False)
                 self._timers[run.uuid] = timer
 
@@ -240,7 +231,7 @@ class FakeHypervisor:
         guest = self._store.there[uuid]
         guest.detach(device)
         self._store.put(guest)
-        self.say(Unplugged(Run(uuid, guest.incarnation), device), Changed(uuid))
+        self.say(Changed(uuid))
 
     async def save(self, run: Run, path: Path, progress: Progress, image: str = "") -> SavedImage:
         """Write a file that stands for the memory."""
@@ -311,14 +302,14 @@ class FakeHypervisor:
         self._end(Run(uuid, self._store.there[uuid].incarnation), reason, detail, kept)
 
     def change(self, uuid: str, **fields: Any) -> None:
-        """Tests: something about a guest is different, such as `state` with a `cause`, `asleep` or `io`."""
+        """Tests: something about a guest is different, such as `activity` with a `cause`, or `io`."""
         guest = msgspec.structs.replace(self._store.there[uuid], **fields)
         self._store.put(guest)
         self.say(Changed(uuid))
 
-    def say(self, *events: HypervisorEvent) -> None:
+    def say(self, event: Changed) -> None:
         """Report something."""
-        list(map(self._happened.put_nowait, events))
+        self._happened.put_nowait(event)
 
     # --- inside ---------------------------------------------------------------------------------------
 
@@ -327,7 +318,7 @@ class FakeHypervisor:
         async with self._lanes.turn(run.uuid):
             self.faults.arrive(run.uuid)
             guest = self._store.there.get(run.uuid)
-            if guest is None or guest.incarnation < run.incarnation or guest.state is GuestState.ENDED:
+            if guest is None or guest.incarnation < run.incarnation or guest.activity is Activity.ENDED:
                 raise _absent(run)
             if guest.incarnation > run.incarnation:
                 message = f"run {run.incarnation} of {guest.name} was followed by {guest.incarnation}"
@@ -336,11 +327,8 @@ class FakeHypervisor:
 
             def carried() -> None:
                 now = self._store.there.get(run.uuid)
-                if (
-                    now is not None
-                    and now.incarnation == run.incarnation
-                    and now.state is not GuestState.ENDED
-                ):
+                same = now is not None and now.incarnation == run.incarnation
+                if now is not None and same and now.activity is not Activity.ENDED:
                     if effect is not None:
                         effect(now)
                     self._store.put(now)
@@ -361,19 +349,19 @@ class FakeHypervisor:
 
     def _end(self, run: Run, reason: EndReason, detail: str, kept: bool) -> None:
         guest = self._store.there.get(run.uuid)
-        if guest is None or guest.incarnation != run.incarnation or guest.state is GuestState.ENDED:
+        if guest is None or guest.incarnation != run.incarnation or guest.activity is Activity.ENDED:
             return
         guest.ended, guest.detail, guest.lasted_s = reason, detail, self._clock() - guest.up_since
         if kept:
-            guest.state = GuestState.ENDED
+            guest.activity = Activity.ENDED
             self._store.put(guest)
         else:
             self._remove(guest)
-        self.say(Ended(run, reason, detail, kept))
+        self.say(Changed(run.uuid))
 
     def _resize(self, guest: Guest, memory_mib: int, cpus: int) -> None:
         guest.resize(memory_mib, cpus)
-        self.say(Resized(Run(guest.uuid, guest.incarnation), memory_mib, cpus), Changed(guest.uuid))
+        self.say(Changed(guest.uuid))
 
     def _remove(self, guest: Guest) -> None:
         if (timer := self._timers.pop(guest.uuid, None)) is not None:

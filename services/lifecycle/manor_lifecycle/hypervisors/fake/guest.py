@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -15,11 +14,9 @@ from manor_lifecycle.hypervisors import (
     Device,
     EndReason,
     Feature,
-    GuestState,
     IoStatus,
     LastEnd,
     Run,
-    RunningDomain,
     Seen,
     SeenDevice,
     SeenRun,
@@ -27,24 +24,19 @@ from manor_lifecycle.hypervisors import (
 from manor_lifecycle.hypervisors.seen import devices_of, resized, with_devices
 
 FEATURES: Final = frozenset(Feature)  # everything is possible
-ACTIVITIES: Final[Mapping[GuestState, Activity]] = {
-    GuestState.RUNNING: Activity.RUNS,
-    GuestState.PAUSED: Activity.STANDS,
-    GuestState.ENDED: Activity.ENDED,
-}
 
 
 class Guest(msgspec.Struct, omit_defaults=True):
     """What the file of a domain holds. `devices`: id -> generation of the connected back end.
 
-    `gone`: the run is over and nothing is kept of it but its number, and how it ended. `asleep`, `cause` and
+    `gone`: the run is over and nothing is kept of it but its number, and how it ended. `cause` and
     `silent_since` are set by tests; `io`: device -> what became of its requests.
     """
 
     uuid: str
     name: str
     incarnation: int
-    state: GuestState
+    activity: Activity
     started: float
     cpus: int = 1
     memory_mib: int = 256
@@ -59,7 +51,6 @@ class Guest(msgspec.Struct, omit_defaults=True):
     spec: DomainSpec | None = None
     detail: str = ""
     gone: bool = False
-    asleep: bool = False
     cause: CauseWord = CauseWord.NONE
     io: dict[str, IoStatus] = {}
     silent_since: float = 0.0  # 0: it answers
@@ -79,13 +70,13 @@ class Guest(msgspec.Struct, omit_defaults=True):
 
     def go(self) -> bool:
         """It runs; says whether it did not before."""
-        began = self.state is not GuestState.RUNNING
-        self.state, self.asleep, self.cause, self.io = GuestState.RUNNING, False, CauseWord.NONE, {}
+        began = self.activity is Activity.STANDS
+        self.activity, self.cause, self.io = Activity.RUNS, CauseWord.NONE, {}
         return began
 
     def stand(self, why: CauseWord) -> None:
         """It stands."""
-        self.state, self.cause = GuestState.PAUSED, why
+        self.activity, self.cause = Activity.STANDS, why
 
     def resize(self, memory_mib: int, cpus: int) -> None:
         """It has so much now."""
@@ -105,15 +96,13 @@ def seen(uuid: str, guest: Guest | None, now: float, unknown: str = "") -> Seen:
 
 
 def _run(guest: Guest, now: float) -> SeenRun:
-    sleeps = guest.asleep and guest.state is GuestState.RUNNING
-    activity = Activity.SLEEPS if sleeps else ACTIVITIES[guest.state]
-    fresh = CauseWord.PRELAUNCH if activity is Activity.STANDS else CauseWord.NONE
+    fresh = CauseWord.PRELAUNCH if guest.activity is Activity.STANDS else CauseWord.NONE
     failed = next((device for device, io in guest.io.items() if io != "ok"), "")
     return SeenRun(
         run=Run(guest.uuid, guest.incarnation if guest.ours else 0),
         born=guest.born or guest.incarnation,
         name=guest.name,
-        activity=activity,
+        activity=guest.activity,
         cause=Cause(fresh if guest.cause is CauseWord.NONE else guest.cause, failed),
         spec=guest.spec,
         devices=tuple(SeenDevice(one, guest.io.get(one, "ok")) for one in guest.devices),
@@ -126,20 +115,4 @@ def _run(guest: Guest, now: float) -> SeenRun:
         end=guest.ended,
         end_detail=guest.detail,
         silent_for_s=max(0.0, now - guest.silent_since) if guest.silent_since else 0.0,
-    )
-
-
-def shown(guest: Guest) -> RunningDomain:
-    """Return what `domains` says about it."""
-    return RunningDomain(
-        uuid=guest.uuid,
-        name=guest.name,
-        incarnation=guest.incarnation if guest.ours else 0,
-        state=guest.state,
-        ours=guest.ours,
-        ended=guest.ended,
-        cpus=guest.cpus,
-        memory_mib=guest.memory_mib,
-        started=guest.started,
-        devices=tuple(guest.devices),
     )

@@ -13,16 +13,14 @@ from manor_lifecycle.hypervisors import (
     LEFTOVERS,
     AdapterSettings,
     Attachment,
+    Changed,
     ConsoleStream,
     Creation,
     Description,
-    GuestState,
-    HypervisorEvent,
     Leftover,
     LeftoverKind,
     Progress,
     Run,
-    RunningDomain,
     SavedImage,
     Seen,
 )
@@ -46,7 +44,7 @@ class QemuHypervisor:
         program: Program,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self._happened: asyncio.Queue[HypervisorEvent | None] = asyncio.Queue()
+        self._happened: asyncio.Queue[Changed | None] = asyncio.Queue()
         say, durable = self._happened.put_nowait, settings.durable
         self._site = Site(program, settings.directory, options, durable, say, wall, settings.state_id)
         self._census = Census(self._site)
@@ -63,13 +61,6 @@ class QemuHypervisor:
         """Say what is installed and what of it works here."""
         program = self._site.program
         return Description("qemu", program.version_text, program.accelerators, program.features())
-
-    async def domains(self) -> tuple[RunningDomain, ...]:
-        """List the guests."""
-        ours = {uuid: guest.view() for uuid, guest in self._guests.items()}
-        ours |= {uuid: birth.corpse(record) for uuid, record in self._census.gone.items()}
-        others = {uuid: guest for uuid, guest in self._census.foreign.items() if uuid not in ours}
-        return (*ours.values(), *others.values())
 
     async def look(self, uuid: str | None = None) -> Mapping[str, Seen]:
         """Ask every guest, or one, side by side."""
@@ -89,7 +80,7 @@ class QemuHypervisor:
                     unknown = error.message
             return Seen(uuid, self._notes.last(uuid), views.living(guest), unknown=unknown)
 
-    async def events(self) -> AsyncIterator[HypervisorEvent]:
+    async def events(self) -> AsyncIterator[Changed]:
         """Yield what happens."""
         while (event := await self._happened.get()) is not None:
             yield event
@@ -136,7 +127,7 @@ class QemuHypervisor:
         if there is not None and there.record.incarnation == run.incarnation:
             there.demand_life()
             return True
-        if there is not None and there.state is not GuestState.ENDED:
+        if there is not None and there.record.ended is None:
             message = f"run {there.record.incarnation} of {creation.name} is alive"
             raise conflict(message, hint="Destroy it first.")
         await self._destroy(there.run if there is not None else run)
@@ -183,12 +174,11 @@ class QemuHypervisor:
         """Stop it."""
         async with self._turn(run) as guest:
             await guest.ask("stop")
-            guest.running = False
 
     async def shutdown(self, run: Run) -> None:
-        """Press the power button, of a guest that is awake."""
+        """Press the power button."""
         async with self._turn(run) as guest:
-            await power.shutdown(guest)
+            await guest.ask("system_powerdown")
 
     async def reset(self, run: Run, incarnation: int) -> None:
         """Start the same machine from the beginning, in a new process."""
@@ -197,12 +187,14 @@ class QemuHypervisor:
             if guest is not None and guest.record.incarnation == incarnation:
                 return
             guest = self._live(run)
-            was_running = guest.running
+            with contextlib.suppress(ManorError):  # one that hangs: what it last said
+                await guest.status()
+            ran = guest.runs
             self._notes.begin(run.uuid, incarnation)
             await self._end(guest)
             record = birth.reborn(guest.record, incarnation, self._site.wall())
             fresh = await self._make(record)
-            if was_running:
+            if ran:
                 await power.resume(fresh)
 
     async def destroy(self, run: Run) -> None:
@@ -242,7 +234,6 @@ class QemuHypervisor:
     async def save(self, run: Run, path: Path, progress: Progress, image: str = "") -> SavedImage:
         """Write it to a file."""
         async with self._turn(run) as guest:
-            await power.wake(guest)  # QEMU saves no guest that sleeps
             return await keeping.save(guest, path, progress, image)
 
     async def saved_image(self, path: Path) -> SavedImage:

@@ -12,7 +12,7 @@ import msgspec
 from manor_bus.wire.errors import Kind, ManorError, bad_request
 from manor_host import clock
 from manor_host.processes import Watched
-from manor_lifecycle.hypervisors import Creation, GuestState, Run, RunningDomain
+from manor_lifecycle.hypervisors import Creation, Run
 from manor_lifecycle.hypervisors.qemu import complaints, folder, monitor, process
 from manor_lifecycle.hypervisors.qemu.arguments import command_line
 from manor_lifecycle.hypervisors.qemu.guest import Guest
@@ -98,18 +98,6 @@ def reborn(record: Record, incarnation: int, now: float) -> Record:
     plugged = tuple(one for one in record.plugged if not one.gone)
     return msgspec.structs.replace(
         record, incarnation=incarnation, created=now, plugged=plugged, troubles=(), ended=None, detail=""
-    )
-
-
-def corpse(record: Record) -> RunningDomain:
-    """Return what is told about a run whose process is gone."""
-    return RunningDomain(
-        uuid=record.uuid,
-        name=record.name,
-        incarnation=record.incarnation,
-        state=GuestState.ENDED,
-        ended=record.ended,
-        started=record.created,
     )
 
 

@@ -11,7 +11,7 @@ from typing import Final
 from manor_bus.wire.errors import ManorError
 from manor_host import clock, processes
 from manor_host.processes import Identity, Watched
-from manor_lifecycle.hypervisors import Ended, EndReason, ForeignChanged, LastEnd, Run, RunningDomain, Seen
+from manor_lifecycle.hypervisors import Changed, EndReason, LastEnd, Seen, SeenRun
 from manor_lifecycle.hypervisors.qemu import birth, events, folder, foreign, process, views
 from manor_lifecycle.hypervisors.qemu.guest import Guest, ended
 from manor_lifecycle.hypervisors.qemu.record import Record
@@ -34,7 +34,7 @@ class Census:
         self.guests: dict[str, Guest] = {}
         self.gone: dict[str, Record] = {}
         self.unreadable: dict[str, tuple[Watched, str]] = {}
-        self.foreign: dict[str, RunningDomain] = {}
+        self.foreign: dict[str, SeenRun] = {}
         self._watching: list[asyncio.Task[None]] = []
 
     def names(self) -> list[str]:
@@ -69,7 +69,6 @@ class Census:
             await birth.end(guest)
             folder.empty(path)
             return
-        guest.running = record.ended is None  # unless it says otherwise
         self.guests[record.uuid] = guest
         with contextlib.suppress(TimeoutError, ManorError):
             async with asyncio.timeout(ADOPTION_S):
@@ -93,7 +92,7 @@ class Census:
         if self.unreadable.pop(uuid, None) is not None:
             self.notes.end(uuid, last, EndReason.UNKNOWN, damage)
             folder.empty(path)
-            self._site.say(Ended(Run(uuid, last), EndReason.UNKNOWN, damage))
+            self._site.say(Changed(uuid))
 
     def _leave_alone(self, path: Path, record: Record, found: Watched) -> None:
         """The record was copied here with the state directory of whoever's guest this is."""
@@ -130,9 +129,9 @@ class Census:
         while True:
             await asyncio.sleep(FOREIGN_LOOK_S)
             now = await asyncio.to_thread(foreign.guests)
-            for uuid, domain in foreign.changes(self.foreign, now).items():
-                self._site.say(ForeignChanged(uuid, domain))
-            self.foreign = now
+            before, self.foreign = self.foreign, now
+            for change in foreign.changes(before, now):
+                self._site.say(change)
 
     def without_guest(self, uuid: str, unknown: str) -> Seen:
         """Return what is there of a domain that has no living guest."""
@@ -142,7 +141,7 @@ class Census:
         if (record := self.gone.get(uuid)) is not None:
             return Seen(uuid, last, views.over(record), unknown=unknown)
         if (other := self.foreign.get(uuid)) is not None:
-            return Seen(uuid, last, views.foreign(other), unknown=unknown)
+            return Seen(uuid, last, other, unknown=unknown)
         ended = LastEnd(note.incarnation, note.ended, note.detail) if note and note.ended else None
         return Seen(uuid, last, None, ended, unknown)
 

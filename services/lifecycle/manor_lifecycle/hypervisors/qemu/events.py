@@ -21,11 +21,6 @@ class Over:
 
 
 @dataclass(frozen=True)
-class Halted:
-    """The virtual CPUs stopped; `status` must be asked for why."""
-
-
-@dataclass(frozen=True)
 class Running:
     """The virtual CPUs run."""
 
@@ -63,12 +58,7 @@ class Answered:
     """The guest has seen the request to shut down."""
 
 
-@dataclass(frozen=True)
-class Hint:
-    """Something that a look shows."""
-
-
-Meaning = Over | Halted | Running | UnplugAnswered | Ballooned | Suffers | Answered | Hint
+Meaning = Over | Running | UnplugAnswered | Ballooned | Suffers | Answered
 
 # All run states of QEMU. What is not here stands, and its word is told: a newer QEMU knows it.
 STATES: Final[Mapping[str, tuple[Activity, CauseWord]]] = MappingProxyType(
@@ -152,6 +142,10 @@ def _node(content: Content) -> str:
     return front or str(content.get("node-name") or content.get("device", ""))
 
 
+def _seen(content: Content) -> None:
+    """A look shows what it is about."""
+
+
 def _unplug(*, gone: bool) -> Callable[[Content], Meaning | None]:
     return lambda content: UnplugAnswered(content["device"], gone) if "device" in content else None
 
@@ -162,14 +156,14 @@ USED: Final[Mapping[str, Callable[[Content], Meaning | None]]] = {
     "GUEST_CRASHLOADED": lambda said: Suffers("", "the guest's kernel crashed, and another writes its dump"),
     "GUEST_PVSHUTDOWN": lambda said: Answered(),
     "WATCHDOG": _unfed,
-    "STOP": lambda said: Halted(),
+    "STOP": _seen,
     "RESUME": lambda said: Running(),
-    "SUSPEND": lambda said: Hint(),
-    "WAKEUP": lambda said: Hint(),
+    "SUSPEND": _seen,
+    "WAKEUP": _seen,
     "DEVICE_DELETED": _unplug(gone=True),
     "DEVICE_UNPLUG_GUEST_ERROR": _unplug(gone=False),
-    "DEVICE_TRAY_MOVED": lambda said: Hint(),
-    "ACPI_DEVICE_OST": lambda said: Hint(),
+    "DEVICE_TRAY_MOVED": _seen,
+    "ACPI_DEVICE_OST": _seen,
     "BALLOON_CHANGE": lambda said: Ballooned(said["actual"] >> 20),
     "BLOCK_IO_ERROR": _disk_failed,
     "BLOCK_IMAGE_CORRUPTED": _corrupted,
@@ -257,14 +251,12 @@ def known(name: str) -> bool:
     return name in USED or name in IGNORED
 
 
-def ended(status: str, words: str) -> Over | None:
-    """Return why a guest ended while nobody listened, from its run state and its log; None: it did not."""
-    activity, cause = state(status)
-    if activity is not Activity.ENDED:
-        return None
+def ended(status: str, words: str) -> Over:
+    """Return why a guest ended, from the run state it ended in, and from its log."""
+    _, cause = state(status)
     if cause.word in ENDS:
         return Over(ENDS[cause.word], f"QEMU's run state is {status}")
-    return Over(EndReason.POWEROFF if POWERED_OFF in words else EndReason.REBOOT, "seen afterwards")
+    return Over(EndReason.POWEROFF if POWERED_OFF in words else EndReason.REBOOT)
 
 
 def process_ended(status: int | None, words: str, *, starved: bool = False) -> Over:

@@ -9,25 +9,25 @@ from itertools import pairwise
 from typing import Final
 
 from manor_host import clock, processes
-from manor_lifecycle.hypervisors import GuestState, RunningDomain
+from manor_lifecycle.hypervisors import Activity, Changed, Run, SeenRun
 from manor_lifecycle.hypervisors.qemu.arguments import MONITOR
 
 PROGRAM: Final = re.compile(r"(.*/)?(qemu-system-\w+|qemu-kvm)$")
 NAMES: Final = uuid.UUID("6d1f5c1e-6a0c-4f1b-9a53-6f0f7f6d2f11")  # of guests whose command line has no uuid
 
 
-def guests() -> dict[str, RunningDomain]:
+def guests() -> dict[str, SeenRun]:
     """Return what runs, by uuid."""
     boot, found = clock.boot_id(), {}
     for pid in processes.pids():
         if argv := processes.command_line(pid):
             guest = read(argv, f"{boot}/{pid}")
             if guest is not None:
-                found[guest.uuid] = guest
+                found[guest.run.uuid] = guest
     return found
 
 
-def read(argv: Sequence[str], origin: str) -> RunningDomain | None:
+def read(argv: Sequence[str], origin: str) -> SeenRun | None:
     """Return what a command line says about a guest; None when it is none, or Manor's."""
     if not PROGRAM.match(argv[0]) or any(f"id={MONITOR}" in argument for argument in argv):
         return None
@@ -36,11 +36,11 @@ def read(argv: Sequence[str], origin: str) -> RunningDomain | None:
     memory = re.match(r"(?:size=)?(\d+)([MG]?)", options.get("m", ""))
     size = int(memory[1]) * (1024 if memory[2] == "G" else 1) if memory else 128
     cpus = re.search(r"(?:^|cpus=)(\d+)", options.get("smp", ""))
-    return RunningDomain(
-        uuid=_uuid(options, origin),
+    return SeenRun(
+        run=Run(_uuid(options, origin), 0),
+        born=0,
         name=name or f"qemu-{origin.rpartition('/')[2]}",
-        incarnation=0,
-        state=GuestState.RUNNING,
+        activity=Activity.RUNS,
         ours=False,
         cpus=int(cpus[1]) if cpus else 1,
         memory_mib=size,
@@ -54,9 +54,7 @@ def _uuid(options: Mapping[str, str], origin: str) -> str:
         return str(uuid.uuid5(NAMES, origin))
 
 
-def changes(
-    before: Mapping[str, RunningDomain], now: Mapping[str, RunningDomain]
-) -> dict[str, RunningDomain | None]:
-    """Return what appeared or changed, and None for what went away."""
-    gone: dict[str, RunningDomain | None] = {name: None for name in before if name not in now}
-    return gone | {name: guest for name, guest in now.items() if before.get(name) != guest}
+def changes(before: Mapping[str, SeenRun], now: Mapping[str, SeenRun]) -> list[Changed]:
+    """Return what is to be said of those that appeared, are different, or went away."""
+    names = [uuid for uuid in {**before, **now} if before.get(uuid) != now.get(uuid)]
+    return [Changed(uuid, foreign=now[uuid].name if uuid in now else "") for uuid in names]

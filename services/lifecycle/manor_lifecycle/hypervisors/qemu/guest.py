@@ -14,21 +14,11 @@ from manor_bus.wire.errors import Kind, ManorError, denied_state, unavailable
 from manor_host.processes import Watched, up_for
 from manor_lifecycle.hypervisors import (
     Activity,
-    Answering,
     Cause,
     CauseWord,
     Changed,
-    Continued,
-    Ended,
-    GuestAnswered,
-    GuestState,
-    Hung,
     IoStatus,
-    Resized,
     Run,
-    RunningDomain,
-    Stopped,
-    Unplugged,
 )
 from manor_lifecycle.hypervisors.qemu import events, folder, frontends, screen
 from manor_lifecycle.hypervisors.qemu.monitor import Monitor, Refusal
@@ -38,7 +28,6 @@ from manor_lifecycle.hypervisors.qemu.record import (
     Record,
     Trouble,
     going_on,
-    ids,
     of_node,
     removed,
     troubled,
@@ -59,9 +48,8 @@ def ended(record: Record, over: events.Over) -> Record:
 
 
 class Guest:
-    """See the module. `quiet`: nothing is told. `doomed`: it is being destroyed, its end is no news at all.
-
-    `stopped`: QEMU stopped the virtual CPUs by itself.
+    """See the module. `last`: what it did when it last said so. `doomed`: it is being destroyed, so that its
+    end is no news.
     """
 
     def __init__(self, site: Site, record: Record, process: Watched) -> None:
@@ -70,12 +58,8 @@ class Guest:
         self.process = process
         self.monitor = Monitor(record.name)
         self.path = site.directory / record.uuid
-        self.running = False
-        self.quiet = True
         self.doomed = False
         self.unplugs: dict[int, asyncio.Future[bool]] = {}  # number -> did the guest let it go
-        self._silent = False
-        self.stopped = False
         self._unwritten = False
         self.last = events.state("prelaunch")
         self.io: Mapping[str, IoStatus] = {}
@@ -89,26 +73,9 @@ class Guest:
         return Run(self.record.uuid, self.record.incarnation)
 
     @property
-    def state(self) -> GuestState:
-        """What the run is doing."""
-        if self.record.ended is not None:
-            return GuestState.ENDED
-        return GuestState.RUNNING if self.running else GuestState.PAUSED
-
-    def view(self) -> RunningDomain:
-        """Return what is told about it."""
-        record = self.record
-        return RunningDomain(
-            uuid=record.uuid,
-            name=record.name,
-            incarnation=record.incarnation,
-            state=self.state,
-            ended=record.ended,
-            cpus=record.cpus,
-            memory_mib=record.memory_mib,
-            started=record.created,
-            devices=ids(record),
-        )
+    def runs(self) -> bool:
+        """Whether the virtual CPUs ran, or the guest slept, when it last said so."""
+        return self.last[0] in (Activity.RUNS, Activity.SLEEPS)
 
     async def look(self) -> None:
         """Ask QEMU what it has and does; `views` tells it. Raises ManorError when it does not say."""
@@ -119,15 +86,16 @@ class Guest:
         if self.record.ended is None:
             if not self.monitor.connected:
                 raise unavailable(f"QEMU of {self.record.name} is not reached", delivered=False)
-            activity, cause = await self.status()
-            self.running = activity in (Activity.RUNS, Activity.SLEEPS)
+            _, cause = await self.status()
             failed = cause.word is CauseWord.IO_ERROR  # QEMU forgets to reset this when the guest goes on
             self.io = frontends.io_status(self.record, await self.ask("query-block")) if failed else {}
 
     async def status(self) -> tuple[Activity, Cause]:
-        """Ask what it does."""
+        """Ask what it does, and notice its end."""
         said = await self.ask("query-status", wait_s=self.site.options.silence_s)
         self.last = events.state(said["status"])
+        if self.last[0] is Activity.ENDED and self.record.ended is None:
+            self._over(events.ended(said["status"], folder.last_words(self.path)))
         return self.last
 
     def remember(self, **changes: Any) -> None:
@@ -189,7 +157,6 @@ class Guest:
 
     def watch(self) -> None:
         """Begin to tell what happens; the monitor may be connected already, or not yet."""
-        self.quiet = False
         loop = asyncio.get_running_loop()
         works = [self._listen(), self._beat(), self._wait_for_end()]
         graphics = self.record.spec.graphics
@@ -199,7 +166,6 @@ class Guest:
 
     async def leave(self) -> None:
         """Stop watching and hang up; the guest goes on."""
-        self.quiet = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -214,16 +180,8 @@ class Guest:
         found = await self.ask("query-uuid")
         if found["UUID"] != self.record.uuid:
             raise ManorError(Kind.STALE, f"the process of {self.record.name} runs another guest")
-        await self._learn()
+        await self.status()
         await self._account_for_devices()
-
-    async def _learn(self) -> None:
-        status = await self.ask("query-status")
-        self.last = events.state(status["status"])
-        self.running = self.last[0] in (Activity.RUNS, Activity.SLEEPS)
-        over = events.ended(status["status"], folder.last_words(self.path))
-        if over is not None:
-            self._over(over)
 
     async def _account_for_devices(self) -> None:
         """Take away what the guest let go of while nobody listened."""
@@ -237,9 +195,9 @@ class Guest:
             try:
                 if not self.monitor.connected:
                     await self.reach()
+                    self.site.say(Changed(self.record.uuid))
                 async for event in self.monitor.events():
                     await self._happened(event)
-                    self.site.say(Changed(self.record.uuid))
             except ManorError as error:
                 if self.process.ended.is_set() or self.doomed:
                     return
@@ -248,70 +206,43 @@ class Guest:
             await self.monitor.close()
 
     async def _happened(self, event: dict[str, Any]) -> None:
-        match events.meaning(event):
-            case events.Over() as over:
-                self._over(over)
-            case events.Halted():
-                await self._halted()
+        meaning = events.meaning(event)
+        match meaning:
+            case events.Over():
+                self._over(meaning)
             case events.Running():
-                self._running_again()
+                if any(not one.stays for one in self.record.troubles):
+                    self.learn(going_on(self.record))
             case events.UnplugAnswered(name, gone):
                 await self._unplug_answered(name, gone=gone)
             case events.Ballooned(memory_mib):
                 self.learn(msgspec.structs.replace(self.record, memory_mib=memory_mib))
-                self.site.say(Resized(self.run, memory_mib, self.record.cpus))
             case events.Suffers(node, detail, io, stops):
-                self._suffers(Trouble(of_node(self.record, node), detail, io, stays=not stops))
-            case events.Answered():
-                self.site.say(GuestAnswered(self.run))
-            case _ if not events.known(event["event"]):
-                _log.warning("%s: QEMU says %s, which nobody here knows", self.record.name, event)
-            case _:
-                pass  # a look shows it
-
-    def _suffers(self, trouble: Trouble) -> None:
-        if trouble not in self.record.troubles:  # a failing disk may say so a thousand times in a second
-            self.learn(troubled(self.record, trouble))
-
-    def _running_again(self) -> None:
-        self.running = True
-        if any(not one.stays for one in self.record.troubles):
-            self.learn(going_on(self.record))
-        if self.stopped:
-            self.stopped = False
-            self.site.say(Continued(self.run))
-
-    async def _halted(self) -> None:
-        self.running = False
-        if self.record.ended is not None:
-            return
-        _, cause = await self.status()
-        if cause.word is CauseWord.IO_ERROR:
-            self.stopped = True
-            told = events.with_troubles(cause, self.record.troubles, {})
-            self.site.say(Stopped(self.run, told.detail or "a disk failed"))
-        elif cause.word in events.ENDS:
-            self._over(events.Over(events.ENDS[cause.word], f"QEMU's run state is {cause.word}"))
+                trouble = Trouble(of_node(self.record, node), detail, io, stays=not stops)
+                if trouble not in self.record.troubles:  # a disk may say so a thousand times in a second
+                    self.learn(troubled(self.record, trouble))
+            case events.Answered() | None:
+                pass
+        if not events.known(event["event"]):
+            _log.warning("%s: QEMU says %s, which nobody here knows", self.record.name, event)
+        self.site.say(Changed(self.record.uuid, answered=isinstance(meaning, events.Answered)))
 
     async def _unplug_answered(self, name: str, *, gone: bool) -> None:
         for plugged in [one for one in self.record.plugged if frontends.front_end(one) == name]:
             if gone:
                 await self._front_end_gone(plugged)
             else:
-                self._answer(plugged.number, gone=False)
+                self._answer(plugged, gone=False)
 
     async def _front_end_gone(self, plugged: Plugged) -> None:
         await self.undo(frontends.release(plugged))
         self.learn(removed(self.record, plugged.number))
-        if not self._answer(plugged.number, gone=True) and not plugged.gone:
-            self.site.say(Unplugged(self.run, plugged.device.id))
+        self._answer(plugged, gone=True)
 
-    def _answer(self, number: int, *, gone: bool) -> bool:
-        waiting = self.unplugs.get(number)
-        if waiting is None or waiting.done():
-            return False
-        waiting.set_result(gone)
-        return True
+    def _answer(self, plugged: Plugged, *, gone: bool) -> None:
+        waiting = self.unplugs.get(plugged.number)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(gone)
 
     async def undo(self, commands: list[frontends.Command]) -> None:
         """Say commands that take things away; what is not there any more is fine."""
@@ -327,7 +258,7 @@ class Guest:
                 break
 
     async def _beat(self) -> None:
-        loop = asyncio.get_running_loop()
+        loop, silent = asyncio.get_running_loop(), False
         while not self.process.ended.is_set():
             earlier = starvations()
             await asyncio.sleep(self.site.options.heartbeat_s)
@@ -336,27 +267,15 @@ class Guest:
                 folder.trim_logs(self.path)
             if self._unwritten:
                 self.learn(self.record)
-            try:
-                await self.ask("query-status", wait_s=self.site.options.silence_s)
-            except ManorError as error:
-                if loop.time() - self.answered >= self.site.options.silence_s:
-                    self._silence(error.message)
-                continue
-            if self._silent:
-                self._silent = False
-                self.site.say(Answering(self.run))
+            with contextlib.suppress(ManorError):
+                await self.status()
+            if silent is not (loop.time() - self.answered >= self.site.options.silence_s):
+                silent = not silent
                 self.site.say(Changed(self.record.uuid))
-
-    def _silence(self, detail: str) -> None:
-        if not self._silent and not self.doomed and not self.process.ended.is_set():
-            self._silent = True
-            self.site.say(Hung(self.run, detail))
-            self.site.say(Changed(self.record.uuid))
 
     async def _wait_for_end(self) -> None:
         await self.process.ended.wait()
         self._process_over()
-        self.site.say(Changed(self.record.uuid))
 
     def _process_over(self) -> None:
         starved = starvations() > self._starved
@@ -364,9 +283,6 @@ class Guest:
         self._over(events.process_ended(self.process.status, words, starved=starved))
 
     def _over(self, over: events.Over) -> None:
-        self.running = False
-        if self.record.ended is not None or self.doomed:
-            return
-        self.learn(ended(self.record, over))
-        if not self.quiet:
-            self.site.say(Ended(self.run, over.reason, over.detail, kept=True))
+        if self.record.ended is None and not self.doomed:
+            self.learn(ended(self.record, over))
+            self.site.say(Changed(self.record.uuid))

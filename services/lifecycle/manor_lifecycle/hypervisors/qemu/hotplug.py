@@ -12,7 +12,7 @@ import msgspec
 from manor_bus.wire.errors import Kind, ManorError, Problem, bad_request, denied_state, not_found
 from manor_bus.wire.messages.devices import Descriptor
 from manor_bus.wire.messages.documents import Disk
-from manor_lifecycle.hypervisors import Attachment, Feature, Resized
+from manor_lifecycle.hypervisors import Attachment, Changed, Feature
 from manor_lifecycle.hypervisors.qemu import frontends, wiring
 from manor_lifecycle.hypervisors.qemu.birth import explained, pin
 from manor_lifecycle.hypervisors.qemu.frontends import Command, Reach
@@ -60,9 +60,6 @@ async def unplug(guest: Guest, device: str, *, force: bool, timeout_s: float) ->
     reason = frontends.hot(guest.record, plugged.device)
     if not force and reason:
         raise bad_request(f"{device} cannot be detached from {guest.record.name}: {reason}")
-    if not force and not guest.running and plugged.channel is None:
-        message = f"{guest.record.name} is paused, so it cannot let {device} go"
-        raise denied_state(message, hint="Resume it, or detach by force.")
     answer = asyncio.get_running_loop().create_future()
     guest.unplugs[plugged.number] = answer
     try:
@@ -192,7 +189,7 @@ async def set_cpus(guest: Guest, count: int) -> None:
             guest.learn(msgspec.structs.replace(guest.record, asked_cpus=guest.record.cpus))
         raise
     await pin(guest)
-    guest.site.say(Resized(guest.run, guest.record.memory_mib, guest.record.cpus))
+    guest.site.say(Changed(guest.record.uuid))
 
 
 async def _count_to(guest: Guest, count: int) -> None:

@@ -36,8 +36,9 @@ BLOCK: Final = 1 << 20
 
 async def save(guest: Guest, path: Path, progress: Progress, image: str) -> SavedImage:
     """Write a guest to a file; it is then paused. On error it goes on as before and no file is left."""
+    await guest.status()
     guest.demand_life()
-    was_running = guest.running
+    was_running = guest.runs
     scratch = path.with_name(path.name + ".part")
     descriptor = os.open(scratch, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:

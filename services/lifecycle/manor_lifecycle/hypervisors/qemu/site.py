@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 from manor_bus.wire.errors import Kind, ManorError
 from manor_host.blocking import Lanes, Stuck
 from manor_host.paths import mount_of
-from manor_lifecycle.hypervisors import HypervisorEvent
+from manor_lifecycle.hypervisors import Changed
 from manor_lifecycle.hypervisors.qemu.options import Options
 from manor_lifecycle.hypervisors.qemu.program import Program
 
@@ -26,7 +26,7 @@ class Site:
     directory: Path
     options: Options
     durable: bool
-    say: Callable[[HypervisorEvent], None]
+    say: Callable[[Changed], None]
     wall: Callable[[], float]
     state_id: str = ""
     mounts: Lanes = field(default_factory=Lanes)

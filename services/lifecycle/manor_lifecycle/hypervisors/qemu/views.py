@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 
 from manor_host.processes import up_for
-from manor_lifecycle.hypervisors import Activity, Cause, Run, RunningDomain, SeenDevice, SeenRun
+from manor_lifecycle.hypervisors import Activity, Cause, Run, SeenDevice, SeenRun
 from manor_lifecycle.hypervisors.qemu import events
 from manor_lifecycle.hypervisors.qemu.guest import Guest
 from manor_lifecycle.hypervisors.qemu.record import Record, ids, spec_now
@@ -47,17 +47,4 @@ def over(record: Record) -> SeenRun:
         uptime_s=record.lasted_s,
         end=record.ended,
         end_detail=record.detail,
-    )
-
-
-def foreign(guest: RunningDomain) -> SeenRun:
-    """Return a guest of somebody else."""
-    return SeenRun(
-        run=Run(guest.uuid, 0),
-        born=0,
-        name=guest.name,
-        activity=Activity.RUNS,
-        cpus=guest.cpus,
-        memory_mib=guest.memory_mib,
-        ours=False,
     )
