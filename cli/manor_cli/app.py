@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from manor_bus.peer.blocking import Client
     from manor_bus.wire.errors import ManorError
     from manor_bus.wire.messages import Message
-    from manor_cli.client import Client
     from manor_cli.settings import Settings
 
     R = TypeVar("R", bound=Message)

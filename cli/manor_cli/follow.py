@@ -107,7 +107,7 @@ def follow(app: App, operation: Operation) -> Operation:
 def told(app: App, operation: Operation, form: str) -> None:
     """Print an operation: a line for people, or the whole of it."""
     if form in ("json", "yaml", "wide"):
-        output.show_one(app, views.OPERATIONS, whole(operation), form)
+        output.show(app, views.OPERATIONS, whole(operation), form)
     elif form == "name":
         app.out(operation.id)
     elif operation.state is OperationState.DONE:

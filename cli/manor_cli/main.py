@@ -19,58 +19,26 @@ import click
 from manor_cli.app import App
 
 T = TypeVar("T")
+# All commands by what they are about, each behind the module that has it.
+GROUPS: Final[dict[str, dict[str, str]]] = {
+    "wishes": {
+        "apply": "apply diff", "show": "get", "revisions": "delete history rollback", "domain": "rename",
+    },
+    "domains": {"domain": "start shutdown reboot reset pause resume destroy save restore discard clear nmi"},
+    "looking": {
+        "show": "list", "describe": "describe", "watch": "watch", "console": "console",
+        "domain": "screenshot", "ops": "ops",
+    },
+    "devices": {"device": "device", "volume": "volume", "backend": "backend"},
+    "this node": {
+        "node": "init up down status node", "service": "service", "credential": "credential",
+        "store": "config",
+    },
+    "the bus": {"bus": "bus", "post": "call publish", "schema": "schema"},
+    "beside": {"version": "version", "completion": "completion"},
+}  # fmt: skip
 COMMANDS: Final = {
-    "init": "node:init",
-    "up": "node:up",
-    "down": "node:down",
-    "status": "node:status",
-    "node": "node:node",
-    "apply": "apply:apply",
-    "diff": "apply:diff",
-    "get": "show:get",
-    "list": "show:list_",
-    "describe": "describe:describe",
-    "delete": "revisions:delete",
-    "history": "revisions:history",
-    "rollback": "revisions:rollback",
-    "start": "domain:start",
-    "shutdown": "domain:shutdown",
-    "reboot": "domain:reboot",
-    "reset": "domain:reset",
-    "pause": "domain:pause",
-    "resume": "domain:resume",
-    "destroy": "domain:destroy",
-    "save": "domain:save",
-    "restore": "domain:restore",
-    "discard": "domain:discard",
-    "rename": "domain:rename",
-    "clear": "domain:clear",
-    "nmi": "domain:nmi",
-    "screenshot": "domain:screenshot",
-    "console": "console:console",
-    "device": "device:device",
-    "volume": "volume:volume",
-    "backend": "backend:backend",
-    "watch": "watch:watch",
-    "ops": "ops:ops",
-    "bus": "bus:bus",
-    "service": "service:service",
-    "schema": "schema:schema",
-    "credential": "credential:credential",
-    "call": "post:call",
-    "publish": "post:publish",
-    "config": "store:config",
-    "version": "version:version",
-    "completion": "completion:completion",
-}
-GROUPS: Final = {
-    "wishes": "apply diff get delete history rollback rename",
-    "domains": "start shutdown reboot reset pause resume destroy save restore discard clear nmi",
-    "looking": "list describe watch console screenshot ops",
-    "devices": "device volume backend",
-    "this node": "init up down status node service credential config",
-    "the bus": "bus call publish schema",
-    "beside": "version completion",
+    name: module for group in GROUPS.values() for module, names in group.items() for name in names.split()
 }
 # Words of other tools, and what they are here.
 MEANT: Final = {
@@ -120,14 +88,12 @@ class LazyCommands:
 
     def get(self, name: str, default: click.Command | None = None) -> click.Command | None:
         """Return a command by name."""
-        place = COMMANDS.get(name)
-        if place is None and name in MEANT:
+        if name in COMMANDS:
+            there = vars(import_module(f"manor_cli.commands.{COMMANDS[name]}")).values()
+            return next(one for one in there if isinstance(one, click.Command) and one.name == name)
+        if name in MEANT:
             raise click.UsageError(f"there is no command {name!r}; here it is `manor {MEANT[name]}`")
-        if place is None:
-            return default
-        module, _, attribute = place.partition(":")
-        found: click.Command = getattr(import_module(f"manor_cli.commands.{module}"), attribute)
-        return found
+        return default
 
     def __iter__(self) -> Iterator[str]:
         return iter(COMMANDS)
@@ -167,8 +133,8 @@ def manor(
         time.tzset()
     if context.invoked_subcommand is None:
         app.out("Manor runs virtual machines: describe them, start them, watch them.\n")
-        for title, names in GROUPS.items():
-            app.out(f"  {title:<10} {names}")
+        for title, modules in GROUPS.items():
+            app.out(f"  {title:<10} {' '.join(modules.values())}")
         app.out(
             "\nBegin with `manor up --detach`, `manor apply FILE`, `manor list`. Every command has --help."
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Final
+from typing import Any, Final, TypeVar, cast
 
 import click
 
@@ -29,44 +29,42 @@ STYLES: Final = {
     "SUSPENDED": "yellow",
     "cancelled": "yellow",
 }
-output_option = click.option(
-    "-o", "--output", type=click.Choice(FORMS), default="table", show_default=True, help="Form of the answer."
-)
 line_option = click.option(
     "-o", "--output", type=click.Choice(["line", "json"]), default="line", show_default=True
 )
 reason_option = click.option("--reason", default="", help="Why; kept in the history.")
+Row = Mapping[str, Any]
+F = TypeVar("F", bound=Callable[..., Any])
 
 
-def show(app: App, view: View, rows: Sequence[Mapping[str, Any]], output: str) -> None:
-    """Print a list of rows."""
+def answering(function: F) -> F:
+    """Give a command the app, and the option that says in which form it answers."""
+    form = click.option(
+        "-o",
+        "--output",
+        type=click.Choice(FORMS),
+        default="table",
+        show_default=True,
+        help="Form of the answer.",
+    )
+    return cast("F", form(click.pass_obj(function)))
+
+
+def show(app: App, view: View, found: Sequence[Row] | Row, output: str) -> None:
+    """Print a list of rows, or one thing: an object in JSON and YAML, a table of one row otherwise."""
+    rows = [found] if isinstance(found, Mapping) else found
     if output == "json":
-        app.out(render.as_json(rows))
+        app.out(render.as_json(found))
     elif output == "yaml":
-        app.out(render.as_yaml(list(rows)).rstrip())
+        app.out(render.as_yaml(found).rstrip())
     elif output == "name":
         for name in render.names(view, rows):
             app.out(name)
     elif not rows:
         app.note(view.empty)
     else:
-        _table(app, view, rows, wide=output == "wide")
-
-
-def show_one(app: App, view: View, row: Mapping[str, Any], output: str) -> None:
-    """Print one thing: an object in JSON and YAML, a table of one row otherwise."""
-    if output == "json":
-        app.out(render.as_json(row))
-    elif output == "yaml":
-        app.out(render.as_yaml(dict(row)).rstrip())
-    else:
-        show(app, view, [row], output)
-
-
-def _table(app: App, view: View, rows: Sequence[Mapping[str, Any]], *, wide: bool) -> None:
-    """Print a table: on a terminal within its width and with colours, wide or elsewhere all of it."""
-    for line in lines(app, view, rows, wide=wide):
-        app.out(line)
+        for line in lines(app, view, rows, wide=output == "wide"):
+            app.out(line)
 
 
 def _columns() -> int:
@@ -76,8 +74,8 @@ def _columns() -> int:
     return shutil.get_terminal_size().columns
 
 
-def lines(app: App, view: View, rows: Sequence[Mapping[str, Any]], *, wide: bool) -> list[str]:
-    """Return the lines of a table."""
+def lines(app: App, view: View, rows: Sequence[Row], *, wide: bool) -> list[str]:
+    """Return the lines of a table: on a terminal within its width and in colours, wide or elsewhere all."""
     width = _columns() if app.terminal and not wide else None
     table = list(render.plain(view.table(rows, wide=wide, width=width)))
     if app.terminal and app.settings.color:

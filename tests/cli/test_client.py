@@ -2,19 +2,15 @@ import inspect
 
 import pytest
 
-from manor_bus.peer.blocking import Client as BusClient
-from manor_cli.client import Client
+from manor_bus.peer.blocking import Client
 from tests.cli.fake import FakeClient
 
-METHODS = [
-    name for name, member in vars(Client).items() if inspect.isfunction(member) and not name.startswith("_")
-]
+METHODS = ["call", "raw_call", "publish", "watch", "items", "close"]
 
 
-@pytest.mark.parametrize("made", [BusClient, FakeClient])
 @pytest.mark.parametrize("name", METHODS)
-def test_what_commands_use_is_there_with_the_same_arguments(made, name):
-    wanted, given = (inspect.signature(getattr(one, name)).parameters for one in (Client, made))
-    assert list(wanted) == [argument for argument in given if argument in wanted]
-    for argument, parameter in wanted.items():
-        assert given[argument].kind == parameter.kind
+def test_the_bus_of_tests_takes_what_the_real_one_takes(name):
+    real, fake = (inspect.signature(getattr(one, name)).parameters for one in (Client, FakeClient))
+    assert {argument: real[argument].kind for argument in fake} == {
+        argument: one.kind for argument, one in fake.items()
+    }

@@ -1,4 +1,5 @@
 import click
+import click.shell_completion
 import pytest
 
 from manor_bus.wire.errors import Kind, ManorError
@@ -46,6 +47,7 @@ def completed(monkeypatch):
     [("manor start w", ["web", "work"]), ("manor start web d", ["db"]), ("manor console we", ["web"]),
      ("manor start domain/w", ["domain/web", "domain/work"]), ("manor ops show op", ["op-17"]),
      ("manor ops list w", ["web", "work"]), ("manor volume resize r", ["root"]),
+     ("manor volume rename r", ["root"]),
      ("manor volume delete root s", ["swap"]), ("manor get net", ["network"]),
      ("manor get network l", ["lan"]),
      ("manor delete volume root s", ["swap"]), ("manor get volume/s", ["volume/swap"]),

@@ -15,7 +15,7 @@ from manor_bus.wire.messages.config import Applied, Apply, Change
 from manor_cli import changes, documents, follow, settle
 from manor_cli.app import App
 from manor_cli.documents import Parsed
-from manor_cli.output import output_option, reason_option
+from manor_cli.output import answering, reason_option
 from manor_cli.render import clean
 
 TRANSACTION_BYTES_MAX: Final = 1_000_000  # one message is at most 1 MiB
@@ -55,8 +55,7 @@ def files_option(function: F) -> F:
     "--chunk", type=click.IntRange(1, 5_000), help="Several transactions of so many documents each."
 )
 @follow.wait_option
-@output_option
-@click.pass_obj
+@answering
 def apply(
     app: App, files: Sequence[str], dry_run: bool, reason: str, chunk: int | None, wait: bool, output: str,
     exit_code: bool,
@@ -127,8 +126,7 @@ def earlier(batch: Sequence[Parsed], before: Sequence[Parsed]) -> list[Parsed]:
 
 @click.command()
 @files_option
-@output_option
-@click.pass_obj
+@answering
 def diff(app: App, files: Sequence[str], output: str, exit_code: bool) -> int:
     """Show how documents differ from what is stored.
 

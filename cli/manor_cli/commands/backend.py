@@ -8,7 +8,7 @@ from manor_bus.wire.messages.devices import BackendLoad, BackendStatus, BackendU
 from manor_cli import names, views
 from manor_cli.app import App
 from manor_cli.listing import listed
-from manor_cli.output import output_option, show_one
+from manor_cli.output import answering, show
 from manor_cli.render import whole
 
 
@@ -23,8 +23,7 @@ def backend() -> None:
 
 
 @backend.command("list")
-@output_option
-@click.pass_obj
+@answering
 def list_(app: App, output: str) -> None:
     """List the back ends that are installed, with their state and use.
 
@@ -37,8 +36,7 @@ def list_(app: App, output: str) -> None:
 
 @backend.command()
 @names.argument("backend")
-@output_option
-@click.pass_obj
+@answering
 def load(app: App, name: str, output: str) -> None:
     """Load a back end; its waiting devices connect by themselves.
 
@@ -47,14 +45,13 @@ def load(app: App, name: str, output: str) -> None:
       manor backend load nbd
     """
     status = app.call(BackendLoad(name=name), BackendStatus, timeout=app.timeout or 60.0)
-    show_one(app, views.BACKENDS, whole(status), output)
+    show(app, views.BACKENDS, whole(status), output)
 
 
 @backend.command()
 @names.argument("backend")
 @click.option("--force", is_flag=True, help="Even while in use: its devices are orphaned until it is back.")
-@output_option
-@click.pass_obj
+@answering
 def unload(app: App, name: str, force: bool, output: str) -> None:
     """Unload a back end; refused while devices use it, naming them.
 
@@ -64,4 +61,4 @@ def unload(app: App, name: str, force: bool, output: str) -> None:
     """
     request = BackendUnload(name=name, force=force)
     status = app.call(request, BackendStatus, timeout=app.timeout or 60.0)
-    show_one(app, views.BACKENDS, whole(status), output)
+    show(app, views.BACKENDS, whole(status), output)

@@ -15,7 +15,7 @@ from manor_bus.wire.errors import ManorError
 from manor_bus.wire.messages import bus as words
 from manor_cli import events, recording, views
 from manor_cli.app import App
-from manor_cli.output import line_option, lines, output_option, show
+from manor_cli.output import answering, line_option, lines, show
 from manor_cli.recording import Recorded
 from manor_cli.render import View, as_json, clean, whole
 
@@ -37,8 +37,7 @@ def bus() -> None:
 @click.argument("what", type=click.Choice(["peers", "calls", "watches"]), default="peers")
 @click.option("--interval", type=click.FloatRange(min=0.2), default=1.0, show_default=True, help="Seconds.")
 @click.option("--once", is_flag=True, help="Print once and end, as without a terminal.")
-@output_option
-@click.pass_obj
+@answering
 def top(app: App, what: str, interval: float, once: bool, output: str) -> None:
     """Show peers, calls under way, or subscriptions; on a terminal again and again until Ctrl-C.
 

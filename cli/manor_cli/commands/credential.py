@@ -13,7 +13,7 @@ from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages.bus import Reload, Reloaded
 from manor_cli import views
 from manor_cli.app import App
-from manor_cli.output import output_option, show
+from manor_cli.output import answering, show
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -29,8 +29,7 @@ def credential() -> None:
 
 
 @credential.command("list")
-@output_option
-@click.pass_obj
+@answering
 def list_(app: App, output: str) -> None:
     """List who may attach, by public key.
 

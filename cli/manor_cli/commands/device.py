@@ -8,14 +8,14 @@ from typing import Any, Final
 import click
 import msgspec
 
-from manor_bus.wire.errors import ManorError, Problem, bad_request, conflict
+from manor_bus.wire.errors import Problem, bad_request, conflict
 from manor_bus.wire.messages import config
 from manor_bus.wire.messages.documents import Channel, Disk, Domain, Nic, Pci, Usb
 from manor_bus.wire.messages.lifecycle import DomainUnplug
-from manor_cli import changes, follow, names, settle, views
+from manor_cli import changes, follow, names, views
 from manor_cli.app import App
 from manor_cli.listing import devices
-from manor_cli.output import output_option, reason_option, show
+from manor_cli.output import answering, reason_option, show
 
 SECTIONS: Final = {"disk": "disks", "nic": "nics", "channel": "channels", "pci": "pci", "usb": "usb"}
 TYPES: Final[dict[str, Any]] = {"disk": Disk, "nic": Nic, "channel": Channel, "pci": Pci, "usb": Usb}
@@ -40,8 +40,7 @@ def device() -> None:
 
 @device.command("list")
 @names.argument("domain", "domain", required=False)
-@output_option
-@click.pass_obj
+@answering
 def list_(app: App, domain: str, output: str) -> None:
     """List connections between devices and their back ends; of one DOMAIN if named.
 
@@ -58,8 +57,7 @@ def list_(app: App, domain: str, output: str) -> None:
 @click.argument("settings", metavar="KEY=VALUE...", nargs=-1, required=True)
 @reason_option
 @follow.wait_option
-@output_option
-@click.pass_obj
+@answering
 def attach(
     app: App, domain: str, type_: str, settings: Sequence[str], reason: str, wait: bool, output: str
 ) -> None:
@@ -71,14 +69,14 @@ def attach(
       manor device attach web nic id=lan network=lan
     """
     wanted = described(type_, settings)
-    document = app.call(config.Get(kind="Domain", name=domain), config.Got).document
-    assert isinstance(document, Domain)
+    document = _domain(app, domain)
     if wanted.id in _ids(document):
         raise conflict(
             f"domain {domain} has a device {wanted.id} already", hint=f"manor device list {domain}"
         )
     present = getattr(document.spec, SECTIONS[type_])
-    _write(app, document, {SECTIONS[type_]: (*present, wanted)}, reason, wanted.id if wait else "", output)
+    changed = {SECTIONS[type_]: (*present, wanted)}
+    changes.post(app, _with(document, changed, reason), output, wait=wait, device=wanted.id)
 
 
 @device.command()
@@ -86,8 +84,7 @@ def attach(
 @click.option("--force", is_flag=True, help="The guest is not asked.")
 @reason_option
 @follow.wait_option
-@output_option
-@click.pass_obj
+@answering
 def detach(app: App, words: Sequence[str], force: bool, reason: str, wait: bool, output: str) -> None:
     """Detach a device. A guest that refuses to let go keeps it, and is asked again by repeating the command.
 
@@ -97,14 +94,13 @@ def detach(app: App, words: Sequence[str], force: bool, reason: str, wait: bool,
       manor device detach web more --force
     """
     domain, device_id = _device(words)
-    document = app.call(config.Get(kind="Domain", name=domain), config.Got).document
-    assert isinstance(document, Domain)
+    document = _domain(app, domain)
     for section in SECTIONS.values():
         present = getattr(document.spec, section)
         kept = tuple(one for one in present if one.id != device_id)
         if len(kept) != len(present):
-            awaited = device_id if wait and not force else ""
-            _write(app, document, {section: kept}, reason, awaited, output)
+            request = _with(document, {section: kept}, reason)
+            changes.post(app, request, output, wait=wait and not force, device=device_id)
             if not force:
                 return
     again = DomainUnplug(name=domain, device=device_id, force=force, reason=reason)
@@ -141,17 +137,13 @@ def _ids(document: Domain) -> list[str]:
     return [one.id for section in SECTIONS.values() for one in getattr(document.spec, section)]
 
 
-def _write(app: App, document: Domain, changed: dict[str, Any], reason: str, awaited: str, form: str) -> None:
-    """Write the document back if nobody else has changed it meanwhile, and wait for the device `awaited`."""
+def _domain(app: App, name: str) -> Domain:
+    document = app.call(config.Get(kind="Domain", name=name), config.Got).document
+    assert isinstance(document, Domain)
+    return document
+
+
+def _with(document: Domain, changed: dict[str, Any], reason: str) -> config.Apply:
+    """Return the request to write the document with other devices."""
     spec = msgspec.structs.replace(document.spec, **changed)
-    content = msgspec.to_builtins(msgspec.structs.replace(document, spec=spec))
-    try:
-        applied = app.call(
-            config.Apply(documents=(content,), reason=reason), config.Applied, key=follow.new_id()
-        )
-    except ManorError as error:
-        error.hint = error.hint or "somebody changed the document meanwhile: repeat the command"
-        raise
-    changes.told(app, applied, form)
-    if awaited:
-        settle.wait(app, applied.changes, device=awaited)
+    return changes.written(msgspec.structs.replace(document, spec=spec), reason=reason)

@@ -11,7 +11,7 @@ import click
 from manor_bus.wire.messages import lifecycle
 from manor_cli import follow, names
 from manor_cli.app import App
-from manor_cli.output import output_option
+from manor_cli.output import answering
 from manor_cli.render import clean
 
 PAUSED: Final = click.Option(["--paused"], is_flag=True, help="Leave the virtual CPUs stopped.")
@@ -29,7 +29,7 @@ WITH_USERS: Final = click.Option(
 
 def verb(function: Callable[..., Any], text: str, *examples: str, many: bool = True) -> click.Command:
     """Return a command of a function with what all verbs take: names, --reason, --wait, -o."""
-    wrapped: Any = follow.wait_option(output_option(click.pass_obj(function)))
+    wrapped: Any = follow.wait_option(answering(function))
     wrapped = click.option("--reason", default="", help="Why; kept with the operation.")(wrapped)
     wrapped = names.argument("domain", "names" if many else "name", many=many)(wrapped)
     lines = "".join(f"\n      manor {example}" for example in examples)
@@ -41,10 +41,9 @@ def posting(request: type[Any], text: str, *examples: str, options: tuple[click.
     """Return the command that posts `request` for each name; its options are fields of the request."""
 
     def run(app: App, names: tuple[str, ...], reason: str, wait: bool, output: str, **fields: Any) -> int:
-        def make(name: str) -> Any:
-            return request(name=name, **({"reason": reason} if reason else {}), **fields)
-
-        return follow.each(app, names, make, wait=wait, form=output)
+        return follow.each(
+            app, names, lambda name: request(name=name, reason=reason, **fields), wait=wait, form=output
+        )
 
     command = verb(run, text, *examples)
     command.params += options
@@ -84,6 +83,7 @@ restore = posting(
 discard = posting(
     lifecycle.DomainDiscard, "Throw the saved state away: the next start is a fresh one.", "discard web"
 )
+nmi = posting(lifecycle.DomainNmi, "Send a non-maskable interrupt: many guests then dump core.", "nmi web")
 clear = posting(
     lifecycle.DomainClear, "Clear FAILED after you have looked: it may be started again.", "clear web"
 )
@@ -120,21 +120,6 @@ rename = verb(
     _rename, "Give a domain another name; its uuid and its run stay.", "rename web web-old", many=False
 )
 rename.params.insert(1, click.Argument(["new_name"]))
-
-
-@click.command()
-@names.argument("domain")
-@follow.wait_option
-@output_option
-@click.pass_obj
-def nmi(app: App, name: str, wait: bool, output: str) -> None:
-    """Send a non-maskable interrupt: many guests then dump core.
-
-    \b
-    Example:
-      manor nmi web
-    """
-    follow.each(app, [name], lambda name: lifecycle.DomainNmi(name=name), wait=wait, form=output)
 
 
 @click.command()

@@ -11,7 +11,7 @@ import click
 from manor_bus.wire.errors import Kind, ManorError, Problem, bad_request, unavailable
 from manor_cli.app import App
 from manor_cli.commands import naming
-from manor_cli.output import output_option, show
+from manor_cli.output import answering, show
 from manor_cli.render import View, as_json, as_yaml, clean, moment
 from manor_cli.runner import control, guests, instances, present, starting, stopping, supervise, systemd
 
@@ -198,8 +198,7 @@ def start_guests(app: App) -> None:
 
 
 @click.command()
-@output_option
-@click.pass_obj
+@answering
 def status(app: App, output: str) -> None:
     """Show what runs on this machine, also without a bus.
 

@@ -14,7 +14,7 @@ from manor_bus.wire.messages.lifecycle import (
 from manor_cli import follow, names, views
 from manor_cli.app import App
 from manor_cli.listing import operations
-from manor_cli.output import output_option, show, show_one
+from manor_cli.output import answering, show
 from manor_cli.render import clean, whole
 
 
@@ -34,8 +34,7 @@ def ops() -> None:
 @click.option(
     "-n", "--limit", default=200, show_default=True, type=click.IntRange(1, 10_000), help="At most."
 )
-@output_option
-@click.pass_obj
+@answering
 def list_(app: App, domain: str, active: bool, limit: int, output: str) -> None:
     """List operations, newest first; of one DOMAIN if named.
 
@@ -50,8 +49,7 @@ def list_(app: App, domain: str, active: bool, limit: int, output: str) -> None:
 @ops.command("show")
 @names.argument("operation", "operation_id")
 @click.option("--follow", "followed", is_flag=True, help="Wait until it has ended, showing its steps.")
-@output_option
-@click.pass_obj
+@answering
 def show_(app: App, operation_id: str, followed: bool, output: str) -> None:
     """Show one operation with its steps.
 
@@ -63,7 +61,7 @@ def show_(app: App, operation_id: str, followed: bool, output: str) -> None:
     if followed and operation.state not in ENDED:
         operation = follow.follow(app, operation)
     row = whole(operation)
-    show_one(app, views.OPERATIONS, row, output)
+    show(app, views.OPERATIONS, row, output)
     if output not in ("table", "wide"):
         return
     for number, step in enumerate(operation.steps, 1):
@@ -75,8 +73,7 @@ def show_(app: App, operation_id: str, followed: bool, output: str) -> None:
 
 @ops.command("cancel")
 @names.argument("operation", "operation_id")
-@output_option
-@click.pass_obj
+@answering
 def cancel(app: App, operation_id: str, output: str) -> None:
     """Cancel an operation: what it did is undone. Answered within five seconds.
 
@@ -90,4 +87,4 @@ def cancel(app: App, operation_id: str, output: str) -> None:
         if operation.state is OperationState.CANCELLING:
             app.note(f"hint: it ends after its present step; manor ops show {operation.id} --follow")
     else:
-        show_one(app, views.OPERATIONS, whole(operation), output)
+        show(app, views.OPERATIONS, whole(operation), output)

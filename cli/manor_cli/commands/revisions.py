@@ -10,7 +10,7 @@ from manor_bus.wire.messages import config
 from manor_bus.wire.messages.lifecycle import DomainDelete
 from manor_cli import changes, follow, names, views
 from manor_cli.app import App
-from manor_cli.output import output_option, reason_option, show
+from manor_cli.output import answering, reason_option, show
 from manor_cli.render import whole
 
 
@@ -20,8 +20,7 @@ from manor_cli.render import whole
 @click.option("--dry-run", is_flag=True, help="Say what would happen and do nothing.")
 @reason_option
 @follow.wait_option
-@output_option
-@click.pass_obj
+@answering
 def delete(
     app: App, words: Sequence[str], force: bool, dry_run: bool, reason: str, wait: bool, output: str
 ) -> int:
@@ -61,8 +60,7 @@ def delete(
 @click.command()
 @names.documents_argument("KIND NAME")
 @click.option("-n", "--limit", default=50, show_default=True, type=click.IntRange(1, 10_000), help="At most.")
-@output_option
-@click.pass_obj
+@answering
 def history(app: App, words: Sequence[str], limit: int, output: str) -> None:
     """Show the revisions of a document: when, by whom, why, what.
 
@@ -85,8 +83,7 @@ def history(app: App, words: Sequence[str], limit: int, output: str) -> None:
 @names.documents_argument("KIND NAME")
 @click.argument("revision", type=int)
 @reason_option
-@output_option
-@click.pass_obj
+@answering
 def rollback(app: App, words: Sequence[str], revision: int, reason: str, output: str) -> None:
     """Write a document as it was at REVISION once more.
 
@@ -97,4 +94,4 @@ def rollback(app: App, words: Sequence[str], revision: int, reason: str, output:
     """
     kind, name = names.document(words)
     request = config.Rollback(kind=kind, name=name, revision=revision, reason=reason)
-    changes.told(app, app.call(request, config.Applied, key=follow.new_id()), output)
+    changes.post(app, request, output)

@@ -9,7 +9,7 @@ import click
 from manor_bus.wire.errors import not_found
 from manor_cli.app import App
 from manor_cli.kinds import DOCUMENTS
-from manor_cli.output import output_option, show
+from manor_cli.output import answering, show
 from manor_cli.render import View, as_json
 
 CATALOGUE = View.of("type sort request reply part changes subjects+", name="type")
@@ -18,8 +18,7 @@ CATALOGUE = View.of("type sort request reply part changes subjects+", name="type
 @click.command()
 @click.argument("name", required=False, default="")
 @click.option("--asyncapi", is_flag=True, help="The whole bus as an AsyncAPI 3 document (YAML).")
-@output_option
-@click.pass_obj
+@answering
 def schema(app: App, name: str, asyncapi: bool, output: str) -> None:
     """List all messages, or print the JSON Schema of one.
 

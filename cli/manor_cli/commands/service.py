@@ -13,7 +13,7 @@ from manor_bus.wire.messages import Done
 from manor_bus.wire.messages.node import Drain
 from manor_cli import views
 from manor_cli.app import App
-from manor_cli.output import output_option, show
+from manor_cli.output import answering, show
 from manor_cli.render import clean
 from manor_cli.runner import control, instances, logs, present, systemd
 
@@ -32,8 +32,7 @@ def service() -> None:
 
 
 @service.command("list")
-@output_option
-@click.pass_obj
+@answering
 def list_(app: App, output: str) -> None:
     """List the instances that are attached to the bus, and the broker.
 

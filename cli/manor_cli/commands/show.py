@@ -12,7 +12,7 @@ from manor_cli.app import App
 from manor_cli.exits import PARTIAL
 from manor_cli.kinds import DOCUMENTS, document_kind, singular, unknown
 from manor_cli.listing import LISTS
-from manor_cli.output import output_option, show
+from manor_cli.output import answering, show
 from manor_cli.render import as_json, as_yaml, whole
 
 
@@ -20,8 +20,7 @@ from manor_cli.render import as_json, as_yaml, whole
 @click.argument("kind", required=False, default="domain")
 @click.option("-l", "--selector", default="", help="Only what has these labels: key=value,key!=value,key.")
 @click.option("--partial", is_flag=True, help="End with 0 also when somebody's word is missing.")
-@output_option
-@click.pass_obj
+@answering
 def list_(app: App, kind: str, selector: str, partial: bool, output: str) -> int:
     """List what is there: domains, or things of another KIND.
 
@@ -50,8 +49,7 @@ def list_(app: App, kind: str, selector: str, partial: bool, output: str) -> int
 @names.documents_argument("[KIND] [NAME]...", required=False)
 @click.option("-l", "--selector", default="", help="Only what has these labels: key=value,key!=value,key.")
 @click.option("--revision", type=int, help="As it was at this revision of the store (one NAME).")
-@output_option
-@click.pass_obj
+@answering
 def get(app: App, words: tuple[str, ...], selector: str, revision: int | None, output: str) -> None:
     """Get documents: what was asked for. `-o yaml` is what `manor apply` takes.
 

@@ -11,10 +11,10 @@ import msgspec
 
 from manor_bus.wire.messages import config
 from manor_bus.wire.messages.documents import Metadata, Volume, VolumeSpec
-from manor_cli import changes, follow, names, settle
+from manor_cli import changes, follow, names
 from manor_cli.app import App
 from manor_cli.listing import listed
-from manor_cli.output import output_option, reason_option
+from manor_cli.output import answering, reason_option
 
 _SIZE: Final = re.compile(r"(\d{1,9})(M|MiB|G|GiB|T|TiB)")
 _FACTOR: Final = {"M": 1, "G": 1024, "T": 1_048_576}
@@ -42,8 +42,7 @@ def volume() -> None:
 
 
 @volume.command("list")
-@output_option
-@click.pass_obj
+@answering
 def list_(app: App, output: str) -> None:
     """List the volumes of this node with their state and who uses them.
 
@@ -63,8 +62,7 @@ def list_(app: App, output: str) -> None:
 @click.option("--preallocate", is_flag=True, help="Take the space now.")
 @click.option("--keep", is_flag=True, help="Deleting the volume leaves the file.")
 @follow.wait_option
-@output_option
-@click.pass_obj
+@answering
 def create(
     app: App, name: str, size: int, format_: Any, backing_file: str, backing_format: Any, preallocate: bool,
     keep: bool, wait: bool, output: str,
@@ -80,15 +78,14 @@ def create(
         size_mib=size, format=format_, backing_file=backing_file, backing_format=backing_format,
         preallocate=preallocate, keep=keep,
     )  # fmt: skip
-    _write(app, Volume(metadata=Metadata(name=name), spec=spec), new=True, wait=wait, form=output)
+    _make(app, name, spec, output, wait=wait)
 
 
 @volume.command()
 @names.argument("volume")
 @click.option("--size", callback=size_mib, required=True, help="New size; volumes only grow.")
 @follow.wait_option
-@output_option
-@click.pass_obj
+@answering
 def resize(app: App, name: str, size: int, wait: bool, output: str) -> None:
     """Grow a volume; one in use grows when it is detached.
 
@@ -98,7 +95,8 @@ def resize(app: App, name: str, size: int, wait: bool, output: str) -> None:
     """
     document = _volume(app, name)
     spec = msgspec.structs.replace(document.spec, size_mib=size)
-    _write(app, msgspec.structs.replace(document, spec=spec), new=False, wait=wait, form=output)
+    request = changes.written(msgspec.structs.replace(document, spec=spec))
+    changes.post(app, request, output, wait=wait)
 
 
 @volume.command()
@@ -106,8 +104,7 @@ def resize(app: App, name: str, size: int, wait: bool, output: str) -> None:
 @click.argument("name")
 @click.option("--size", callback=size_mib, help="Size, when the clone shall be larger.")
 @follow.wait_option
-@output_option
-@click.pass_obj
+@answering
 def clone(app: App, source: str, name: str, size: int, wait: bool, output: str) -> None:
     """Make volume NAME as a copy of SOURCE; a qcow2 clone shares what was not changed since.
 
@@ -119,14 +116,30 @@ def clone(app: App, source: str, name: str, size: int, wait: bool, output: str) 
     spec = VolumeSpec(
         size_mib=size or original.size_mib, format=original.format, pool=original.pool, clone_of=source
     )
-    _write(app, Volume(metadata=Metadata(name=name), spec=spec), new=True, wait=wait, form=output)
+    _make(app, name, spec, output, wait=wait)
+
+
+@volume.command()
+@names.argument("volume")
+@click.argument("new_name")
+@reason_option
+@follow.wait_option
+@answering
+def rename(app: App, name: str, new_name: str, reason: str, wait: bool, output: str) -> None:
+    """Give a volume another name; its file stays, and documents that use it follow.
+
+    \b
+    Example:
+      manor volume rename web-root web-old
+    """
+    request = config.Rename(kind="Volume", name=name, new_name=new_name, reason=reason)
+    changes.post(app, request, output, wait=wait)
 
 
 @volume.command()
 @names.argument("volume", "names", many=True)
 @reason_option
-@output_option
-@click.pass_obj
+@answering
 def delete(app: App, names: Sequence[str], reason: str, output: str) -> None:
     """Delete volumes and their files, all or none; refused while a domain uses one.
 
@@ -135,21 +148,15 @@ def delete(app: App, names: Sequence[str], reason: str, output: str) -> None:
       manor volume delete web-root
     """
     references = tuple(config.Reference(kind="Volume", name=name) for name in names)
-    request = config.Delete(references=references, reason=reason)
-    changes.told(app, app.call(request, config.Applied, key=follow.new_id()), output)
+    changes.post(app, config.Delete(references=references, reason=reason), output)
+
+
+def _make(app: App, name: str, spec: VolumeSpec, output: str, *, wait: bool) -> None:
+    document = Volume(metadata=Metadata(name=name), spec=spec)
+    changes.post(app, changes.written(document, new=True), output, wait=wait)
 
 
 def _volume(app: App, name: str) -> Volume:
     document = app.call(config.Get(kind="Volume", name=name), config.Got).document
     assert isinstance(document, Volume)
     return document
-
-
-def _write(app: App, document: Volume, *, new: bool, wait: bool, form: str) -> None:
-    """Write the document, and wait until there is such a volume. A new one must not exist yet."""
-    content = msgspec.to_builtins(document)
-    content["metadata"]["revision"] = 0 if new else document.metadata.revision
-    applied = app.call(config.Apply(documents=(content,)), config.Applied, key=follow.new_id())
-    changes.told(app, applied, form)
-    if wait:
-        settle.wait(app, applied.changes)

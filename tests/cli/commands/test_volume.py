@@ -53,6 +53,17 @@ def test_a_clone_is_like_its_source():
     assert written(client)["spec"] == {"size_mib": 2048, "format": "raw", "clone_of": "golden"}
 
 
+def test_a_volume_gets_another_name_and_keeps_its_uuid():
+    made = [
+        config.Change(kind="Volume", name=name, uuid="u", action=action, revision=8)
+        for name, action in (("golden", "deleted"), ("silver", "created"))
+    ]
+    client = FakeClient({config.Rename: config.Applied(revision=8, changes=tuple(made))})
+    ran = run("volume", "rename", "volume/golden", "silver", "--reason", "r", "--no-wait", client=client)
+    assert client.asked == [config.Rename(kind="Volume", name="golden", new_name="silver", reason="r")]
+    assert ran.out == "volume/silver has a new name (revision 8), it was golden\n"
+
+
 def test_deleting_names_the_document():
     client = bus()
     run("volume", "delete", "golden", "--reason", "old", client=client)

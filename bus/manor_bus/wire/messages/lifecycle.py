@@ -267,6 +267,7 @@ class DomainNmi(Message, frozen=True, kw_only=True):
     """Send a non-maskable interrupt."""
 
     name: str
+    reason: str = ""
 
 
 class DomainScreenshot(Message, frozen=True, kw_only=True):
