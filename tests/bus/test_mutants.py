@@ -171,6 +171,11 @@ def what_is_replaced_is_not_counted(patch):
     patch.setattr(Fanout, "_keep_newest", keep)
 
 
+def a_new_subscriber_takes_the_last_batch_of_the_others(patch):
+    subscribe = Fanout.subscribe
+    patch.setattr(Fanout, "subscribe", lambda self, *wish: subscribe(self, *wish[:-1], []))
+
+
 def replies_overtake_events(patch):
     patch.setattr(Fanout, "flush_for", lambda *_: None)
 
@@ -228,7 +233,7 @@ MUTANTS = [
     the_library_trusts_the_broker_to_end_calls, the_broker_ignores_deadlines, the_service_ignores_deadlines,
     every_attempt_runs_anew, credit_is_not_checked, old_credit_is_told_on_a_new_connection,
     what_is_dropped_leaves_no_hole, what_is_replaced_is_not_counted,
-    replies_overtake_events, the_queue_has_no_limit,
+    a_new_subscriber_takes_the_last_batch_of_the_others, replies_overtake_events, the_queue_has_no_limit,
     holes_are_not_noticed, a_reset_is_ignored, old_changes_are_applied, any_snapshot_counts,
     a_new_owner_is_not_asked,
 ]  # fmt: skip

@@ -75,6 +75,17 @@ class Anything(RuleBasedStateMachine):
             if world.servers:
                 world.put(name, 3)
 
+    @rule(name=NAMES)
+    def watch_again_while_something_changes(self, name):
+        """Each begins in a turn of the broker in which something has collected for those before it."""
+        world = self.world
+        for _ in range(3):
+            if world.servers and len(world.watchers) < 4:
+                world.put(name, 3)
+                world.run(asyncio.sleep(0.001))  # so it is there before the wish
+                world.run(world.watch("gap", 0.0, world.callers[1]))
+                world.run(asyncio.sleep(0.003))
+
     # --- services -------------------------------------------------------------------------------------
 
     @rule(name=NAMES, count=st.sampled_from([1, 3, 30]))
