@@ -251,13 +251,15 @@ class Anything(RuleBasedStateMachine):
         self.world.hostile.say(**forged, data={"forged": True})
 
     @rule(policy=POLICIES, tap=st.booleans())
-    def subscribe_and_never_read(self, policy, tap):
+    def subscribe_and_never_read(self, policy="gap", tap=False):
         self.world.hostile.sid = sid = self.world.next()
         wish = words.Subscribe(sid=sid, window=2, window_bytes=500, policy=policy, tap=tap)
         self.world.hostile.say(k=Frame.SUB, id="s", to=">", data=wish)
 
     @rule(messages=st.integers(0, 9), size=st.sampled_from([0, 0, 100_000]))
     def claim_credit(self, messages, size):
+        if not self.world.hostile.sid:
+            self.subscribe_and_never_read()
         credit = words.Credit(sid=self.world.hostile.sid, messages=messages, size=size)
         self.world.hostile.say(k=Frame.CREDIT, data=credit)
 
