@@ -173,7 +173,7 @@ def what_is_replaced_is_not_counted(patch):
 
 def a_new_subscriber_takes_the_last_batch_of_the_others(patch):
     subscribe = Fanout.subscribe
-    patch.setattr(Fanout, "subscribe", lambda self, *wish: subscribe(self, *wish[:-1], []))
+    patch.setattr(Fanout, "subscribe", lambda self, *wish: subscribe(self, *wish[:-1], []))  # type: ignore[call-arg]
 
 
 def replies_overtake_events(patch):
