@@ -480,14 +480,36 @@ def test_a_document_that_is_gone_leaves_the_guest_alone(tmp_path: Path) -> None:
     on_stage(tmp_path, scenario)
 
 
-def test_a_domain_that_shall_be_halted_is_shut_down_after_each_start(tmp_path: Path) -> None:
+def test_a_domain_that_shall_be_halted_is_not_started_and_that_is_said(tmp_path: Path) -> None:
     async def scenario(scene: Scene) -> None:
         await scene.apply("web", run="halted")
-        for run in (1, 2):
-            await scene.do(m.DomainStart(name="web"))
-            await asyncio.sleep(60)
-            status = await scene.status()
-            assert (status.state, status.incarnation) == (State.DEFINED, run)
+        with pytest.raises(ManorError, match="run: halted") as refusal:
+            await scene.call(m.DomainStart(name="web"))
+        assert refusal.value.kind is Kind.DENIED_STATE
+        await scene.apply("db")
+        await scene.do(m.DomainStart(name="db"))
+        await scene.do(m.DomainSave(name="db"))
+        await scene.apply("db", run="halted")
+        with pytest.raises(ManorError, match="run: halted"):
+            await scene.call(m.DomainRestore(name="db"))
+        assert (await scene.status("db")).state is State.SUSPENDED
+        await scene.apply("web", run="on-request")
+        await scene.do(m.DomainStart(name="web"))
+        await scene.until(State.RUNNING)
+
+    on_stage(tmp_path, scenario)
+
+
+def test_a_domain_that_shall_be_halted_is_not_begun_again_by_a_reboot(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        ignores = {"fake": {"shutdown": "ignore"}}
+        await started(scene, extra=ignores)
+        await scene.apply("web", run="halted", shutdown_timeout_s=5, extra=ignores)
+        await scene.until(State.STOPPING)
+        await scene.until(State.RUNNING)
+        for request in (m.DomainReboot(name="web", force_after=True), m.DomainStart(name="web")):
+            with pytest.raises(ManorError, match="run: halted"):
+                await scene.call(request)
 
     on_stage(tmp_path, scenario)
 

@@ -31,7 +31,7 @@ class Metadata(Message, frozen=True, kw_only=True):
 
 class RunPolicy(StrEnum):
     """Whether a domain shall run: always (kept running), on-boot (started with the node and after a crash,
-    left off after a clean power off), on-request (by a verb), halted (kept stopped)."""
+    left off after a clean power off), on-request (by a verb), halted (kept stopped: a start is refused)."""
 
     ALWAYS = "always"
     ON_BOOT = "on-boot"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from manor_bus.wire.errors import ErrorBody, Kind
-from manor_bus.wire.messages.documents import DomainSpec
+from manor_bus.wire.messages.documents import DomainSpec, RunPolicy
 from manor_lifecycle.domain.pieces import (
     LOOK,
     came_and_went,
@@ -60,6 +60,10 @@ def gate(core: Core, kind: str) -> ErrorBody | None:
     if core.wish is None and kind != "restore":
         hint = "Apply a document with its uuid."
         return ErrorBody(kind=Kind.NOT_FOUND, message=f"{core.name} has no document", hint=hint)
+    if core.wish is not None and core.wish.spec.run is RunPolicy.HALTED:  # it would be off again at once
+        message = f"the document of {core.name} keeps it stopped (run: halted)"
+        hint = "Change spec.run, to on-request or always, then start it."
+        return ErrorBody(kind=Kind.DENIED_STATE, message=message, hint=hint)
     if core.name_taken:
         message = f"{core.name_taken} runs under the name {core.name}"
         hint = f"End it first: manor shutdown {core.name_taken}"

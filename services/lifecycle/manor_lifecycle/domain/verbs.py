@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Final
 
 from manor_bus.wire.errors import ErrorBody, Kind, ManorError, denied_state
+from manor_bus.wire.messages.documents import RunPolicy
 from manor_bus.wire.messages.lifecycle import State
 from manor_lifecycle.domain.starts import gate
 from manor_lifecycle.domain.states import ALREADY, VERBS, denial, state
@@ -95,7 +96,7 @@ def admit(core: Core, kind: str, arguments: Arguments) -> Yes | Already | No:
         return No(denial(goal if waiting else there, verb))
     if kind_then == ALREADY and not waiting and not _changes(core, verb):
         return Already()
-    if not waiting and kind in ("start", "restore") and (refusal := gate(core, kind)) is not None:
+    if not waiting and kind in ("start", "restore", "reboot") and (refusal := gate(core, kind)) is not None:
         return No(ManorError(refusal.kind, refusal.message, hint=refusal.hint))
     if kind in ("shutdown", "save") and core.users and not (arguments.with_users or arguments.force):
         message = f"what needs {core.name} runs: {', '.join(core.users)}"
@@ -116,7 +117,7 @@ def _changes(core: Core, verb: str) -> bool:
     return (
         (verb == "resume" and asleep)
         or (verb == "shutdown" and _keeps_running(core))
-        or (verb == "start" and core.kept.stopped)
+        or (verb == "start" and (core.kept.stopped or core.spec.run is RunPolicy.HALTED))
     )
 
 
