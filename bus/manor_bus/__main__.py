@@ -6,7 +6,8 @@ import logging
 import signal
 import sys
 
-from manor_bus.broker.server import Broker, check_keys, harden, wait_turn
+from manor_bus.broker.place import check_keys, wait_turn
+from manor_bus.broker.server import Broker, harden
 from manor_bus.settings import BrokerSettings
 from manor_bus.wire.errors import EXIT_CODES, ManorError
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -229,7 +230,7 @@ def load_public(path: Path) -> str:
 def _read(path: Path, hint: str, *, private: bool = False) -> str:
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
-            if private and os.fstat(file.fileno()).st_mode & 0o077:
+            if private and _shared(os.fstat(file.fileno())):
                 raise ManorError(Kind.FORBIDDEN, f"{path} can be read by others", hint=f"chmod 600 {path}")
             return file.read()
     except FileNotFoundError:
@@ -239,6 +240,13 @@ def _read(path: Path, hint: str, *, private: bool = False) -> str:
     except OSError as error:
         hint = "The file system or its server does not answer: see `dmesg` and `mount`."
         raise unavailable(f"{path}: {error.strerror}", delivered=False, hint=hint) from None
+
+
+def _shared(there: os.stat_result) -> bool:
+    """Say whether others may read it. Of what systemd hands over (root's, 0440) the bits of the group, which
+    is root's, are those of the access list that lets us in."""
+    handed = there.st_uid == there.st_gid == 0 and stat.S_IMODE(there.st_mode) == 0o440
+    return bool(there.st_mode & 0o077) and not handed
 
 
 def _issue(directory: Path, table: Mapping[str, str], principal: str, public: str) -> Path | None:
@@ -259,7 +267,8 @@ def _make(path: Path) -> KeyPair:
 
 
 def _save(directory: Path, table: Mapping[str, str]) -> None:
-    _write(directory / "authorised.json", msgspec.json.format(msgspec.json.encode(table), indent=1))
+    content = msgspec.json.format(msgspec.json.encode(table), indent=1)
+    _write(directory / "authorised.json", content, mode=0o640)  # no secret: the broker's group may read it
 
 
 def _write(path: Path, content: bytes, mode: int = 0o600) -> None:

@@ -56,23 +56,32 @@ class BusSettings(msgspec.Struct, frozen=True):
 
 
 class BrokerSettings(msgspec.Struct, frozen=True):
-    """What the broker needs: where to listen, and the keys."""
+    """What the broker needs: where to listen, and the keys. `group` may reach its ipc socket, too."""
 
     node: str
     endpoints: tuple[str, ...]
     keys: Path
-    ipc_mode: int = 0o600
+    group: str = ""
     directory: Path | None = None  # of its lock: there is one broker on a node
+    own: Path | None = None  # its key, when it does not lie in `keys`
+
+    @property
+    def key_file(self) -> Path:
+        """Where its own key is."""
+        return self.own or self.keys / "broker.key"
 
     @staticmethod
     def from_environment(environment: Mapping[str, str] = os.environ) -> BrokerSettings:
-        """Read MANOR_BUS (default: ipc in MANOR_DIR) and MANOR_BUS_TCP (a further tcp end point)."""
+        """Read MANOR_BUS (default: ipc in MANOR_DIR), MANOR_BUS_TCP (a further tcp end point),
+        MANOR_BUS_GROUP (who may reach the ipc socket), MANOR_KEYS, and MANOR_KEY (a key file of its own)."""
         directory = state_directory(environment)
         first = environment.get("MANOR_BUS") or f"ipc://{directory}/run/bus.sock"
-        tcp = environment.get("MANOR_BUS_TCP")
+        tcp, own = environment.get("MANOR_BUS_TCP"), environment.get("MANOR_KEY")
         return BrokerSettings(
             node=node_name(environment),
             endpoints=(first, tcp) if tcp else (first,),
             keys=Path(environment.get("MANOR_KEYS") or directory / "keys"),
+            group=environment.get("MANOR_BUS_GROUP", ""),
             directory=directory / "bus",
+            own=Path(own) if own else None,
         )

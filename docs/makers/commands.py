@@ -27,6 +27,8 @@ progress and advice to standard error. `-o json` and `-o yaml` have every field,
 | `MANOR_DIR` | the state directory, as `--dir` | `/var/lib/manor` for root, else `~/.local/state/manor` |
 | `MANOR_NODE` | the node's name | what `manor init` wrote |
 | `MANOR_BUS` | the broker's end point | `ipc://$MANOR_DIR/run/bus.sock` |
+| `MANOR_BUS_GROUP` | of the broker: the group that may reach its socket, too | nobody but its user |
+| `MANOR_BUS_TCP` | of the broker: a further end point, `tcp://HOST:PORT` | none |
 | `MANOR_KEYS` | the folder of keys | `$MANOR_DIR/keys` |
 | `MANOR_PRINCIPAL` | who you are | `operator/admin` |
 | `MANOR_KEY` | the file of your key | the principal's in `MANOR_KEYS` |

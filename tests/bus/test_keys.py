@@ -204,3 +204,15 @@ def test_keys_are_z85_of_forty_characters():
     pair = keys.generate()
     for half in (pair.public, pair.secret):
         assert re.fullmatch(r"\S{40}", half)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files that are root's: run as root")
+def test_what_systemd_hands_over_by_an_access_list_is_taken_and_nothing_else_of_the_group(tmp_path):
+    keys.create(tmp_path)
+    path = tmp_path / "broker.key"
+    path.chmod(0o440)
+    assert keys.load(path)
+    for mode, gid in ((0o640, 0), (0o444, 0), (0o440, 7)):
+        os.chown(path, 0, gid)
+        path.chmod(mode)
+        refused(keys.load, path)

@@ -1,7 +1,11 @@
 import os
 from pathlib import Path
 
+import pytest
+
+from manor_bus.broker.place import let_in
 from manor_bus.settings import BrokerSettings, BusSettings, node_name, state_directory
+from manor_bus.wire.errors import ManorError
 
 
 def test_one_variable_says_where_everything_is(tmp_path):
@@ -31,7 +35,8 @@ def test_each_part_can_be_said_by_itself(tmp_path):
 def test_the_broker_listens_on_ipc_alone_unless_told_otherwise(tmp_path):
     broker = BrokerSettings.from_environment({"MANOR_DIR": str(tmp_path)})
     assert broker.endpoints == (f"ipc://{tmp_path}/run/bus.sock",)
-    assert broker.ipc_mode == 0o600
+    assert broker.group == ""
+    assert broker.key_file == tmp_path / "keys" / "broker.key"
 
 
 def test_the_name_of_the_node_is_what_init_wrote(tmp_path):
@@ -48,3 +53,9 @@ def test_the_state_directory_has_the_usual_place(monkeypatch, tmp_path):
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     assert state_directory({}) == tmp_path / ".local" / "state" / "manor"
     assert state_directory({"MANOR_DIR": "relative"}) == Path.cwd() / "relative"
+
+
+def test_a_group_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ManorError, match="no group 'no-such-group'") as caught:
+        let_in(tmp_path / "bus.sock", "no-such-group")
+    assert "groupadd" in caught.value.hint

@@ -8,9 +8,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ class Node:
     """One node's state directory and the commands that act on it."""
 
     directory: Path
+    variables: Mapping[str, str] = field(default_factory=dict)
 
     def manor(self, *arguments: str, check: bool = True, stdin: str = "") -> subprocess.CompletedProcess[str]:
         """Run one command of the CLI to its end."""
@@ -52,7 +53,7 @@ class Node:
     def environment(self) -> dict[str, str]:
         """What a shell would export."""
         kept = {key: value for key, value in os.environ.items() if not key.startswith("MANOR_")}
-        return {**kept, "MANOR_DIR": str(self.directory), "NO_COLOR": "1"}
+        return {**kept, "MANOR_DIR": str(self.directory), "NO_COLOR": "1", **self.variables}
 
     def client(self) -> Client:
         """Attach to the bus as the operator."""
@@ -90,9 +91,9 @@ class Node:
 
 
 @contextmanager
-def node(directory: Path, *options: str) -> Iterator[Node]:
+def node(directory: Path, *options: str, **variables: str) -> Iterator[Node]:
     """Bring a node up, and leave nothing of it running."""
-    made = Node(directory)
+    made = Node(directory, variables)
     try:
         made.manor("up", "--detach", *options)
         yield made

@@ -24,14 +24,13 @@ import zmq
 from zmq.utils import z85
 
 from manor_bus import keys
-from manor_bus.broker import introspect, policy
+from manor_bus.broker import introspect, place, policy
 from manor_bus.broker.connections import Connection, Connections
 from manor_bus.broker.switch import Switch
 from manor_bus.settings import BrokerSettings
 from manor_bus.wire import codec
-from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages.bus import Authorise, Reloaded
-from manor_host import clock, locks
+from manor_host import clock
 
 DRAIN_FRAMES: Final = 64  # taken before anything is sent: what follows waits for them
 SEND_FRAMES_MAX: Final = 24_000  # more than the windows and pending calls of one peer together
@@ -124,7 +123,7 @@ class Broker:
         )
 
     def _open(self) -> zmq.Socket[bytes]:
-        pair = keys.load(self._settings.keys / "broker.key")
+        pair = keys.load(self._settings.key_file)
         router = self._context.socket(zmq.ROUTER)
         for option, value in (
             (zmq.ROUTER_MANDATORY, 1), (zmq.ROUTER_HANDOVER, 0), (zmq.SNDHWM, SEND_FRAMES_MAX),
@@ -146,11 +145,13 @@ class Broker:
         if endpoint.startswith("ipc://"):
             path = Path(endpoint.removeprefix("ipc://"))
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            before = os.umask(0o777 & ~self._settings.ipc_mode)
+            before = os.umask(0o177)
             try:
                 router.bind(endpoint)
             finally:
                 os.umask(before)
+            if self._settings.group:
+                place.let_in(path, self._settings.group)
             self._bound[endpoint] = path.stat()
         else:
             router.setsockopt(zmq.HEARTBEAT_IVL, 2_000)
@@ -360,28 +361,3 @@ class Broker:
             path = Path(endpoint.removeprefix("ipc://"))
             if endpoint.startswith("ipc://") and path.exists() and stat.S_ISSOCK(path.stat().st_mode):
                 path.unlink()
-
-
-def wait_turn(settings: BrokerSettings) -> None:
-    """Wait until no other broker of this state directory is there; its socket is its own until it ends.
-
-    Where no lock can be kept (a file system that takes nothing) a broker is more than a lock.
-    """
-    if settings.directory is None:
-        return
-    try:
-        settings.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        locks.take(settings.directory / "lock", wait=True)  # given back by the end of the process
-    except OSError as error:
-        log.warning("there is no lock against a second broker: %s", error)
-
-
-def check_keys(settings: BrokerSettings) -> None:
-    """Refuse to start without keys, saying what to do."""
-    if not (settings.keys / "broker.key").exists():
-        raise ManorError(
-            Kind.UNAVAILABLE,
-            f"no broker key in {settings.keys}",
-            hint="Create keys: manor init",
-            delivered=False,
-        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -11,9 +12,10 @@ import click
 from manor_bus import keys
 from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages.bus import Reload, Reloaded
-from manor_cli import views
+from manor_cli import views, ways_in
 from manor_cli.app import App
 from manor_cli.output import answering, show
+from manor_cli.runner import systemd
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -59,7 +61,7 @@ def _principal(function: F) -> F:
 @_principal
 @click.pass_obj
 def add(app: App, principal: str, public_key: str) -> None:
-    """Let PRINCIPAL (operator/NAME, observer/NAME, service/NAME) attach.
+    """Let PRINCIPAL (operator/NAME, observer/NAME, service/NAME) attach, and say how that person gets in.
 
     \b
     Example:
@@ -81,6 +83,9 @@ def rotate(app: App, principal: str, public_key: str) -> None:
     """
     with _known_to_broker(app):
         _told(app, principal, keys.rotate(app.settings.keys, principal, public_key))
+    if unit := systemd.units(app.settings.directory).get(principal.removeprefix("service/")):
+        systemd.act("restart", unit.name)
+        app.note(f"{unit.name} is restarted, for it was handed its key at its start")
 
 
 @credential.command()
@@ -102,10 +107,10 @@ def revoke(app: App, principal: str, yes: bool) -> None:
         app.out(f"{principal} may no longer attach")
 
 
-def _told(app: App, principal: str, file: object) -> None:
+def _told(app: App, principal: str, file: Path | None) -> None:
     app.out(f"{principal} may attach" + (f" with {file}" if file else ""))
-    if file:
-        app.note(f"hint: give it that file; it says MANOR_KEY={file}")
+    for line in ways_in.told(app.settings, principal, file):
+        app.out(line)
 
 
 @contextmanager
