@@ -211,7 +211,7 @@ def test_what_systemd_hands_over_by_an_access_list_is_taken_and_nothing_else_of_
     keys.create(tmp_path)
     path = tmp_path / "broker.key"
     path.chmod(0o440)
-    assert keys.load(path)
+    assert keys.load(path).secret
     for mode, gid in ((0o640, 0), (0o444, 0), (0o440, 7)):
         os.chown(path, 0, gid)
         path.chmod(mode)
