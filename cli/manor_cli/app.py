@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import select
 import sys
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cached_property
@@ -86,6 +87,11 @@ class App:
         if self._client is None:
             self._client = self.connect()
         return self._client
+
+    @property
+    def node_clock(self) -> float | None:
+        """The time on the monotonic clock of the node; None where we have another, on another machine."""
+        return time.monotonic() if self.client.same_clock else None
 
     def connect(self) -> Client:
         """Make a connection of its own, for somebody who waits while others call."""

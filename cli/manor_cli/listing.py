@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,8 +23,8 @@ def listed(app: App, kind: str, output: str) -> None:
 
 def domains(app: App, selector: str) -> list[Row]:
     """Return the domains that have the labels of a selector."""
-    now = time.time()
-    return [views.domain_row(status, now) for status in facts.domains(app, selector=selector)]
+    found = facts.domains(app, selector=selector)
+    return [views.domain_row(status, app.node_clock) for status in found]
 
 
 def known(kind: facts.Fact) -> Callable[[App, str], list[Row]]:

@@ -61,7 +61,7 @@ def show(app: App, view: View, found: Sequence[Row] | Row, output: str) -> None:
         for name in render.names(view, rows):
             app.out(name)
     elif not rows:
-        app.note(view.empty)
+        app.note("none that is known now" if app.partial else view.empty)
     else:
         for line in lines(app, view, rows, wide=output == "wide"):
             app.out(line)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
@@ -24,6 +25,10 @@ from manor_cli.app import App
 from manor_cli.render import clean
 
 FOLLOWED_MAX: Final = 8  # more domains or operations are waited for, but not shown step by step
+PENDING: Final = {
+    "next-start": "for its next start", "in-progress": "in progress", "asked": "asked for again and again",
+    "refused": "refused (see `manor describe`)",
+}  # fmt: skip
 Judge = Callable[[Any], bool]
 
 
@@ -52,8 +57,13 @@ def wait(app: App, changes: Iterable[Change], *, device: str = "") -> None:
 
 def told(status: DomainStatus) -> str:
     """Say where a domain stands."""
-    pending = f", {len(status.pending)} changes wait for its next start" if status.pending else ""
-    return _line("domain", status.name, status.state.value, status.reason) + pending
+    counts = Counter(change.applies for change in status.pending)
+    words = [f"{_changes(count)} {PENDING[applies]}" for applies, count in sorted(counts.items())]
+    return ", ".join([_line("domain", status.name, status.state.value, status.reason), *words])
+
+
+def _changes(count: int) -> str:
+    return f"{count} change{'' if count == 1 else 's'}"
 
 
 def _line(kind: str, name: str, state: str, reason: str) -> str:

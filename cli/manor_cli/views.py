@@ -126,11 +126,12 @@ SUBSCRIPTIONS: Final = View.of(
 )
 
 
-def domain_row(status: DomainStatus, now: float) -> dict[str, Any]:
-    """Return everything there is to say about a domain; `now` in seconds since 1970."""
-    running = status.started and status.state in LIVE
+def domain_row(status: DomainStatus, now: float | None) -> dict[str, Any]:
+    """Return all there is to say about a domain; `now` on its node's monotonic clock, None: unknown."""
     row: dict[str, Any] = whole(status)
-    row["uptime_s"] = round(max(0.0, now - status.started), 3) if running else 0.0
+    began = row.pop("began_s")
+    running = began and status.state in LIVE
+    row["uptime_s"] = 0.0 if not running else None if now is None else round(max(0.0, now - began), 3)
     return row
 
 

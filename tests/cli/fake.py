@@ -38,6 +38,7 @@ class FakeClient:
     timeouts: list[float] = field(default_factory=list)
     patterns: list[tuple[str, bool]] = field(default_factory=list)
     closed: int = 0
+    same_clock: bool = True
 
     def call(
         self,

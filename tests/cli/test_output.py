@@ -1,7 +1,8 @@
 import yaml
 
+from manor_bus.wire.messages.discovery import Find, Found
 from manor_bus.wire.messages.lifecycle import State
-from tests.cli.fake import discovery, domain, run
+from tests.cli.fake import FakeClient, discovery, domain, run
 
 TWO = (domain("web"), domain("a\x1b[31m", State.FAILED, reason="it\nbroke"))
 
@@ -43,6 +44,14 @@ def test_nothing_is_an_empty_list_for_programs_and_a_word_for_people():
     ran = run("list", client=discovery())
     assert ran.out == ""
     assert "manor apply" in ran.err
+
+
+def test_of_a_partial_answer_nothing_is_not_said_to_be_all():
+    unheard = FakeClient({Find: Found(count=0, complete=False, missing=("service/lifecycle was not heard",))})
+    ran = run("list", client=unheard)
+    assert ran.code == 8
+    assert "not all there is" in ran.err
+    assert "no domains" not in ran.err
 
 
 def test_a_table_keeps_to_the_width_of_the_terminal(monkeypatch):

@@ -78,7 +78,7 @@ def test_an_old_failure_is_no_error_of_this_change():
 def test_what_waits_for_the_next_start_is_told(capsys):
     pending = (PendingChange(path="spec.machine", old="a", new="b"),)
     wait([changed("Domain", "web", 5)], [news(domain(revision=5, pending=pending, reason="why"))])
-    assert "RUNNING (why), 1 changes wait for its next start" in capsys.readouterr().out
+    assert "RUNNING (why), 1 change for its next start" in capsys.readouterr().out
 
 
 def test_several_domains_are_waited_for_with_one_watch():
@@ -150,3 +150,15 @@ def test_when_the_time_is_over_it_says_that_the_change_is_stored():
         wait([changed("Domain", "web", 5)], [news(domain(revision=4)), News("domain.uuid-of-web", None)])
     assert caught.value.kind is Kind.TIMEOUT
     assert "stored" in caught.value.message
+
+
+def test_only_what_waits_for_the_next_start_is_said_to():
+    def pending(path, applies):
+        return PendingChange(path=path, old="1", new="2", applies=applies)
+
+    kinds = ["next-start", "in-progress", "next-start", "asked", "refused"]
+    status = domain(pending=tuple(pending(f"spec.{at}", one) for at, one in enumerate(kinds)))
+    assert settle.told(status) == (
+        "domain/web is RUNNING, 1 change asked for again and again, 1 change in progress,"
+        " 2 changes for its next start, 1 change refused (see `manor describe`)"
+    )

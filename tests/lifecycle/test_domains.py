@@ -30,6 +30,23 @@ async def started(scene: Scene, **spec: Any) -> str:
     return uuid
 
 
+def test_since_when_a_run_is_there_is_told_on_a_clock_that_nobody_sets_and_stays(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        await asyncio.sleep(50)
+        await started(scene)
+        began = asyncio.get_running_loop().time()
+        first = await scene.status()
+        assert first.began_s == pytest.approx(began, abs=5)
+        await asyncio.sleep(100)
+        await scene.restart()
+        again = await scene.until(State.RUNNING)
+        assert again.began_s == pytest.approx(first.began_s, abs=0.2)
+        await scene.do(m.DomainDestroy(name="web"))
+        assert (await scene.status()).began_s == 0.0
+
+    on_stage(tmp_path, scenario)
+
+
 # --- runs that end by themselves
 
 

@@ -88,6 +88,11 @@ class Client:
         """Our verified address; empty before the first exchange."""
         return self._session.address
 
+    @property
+    def same_clock(self) -> bool:
+        """Whether the broker has our monotonic clock; no before the first exchange."""
+        return self._session.same_clock
+
     # --- calls ----------------------------------------------------------------------------------------
 
     def call(

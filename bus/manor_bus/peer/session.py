@@ -67,7 +67,7 @@ class Session:
         self.calls = ClientCalls(new_id, self._send, self._called)
         self.subscriptions = ClientSubscriptions(new_id, self._send, self._subscribed)
         self._watches: ClientWatches | None = None
-        self._up = self._draining = self._same_clock = self._batches = False
+        self._up = self._draining = self.same_clock = self._batches = False
         self._hello_id = ""
         self._greet_at = float("inf")
         self._now = self._heard = self._asked_at = 0.0  # `_now`: as we were told last
@@ -253,7 +253,7 @@ class Session:
                 if not self.subscriptions.reply(wire):
                     self.calls.reply(wire, now)
             case Frame.REQ:
-                deadline = n / 1000 if self._same_clock and n else now + wire.timeout / 1000
+                deadline = n / 1000 if self.same_clock and n else now + wire.timeout / 1000
                 self.events.append(Asked(sender, wire, deadline))
             case Frame.CANCEL:
                 self.events.append(Withdrawn(sender, wire.re))
@@ -281,11 +281,11 @@ class Session:
         self.greeted, self.address, self.broker_epoch = True, welcome.address, welcome.broker_epoch
         self._heartbeat_s = welcome.heartbeat_ms / 1000
         self._batches = welcome.batches
-        self._same_clock = bool(self._boot_id) and welcome.boot_id == self._boot_id
+        self.same_clock = bool(self._boot_id) and welcome.boot_id == self._boot_id
         self.events.append(Greeted(welcome))
         if not again:
             self.subscriptions.greeted()
-            self.calls.greeted(now, same_clock=self._same_clock)
+            self.calls.greeted(now, same_clock=self.same_clock)
 
 
 def _raw(message: object) -> msgspec.Raw:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -102,7 +101,7 @@ def _observed(app: App, kind: str, name: str) -> list[tuple[str, str]]:
 
 def _domain_row(app: App, name: str) -> dict[str, Any] | None:
     try:
-        return views.domain_row(facts.domain(app, name), time.time())
+        return views.domain_row(facts.domain(app, name), app.node_clock)
     except ManorError as error:
         if error.kind is not Kind.NOT_FOUND:
             raise

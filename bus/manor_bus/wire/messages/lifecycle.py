@@ -117,7 +117,8 @@ class DomainStatus(Message, frozen=True, kw_only=True, tag_field="kind", tag="do
     last_failure: LastFailure | None = None
     not_answering_since: float = 0.0  # seconds since 1970; 0: it answers
     conditions: tuple[str, ...] = ()
-    uptime_s: float = 0.0  # of this run, on a clock that nobody sets
+    uptime_s: float = 0.0  # of this run when this was told, on a clock that nobody sets
+    began_s: float = 0.0  # of this run, on the monotonic clock of its node, which nobody sets; 0: no run
 
 
 class NodeStatus(Message, frozen=True, kw_only=True, tag_field="kind", tag="node"):

@@ -57,6 +57,7 @@ def status(core: Core) -> DomainStatus:
         not_answering_since=core.silent_since if core.not_answering else 0.0,
         conditions=conditions(core),
         uptime_s=round(run.uptime_s, 1) if run is not None and timed and run.ours else 0.0,
+        began_s=round(core.began or 0.0, 1) if run is not None and timed and run.ours else 0.0,
     )
 
 
