@@ -141,9 +141,12 @@ async def test_a_saved_guest_has_an_id_and_comes_back_as_it_was(house, tmp_path)
             16,
             16,
         )
-        with pytest.raises(ManorError) as refused:
-            await hypervisor.saved_image(house.folder / "nothing")
-        assert refused.value.kind is Kind.NOT_FOUND
+        nothing, next_ = house.folder / "nothing", creation(house.disk("root"), incarnation=3)
+        await hypervisor.destroy(today.run)
+        for call in (hypervisor.saved_image(nothing), hypervisor.restore(next_, nothing)):
+            with pytest.raises(ManorError) as refused:
+                await call
+            assert refused.value.kind is Kind.NOT_FOUND
 
 
 async def test_what_a_domain_leaves_is_listed_and_removed(house):

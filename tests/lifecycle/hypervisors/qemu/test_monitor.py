@@ -64,7 +64,7 @@ class TestWithQemu:
 
     async def test_a_descriptor_can_be_lent(self, connected: Monitor) -> None:
         descriptor = os.open(os.devnull, os.O_RDONLY)
-        await connected.lend(descriptor, "getfd", {"fdname": "x"})
+        await connected.ask("getfd", {"fdname": "x"}, lend=descriptor)
         os.close(descriptor)
         await connected.ask("closefd", {"fdname": "x"})
 

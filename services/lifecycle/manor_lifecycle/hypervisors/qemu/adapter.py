@@ -25,7 +25,7 @@ from manor_lifecycle.hypervisors import (
     Seen,
 )
 from manor_lifecycle.hypervisors.lanes import DESTROY_S, LOOK_S, Lanes
-from manor_lifecycle.hypervisors.qemu import birth, folder, hotplug, keeping, power, serial, views
+from manor_lifecycle.hypervisors.qemu import birth, folder, hotplug, keeping, serial
 from manor_lifecycle.hypervisors.qemu.census import Census
 from manor_lifecycle.hypervisors.qemu.guest import Guest
 from manor_lifecycle.hypervisors.qemu.options import Options
@@ -78,7 +78,7 @@ class QemuHypervisor:
                     await guest.look()
                 except ManorError as error:
                     unknown = error.message
-            return Seen(uuid, self._notes.last(uuid), views.living(guest), unknown=unknown)
+            return Seen(uuid, self._notes.last(uuid), guest.seen(), unknown=unknown)
 
     async def events(self) -> AsyncIterator[Changed]:
         """Yield what happens."""
@@ -105,15 +105,12 @@ class QemuHypervisor:
         async with self._lanes.turn(creation.run.uuid):
             if await self._is_there(creation):
                 return
-            descriptor = keeping.open_saved(path)
-            try:
-                header = await asyncio.to_thread(keeping.read_header, descriptor, path)
+            with keeping.opened(path) as (descriptor, header):
+                await asyncio.to_thread(keeping.check, descriptor, header, path)
                 record = birth.redraft(self._site, header.record, creation)
                 await keeping.demand_same(self._site, header, image, record.plugged)
                 self._notes.begin(record.uuid, record.incarnation)
                 await self._make(record, descriptor)
-            finally:
-                keeping.close(descriptor)
 
     async def _is_there(self, creation: Creation) -> bool:
         """Say whether the run exists; clear away what is left of an ended older one."""
@@ -135,19 +132,9 @@ class QemuHypervisor:
 
     async def _make(self, record: Record, saved: int | None = None) -> Guest:
         """Start a guest, from the beginning or with the stream of a saved one."""
-        guest = await birth.launch(self._site, record, incoming=saved is not None)
-        if saved is not None:
-            await self._bring_back(guest, saved)
-        self._guests[record.uuid] = guest
+        guest = self._guests[record.uuid] = await birth.launch(self._site, record, saved)
         guest.watch()
         return guest
-
-    async def _bring_back(self, guest: Guest, saved: int) -> None:
-        try:
-            await keeping.bring_back(guest, saved)
-        except BaseException:
-            await asyncio.shield(self._remove(guest))
-            raise
 
     @contextlib.asynccontextmanager
     async def _turn(self, run: Run) -> AsyncIterator[Guest]:
@@ -168,7 +155,7 @@ class QemuHypervisor:
     async def resume(self, run: Run) -> None:
         """Let it run."""
         async with self._turn(run) as guest:
-            await power.resume(guest)
+            await guest.resume()
 
     async def pause(self, run: Run) -> None:
         """Stop it."""
@@ -192,10 +179,9 @@ class QemuHypervisor:
             ran = guest.runs
             self._notes.begin(run.uuid, incarnation)
             await self._end(guest)
-            record = birth.reborn(guest.record, incarnation, self._site.wall())
-            fresh = await self._make(record)
+            fresh = await self._make(birth.reborn(guest.record, incarnation, self._site.wall()))
             if ran:
-                await power.resume(fresh)
+                await fresh.resume()
 
     async def destroy(self, run: Run) -> None:
         """End it and leave nothing of it, whatever is stuck in its lane."""
@@ -207,13 +193,10 @@ class QemuHypervisor:
         if guest is not None:
             if guest.record.incarnation > run.incarnation:
                 raise birth.stale(guest, run)
-            await self._remove(guest)
+            await self._end(guest)
+            self._census.forget(guest.record)
         else:
             await self._census.clear(run.uuid)
-
-    async def _remove(self, guest: Guest) -> None:
-        await self._end(guest)
-        self._census.forget(guest.record)
 
     async def _end(self, guest: Guest) -> None:
         await birth.end(guest)
@@ -238,7 +221,7 @@ class QemuHypervisor:
 
     async def saved_image(self, path: Path) -> SavedImage:
         """Read what a file is."""
-        return (await asyncio.to_thread(keeping.header_of, path)).image
+        return await asyncio.to_thread(keeping.image_of, path)
 
     async def coredump(self, run: Run, path: Path) -> None:
         """Write its memory to a file."""
@@ -253,7 +236,8 @@ class QemuHypervisor:
             if not 1 <= memory_mib <= most:
                 message = f"{guest.record.name} can have up to {most} MiB until it is started anew"
                 raise bad_request(message, hint="Raise spec.memory.max_mib and start it again.")
-            await guest.changing("balloon", {"value": memory_mib << 20}, asked_mib=memory_mib)
+            async with guest.changing(asked_mib=memory_mib):
+                await guest.ask("balloon", {"value": memory_mib << 20})
 
     async def set_cpus(self, run: Run, count: int) -> None:
         """Plug or unplug processors."""

@@ -13,7 +13,7 @@ from manor_bus.wire.errors import Kind, ManorError, bad_request
 from manor_host import clock
 from manor_host.processes import Watched
 from manor_lifecycle.hypervisors import Creation, Run
-from manor_lifecycle.hypervisors.qemu import complaints, folder, monitor, process
+from manor_lifecycle.hypervisors.qemu import complaints, folder, keeping, monitor, process
 from manor_lifecycle.hypervisors.qemu.arguments import command_line
 from manor_lifecycle.hypervisors.qemu.guest import Guest
 from manor_lifecycle.hypervisors.qemu.lending import backing_name
@@ -72,24 +72,15 @@ def redraft(site: Site, before: Record, creation: Creation) -> Record:
     if missing:
         names = ", ".join(missing)
         raise bad_request(f"the saved state of {before.name} has devices that are not given: {names}")
-    plugged = tuple(
-        msgspec.structs.replace(one, descriptor=today[one.device.id])
-        for one in before.plugged
-        if not one.gone
-    )
+    again = reborn(before, creation.run.incarnation, site.wall())
     return msgspec.structs.replace(
-        before,
+        again,
         name=creation.name,
-        incarnation=creation.run.incarnation,
         born=creation.run.incarnation,
         uid=creation.uid,
-        plugged=plugged,
+        plugged=tuple(msgspec.structs.replace(one, descriptor=today[one.device.id]) for one in again.plugged),
         accelerator=site.program.accelerators[0],
         reconnect_ms=site.program.version >= RECONNECT_MS_SINCE,
-        created=site.wall(),
-        troubles=(),
-        ended=None,
-        detail="",
     )
 
 
@@ -107,14 +98,17 @@ def stale(guest: Guest, run: Run) -> ManorError:
     return ManorError(Kind.STALE, message, hint="Ask for its state.")
 
 
-async def launch(site: Site, record: Record, *, incoming: bool = False) -> Guest:
-    """Start the process of a record, paused, and connect to it. On any error nothing of the run is left."""
+async def launch(site: Site, record: Record, saved: int | None = None) -> Guest:
+    """Start the process of a record, paused, and connect to it. On any error nothing of the run is left.
+
+    `saved`: where it goes on, a descriptor at the beginning of the stream of a saved guest.
+    """
     path = site.directory / record.uuid
     path.mkdir(mode=0o711, exist_ok=True)
     guest: Guest | None = None
     try:
         with contextlib.ExitStack() as open_files:
-            wiring, descriptors = await wire(site, record, path, open_files, incoming=incoming)
+            wiring, descriptors = await wire(site, record, path, open_files, incoming=saved is not None)
             record = msgspec.structs.replace(
                 record, argv=tuple(command_line(record, wiring)), pid=0, boot_id=clock.boot_id()
             )
@@ -126,8 +120,7 @@ async def launch(site: Site, record: Record, *, incoming: bool = False) -> Guest
         guest.remember(pid=started.identity.pid, started_ticks=started.identity.ticks)
         await _greet(guest)
         await pin(guest)
-        if not incoming:
-            await shrink(guest)
+        await (shrink(guest) if saved is None else keeping.bring_back(guest, saved))
     except BaseException as error:
         if guest is not None:
             await asyncio.shield(end(guest))

@@ -12,9 +12,9 @@ from manor_bus.wire.errors import ManorError
 from manor_host import clock, processes
 from manor_host.processes import Identity, Watched
 from manor_lifecycle.hypervisors import Changed, EndReason, LastEnd, Seen, SeenRun
-from manor_lifecycle.hypervisors.qemu import birth, events, folder, foreign, process, views
+from manor_lifecycle.hypervisors.qemu import birth, events, folder, foreign, process
 from manor_lifecycle.hypervisors.qemu.guest import Guest, ended
-from manor_lifecycle.hypervisors.qemu.record import Record
+from manor_lifecycle.hypervisors.qemu.record import Record, over
 from manor_lifecycle.hypervisors.qemu.site import Site
 
 FOREIGN_LOOK_S: Final = 15.0
@@ -114,10 +114,10 @@ class Census:
         """Its process is gone: a look says so until `destroy`, unless the whole machine started anew."""
         same_boot = record.boot_id == clock.boot_id()
         if record.ended is None:
-            over = events.process_ended(None, folder.last_words(path))
-            if over.reason is EndReason.DEVICE_MODEL and not same_boot:
-                over = events.Over(EndReason.UNKNOWN, "the machine started anew")
-            record = ended(record, over)
+            end = events.process_ended(None, folder.last_words(path))
+            if end.reason is EndReason.DEVICE_MODEL and not same_boot:
+                end = events.Over(EndReason.UNKNOWN, "the machine started anew")
+            record = ended(record, end)
         if not same_boot:
             self.forget(record)
         elif record.pid:
@@ -139,7 +139,7 @@ class Census:
         if uuid in self.unreadable:
             return Seen(uuid, last, unknown=self.unreadable[uuid][1])
         if (record := self.gone.get(uuid)) is not None:
-            return Seen(uuid, last, views.over(record), unknown=unknown)
+            return Seen(uuid, last, over(record), unknown=unknown)
         if (other := self.foreign.get(uuid)) is not None:
             return Seen(uuid, last, other, unknown=unknown)
         ended = LastEnd(note.incarnation, note.ended, note.detail) if note and note.ended else None

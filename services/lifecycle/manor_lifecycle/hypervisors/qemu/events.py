@@ -41,24 +41,11 @@ class Ballooned:
 
 
 @dataclass(frozen=True)
-class Suffers:
-    """Something is wrong with a disk, by a front end or node of it, or with the guest itself (no node).
-
-    `stops`: the guest halts for it; otherwise it goes on.
-    """
-
-    node: str
-    detail: str
-    io: IoStatus = "failed"
-    stops: bool = False
-
-
-@dataclass(frozen=True)
 class Answered:
     """The guest has seen the request to shut down."""
 
 
-Meaning = Over | Running | UnplugAnswered | Ballooned | Suffers | Answered
+Meaning = Over | Running | UnplugAnswered | Ballooned | Trouble | Answered
 
 # All run states of QEMU. What is not here stands, and its word is told: a newer QEMU knows it.
 STATES: Final[Mapping[str, tuple[Activity, CauseWord]]] = MappingProxyType(
@@ -114,12 +101,12 @@ Content = Mapping[str, Any]
 def _panicked(content: Content) -> Meaning:
     said = content.get("info") or {}
     detail = " ".join(["the guest's kernel panicked", *(f"{name}={said[name]}" for name in sorted(said))])
-    return Suffers("", detail) if content.get("action") == "run" else Over(EndReason.CRASH, detail)
+    return Trouble("", detail) if content.get("action") == "run" else Over(EndReason.CRASH, detail)
 
 
 def _unfed(content: Content) -> Meaning:
     detail = "the guest did not feed its watchdog"
-    return Suffers("", detail) if content.get("action") == "none" else Over(EndReason.WATCHDOG, detail)
+    return Trouble("", detail) if content.get("action") == "none" else Over(EndReason.WATCHDOG, detail)
 
 
 def _disk_failed(content: Content) -> Meaning | None:
@@ -127,13 +114,13 @@ def _disk_failed(content: Content) -> Meaning | None:
         return None  # it is set to: nobody is told of anything
     detail = f"{content.get('operation')}: {content.get('reason', 'error')}"
     io: IoStatus = "nospace" if content.get("nospace") else "failed"
-    return Suffers(_node(content), detail, io, stops=content.get("action") == "stop")
+    return Trouble(_node(content), detail, io, stays=content.get("action") != "stop")
 
 
 def _corrupted(content: Content) -> Meaning:
     said = str(content.get("msg", ""))
     harm = "the image is corrupt" if content.get("fatal") else "the image has an error that can be lived with"
-    return Suffers(_node(content), f"{harm}: {said}")
+    return Trouble(_node(content), f"{harm}: {said}")
 
 
 def _node(content: Content) -> str:
@@ -153,7 +140,7 @@ def _unplug(*, gone: bool) -> Callable[[Content], Meaning | None]:
 USED: Final[Mapping[str, Callable[[Content], Meaning | None]]] = {
     "SHUTDOWN": lambda said: Over(SHUTDOWNS[said["reason"]]) if said.get("reason") in SHUTDOWNS else None,
     "GUEST_PANICKED": _panicked,
-    "GUEST_CRASHLOADED": lambda said: Suffers("", "the guest's kernel crashed, and another writes its dump"),
+    "GUEST_CRASHLOADED": lambda said: Trouble("", "the guest's kernel crashed, and another writes its dump"),
     "GUEST_PVSHUTDOWN": lambda said: Answered(),
     "WATCHDOG": _unfed,
     "STOP": _seen,
@@ -167,7 +154,7 @@ USED: Final[Mapping[str, Callable[[Content], Meaning | None]]] = {
     "BALLOON_CHANGE": lambda said: Ballooned(said["actual"] >> 20),
     "BLOCK_IO_ERROR": _disk_failed,
     "BLOCK_IMAGE_CORRUPTED": _corrupted,
-    "MEMORY_FAILURE": lambda said: Suffers(
+    "MEMORY_FAILURE": lambda said: Trouble(
         "", f"memory of the node failed under the {said.get('recipient')}: {said.get('action')}"
     ),
 }

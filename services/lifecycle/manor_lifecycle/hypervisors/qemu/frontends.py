@@ -72,18 +72,14 @@ def attach(record: Record, plugged: Plugged, reach: Reach) -> list[Command]:
     """Return the commands that attach a device, in order. Raises `bad_request`."""
     device = plugged.device
     if isinstance(device, Disk):
-        top: dict[str, Any] = {"node-name": f"t{plugged.number}", "file": f"f{plugged.link}"}
-        top |= {"read-only": _readonly(plugged, device), "discard": "unmap" if device.discard else "ignore"}
-        limits = _limits(device)
-        group = f"g{plugged.number}"
-        top |= {"driver": "throttle", "throttle-group": group} if limits else {"driver": "raw"}
         made: list[Command] = []
-        if limits:
-            made.append(("object-add", {"qom-type": "throttle-group", "id": group, "limits": limits}))
+        if limits := _limits(device):
+            group = {"qom-type": "throttle-group", "id": f"g{plugged.number}", "limits": limits}
+            made.append(("object-add", group))
         return [
             *made,
             *disk_nodes(plugged, device, reach),
-            ("blockdev-add", top),
+            ("blockdev-add", _top(plugged, device)),
             ("device_add", _disk_device(record, plugged, device)),
         ]
     if isinstance(device, Nic):
@@ -133,12 +129,19 @@ def dead_end(plugged: Plugged, size: int) -> list[Command]:
 def redirect(plugged: Plugged) -> Command:
     """Return the command that makes the present link of a disk the one that its front end uses."""
     assert plugged.disk is not None
-    options: dict[str, Any] = {"node-name": f"t{plugged.number}", "file": f"f{plugged.link}"}
-    options |= {"read-only": _readonly(plugged, plugged.disk)}
-    options |= {"discard": "unmap" if plugged.disk.discard else "ignore"}
-    grouped = {"driver": "throttle", "throttle-group": f"g{plugged.number}"}
-    options |= grouped if _limits(plugged.disk) else {"driver": "raw"}
-    return "blockdev-reopen", {"options": [options]}
+    return "blockdev-reopen", {"options": [_top(plugged, plugged.disk)]}
+
+
+def _top(plugged: Plugged, disk: Disk) -> dict[str, Any]:
+    """Return the node that the front end of a disk holds for ever, above its present link."""
+    limited = {"driver": "throttle", "throttle-group": f"g{plugged.number}"}
+    return {
+        "node-name": f"t{plugged.number}",
+        "file": f"f{plugged.link}",
+        "read-only": _readonly(plugged, disk),
+        "discard": "unmap" if disk.discard else "ignore",
+        **(limited if _limits(disk) else {"driver": "raw"}),
+    }
 
 
 def disk_nodes(plugged: Plugged, disk: Disk, reach: Reach) -> list[Command]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
@@ -19,32 +20,38 @@ from manor_lifecycle.hypervisors import (
     Changed,
     IoStatus,
     Run,
+    SeenDevice,
+    SeenRun,
 )
 from manor_lifecycle.hypervisors.qemu import events, folder, frontends, screen
-from manor_lifecycle.hypervisors.qemu.monitor import Monitor, Refusal
+from manor_lifecycle.hypervisors.qemu.monitor import ANSWER_S, Monitor, Refusal
 from manor_lifecycle.hypervisors.qemu.process import starvations
 from manor_lifecycle.hypervisors.qemu.record import (
     Plugged,
     Record,
     Trouble,
     going_on,
+    ids,
     of_node,
+    over,
     removed,
     troubled,
 )
 from manor_lifecycle.hypervisors.qemu.site import Site
 
 AGAIN_S: Final = 1.0  # between attempts to reach a living QEMU
+WAKE_S: Final = 10.0
+WAKE_LOOK_S: Final = 0.05
 RELEASE_TRIES: Final = 20  # QEMU closes a back end shortly after it says that the front end is gone
 RELEASE_WAIT_S: Final = 0.05
 
 _log = logging.getLogger(__name__)
 
 
-def ended(record: Record, over: events.Over) -> Record:
+def ended(record: Record, end: events.Over) -> Record:
     """Note how a run ended, now."""
     lasted_s = up_for(record.started_ticks)
-    return msgspec.structs.replace(record, ended=over.reason, detail=over.detail, lasted_s=lasted_s)
+    return msgspec.structs.replace(record, ended=end.reason, detail=end.detail, lasted_s=lasted_s)
 
 
 class Guest:
@@ -77,8 +84,27 @@ class Guest:
         """Whether the virtual CPUs ran, or the guest slept, when it last said so."""
         return self.last[0] in (Activity.RUNS, Activity.SLEEPS)
 
+    def seen(self) -> SeenRun:
+        """Return it as it was when it last said so."""
+        record, (activity, cause) = self.record, self.last
+        run = replace(
+            over(record),
+            features=self.site.program.features(record.machine),
+            silent_for_s=asyncio.get_running_loop().time() - self.answered,
+        )
+        if record.ended is not None:
+            return run
+        io = {**{one.device: one.io for one in record.troubles if one.device}, **self.io}
+        return replace(
+            run,
+            activity=activity,
+            cause=events.with_troubles(cause, record.troubles, io),
+            devices=tuple(SeenDevice(one, io.get(one, "ok")) for one in ids(record)),
+            uptime_s=up_for(record.started_ticks),
+        )
+
     async def look(self) -> None:
-        """Ask QEMU what it has and does; `views` tells it. Raises ManorError when it does not say."""
+        """Ask QEMU what it has and does; `seen` tells it. Raises ManorError when it does not say."""
         if not self.process.identity.lives():  # its descriptor says so in this very moment
             await self.process.ended.wait()
         if self.process.ended.is_set():
@@ -119,33 +145,48 @@ class Guest:
             self._unwritten = True
             _log.warning("%s", error)
 
-    async def ask(self, command: str, arguments: dict[str, Any] | None = None, *, wait_s: float = 0) -> Any:
-        """Ask QEMU; what it refuses becomes `denied_state` in its own words."""
+    async def ask(
+        self,
+        command: str,
+        arguments: dict[str, Any] | None = None,
+        *,
+        wait_s: float = ANSWER_S,
+        lend: int | None = None,
+    ) -> Any:
+        """Ask QEMU, as `Monitor.ask`; what it refuses becomes `denied_state` in its own words."""
         try:
-            answer = await self.monitor.ask(command, arguments, wait_s=wait_s)
+            answer = await self.monitor.ask(command, arguments, wait_s=wait_s, lend=lend)
         except Refusal as refusal:
             message = f"QEMU refused {command} for {self.record.name}: {refusal}"
             raise denied_state(message, hint="Look at the domain's state and log.") from None
         self.answered = asyncio.get_running_loop().time()
         return answer
 
-    async def changing(self, command: str, arguments: dict[str, Any], **asked: Any) -> None:
+    @contextlib.asynccontextmanager
+    async def changing(self, **changes: Any) -> AsyncIterator[None]:
         """Ask for a change, which is noted before; what QEMU plainly refuses is not."""
-        before = {name: getattr(self.record, name) for name in asked}
-        self.remember(**asked)
+        before = {name: getattr(self.record, name) for name in changes}
+        self.remember(**changes)
         try:
-            await self.ask(command, arguments)
+            yield
         except ManorError as error:
             if error.kind is Kind.DENIED_STATE:
                 self.learn(msgspec.structs.replace(self.record, **before))
             raise
 
-    async def lend(self, descriptor: int, command: str, arguments: dict[str, Any]) -> Any:
-        """Hand a descriptor over."""
-        try:
-            return await self.monitor.lend(descriptor, command, arguments)
-        except Refusal as refusal:
-            raise denied_state(f"QEMU refused {command} for {self.record.name}: {refusal}") from None
+    async def resume(self) -> None:
+        """Let it run; one that sleeps is woken first. Raises `timeout` when it sleeps on."""
+        activity, _ = await self.status()
+        if activity is Activity.SLEEPS:
+            await self.ask("system_wakeup")
+        for _ in range(round(WAKE_S / WAKE_LOOK_S)):
+            if activity is not Activity.SLEEPS:
+                await self.ask("cont")
+                return
+            await asyncio.sleep(WAKE_LOOK_S)
+            activity, _ = await self.status()
+        message = f"{self.record.name} did not wake up within {WAKE_S:g} s"
+        raise ManorError(Kind.TIMEOUT, message, hint="Reset it.")
 
     def demand_life(self) -> None:
         """Raise `denied_state` when the run is over."""
@@ -217,8 +258,9 @@ class Guest:
                 await self._unplug_answered(name, gone=gone)
             case events.Ballooned(memory_mib):
                 self.learn(msgspec.structs.replace(self.record, memory_mib=memory_mib))
-            case events.Suffers(node, detail, io, stops):
-                trouble = Trouble(of_node(self.record, node), detail, io, stays=not stops)
+            case Trouble():
+                name = of_node(self.record, meaning.device)
+                trouble = msgspec.structs.replace(meaning, device=name)
                 if trouble not in self.record.troubles:  # a disk may say so a thousand times in a second
                     self.learn(troubled(self.record, trouble))
             case events.Answered() | None:
@@ -282,7 +324,7 @@ class Guest:
         words = folder.last_words(self.path)
         self._over(events.process_ended(self.process.status, words, starved=starved))
 
-    def _over(self, over: events.Over) -> None:
+    def _over(self, end: events.Over) -> None:
         if self.record.ended is None and not self.doomed:
-            self.learn(ended(self.record, over))
+            self.learn(ended(self.record, end))
             self.site.say(Changed(self.record.uuid))

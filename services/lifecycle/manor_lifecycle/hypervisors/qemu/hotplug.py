@@ -28,7 +28,6 @@ CPU_LOOK_S: Final = 0.1
 
 async def plug(guest: Guest, attachment: Attachment) -> None:
     """Attach a device, or give an attached one its new back end."""
-    guest.demand_life()
     device = attachment.device
     there = find(guest.record, device.id)
     if there is not None:
@@ -56,7 +55,6 @@ async def unplug(guest: Guest, device: str, *, force: bool, timeout_s: float) ->
     plugged = find(guest.record, device)
     if plugged is None:
         return
-    guest.demand_life()
     reason = frontends.hot(guest.record, plugged.device)
     if not force and reason:
         raise bad_request(f"{device} cannot be detached from {guest.record.name}: {reason}")
@@ -143,7 +141,7 @@ async def _lend(guest: Guest, plugged: Plugged, files: contextlib.ExitStack) -> 
     """Look at a back end and hand over the descriptors it takes, under names."""
     looked_at, descriptors = await wiring.reach(guest.site, plugged, files)
     for descriptor in descriptors:
-        await guest.lend(descriptor, "getfd", {"fdname": f"fd{plugged.number}-{descriptor}"})
+        await guest.ask("getfd", {"fdname": f"fd{plugged.number}-{descriptor}"}, lend=descriptor)
     named = {str(descriptor): f"fd{plugged.number}-{descriptor}" for descriptor in descriptors}
     return Reach(
         direct=looked_at.direct,
@@ -171,48 +169,34 @@ async def _take_back(guest: Guest, plugged: Plugged) -> None:
 
 async def set_cpus(guest: Guest, count: int) -> None:
     """Add or remove virtual processors until there are `count`."""
-    guest.demand_life()
-    record = guest.record
-    most = max(record.spec.cpu.max or 0, record.spec.cpu.count)
+    record, spec = guest.record, guest.record.spec.cpu
+    most = max(spec.max or 0, spec.count)
     if not 1 <= count <= most:
         raise bad_request(f"{record.name} can have 1 to {most} processors, not {count}")
-    if record.microvm and count != record.cpus:
-        raise bad_request(f"{record.name} is a microvm, which has no hot plug of processors")
-    if count < record.cpus and Feature.CPU_UNPLUG not in guest.site.program.features():
-        reason = f"QEMU {guest.site.program.version_text} without KVM cannot remove one safely"
-        raise bad_request(f"{record.name} cannot have fewer processors now: {reason}")
-    guest.remember(asked_cpus=count)
-    try:
-        await _count_to(guest, count)
-    except ManorError as error:
-        if error.kind is Kind.DENIED_STATE:
-            guest.learn(msgspec.structs.replace(guest.record, asked_cpus=guest.record.cpus))
-        raise
-    await pin(guest)
-    guest.site.say(Changed(guest.record.uuid))
-
-
-async def _count_to(guest: Guest, count: int) -> None:
+    needed = Feature.CPU_PLUG if count > record.cpus else Feature.CPU_UNPLUG
+    if count != record.cpus and needed not in guest.site.program.features(record.machine):
+        fewer = "more" if count > record.cpus else "fewer"
+        machine = f"{record.machine} of QEMU {guest.site.program.version_text} under {record.accelerator}"
+        raise bad_request(f"{record.name} cannot have {fewer} processors now: {machine} has no {needed}")
     while guest.record.cpus < count:
         await _add_cpu(guest)
     while guest.record.cpus > count:
         await _remove_cpu(guest)
+    await pin(guest)
+    guest.site.say(Changed(record.uuid))
 
 
 async def _add_cpu(guest: Guest) -> None:
     places: list[dict[str, Any]] = await guest.ask("query-hotpluggable-cpus")
     free = [place for place in places if "qom-path" not in place][-1]
     name = f"cpu{guest.record.cpus}"
-    await guest.ask("device_add", {"driver": free["type"], "id": name, **free["props"]})
-    guest.learn(msgspec.structs.replace(guest.record, cpus=guest.record.cpus + 1))
+    async with guest.changing(cpus=guest.record.cpus + 1):
+        await guest.ask("device_add", {"driver": free["type"], "id": name, **free["props"]})
 
 
 async def _remove_cpu(guest: Guest) -> None:
     name = f"cpu{guest.record.cpus - 1}"
-    try:
-        await guest.monitor.ask("device_del", {"id": name})
-    except Refusal as refusal:
-        raise denied_state(f"processor {name} of {guest.record.name} cannot go: {refusal}") from None
+    await guest.ask("device_del", {"id": name})
     try:
         async with asyncio.timeout(CPU_ANSWER_S):
             await _until_cpu_gone(guest, f"/{name}")

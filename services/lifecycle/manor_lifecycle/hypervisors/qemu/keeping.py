@@ -11,7 +11,7 @@ import hashlib
 import os
 import secrets
 import stat
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -34,46 +34,60 @@ CANCEL_S: Final = 30.0
 BLOCK: Final = 1 << 20
 
 
+@contextlib.asynccontextmanager
+async def _made(path: Path) -> AsyncIterator[int]:
+    """Write a file, under another name until it is whole. Whatever goes wrong, nothing of it is left then."""
+    there = f"{path}.part"
+    try:
+        descriptor = os.open(there, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+        os.rename(there, path)
+        there = str(path)
+        await asyncio.to_thread(durable.sync_folder, path.parent)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.unlink(there)
+        if isinstance(error, OSError):
+            raise unwritable(path, error) from None
+        raise
+
+
 async def save(guest: Guest, path: Path, progress: Progress, image: str) -> SavedImage:
     """Write a guest to a file; it is then paused. On error it goes on as before and no file is left."""
     await guest.status()
     guest.demand_life()
-    was_running = guest.runs
-    scratch = path.with_name(path.name + ".part")
-    descriptor = os.open(scratch, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    ran = guest.runs
     try:
-        await guest.ask("stop")
-        os.lseek(descriptor, saved.HEADER_BYTES, os.SEEK_SET)
-        await guest.lend(descriptor, "getfd", {"fdname": "save"})
-        await guest.ask("migrate-set-parameters", {"max-bandwidth": UNLIMITED})
-        await guest.ask("migrate", {"uri": "fd:save"})
-        await _until_migrated(guest, _bound(guest.record), progress)
-        length = os.fstat(descriptor).st_size - saved.HEADER_BYTES
-        digest = await asyncio.to_thread(_digest, descriptor)
-        version = guest.site.program.version_text
-        disks = await identities(guest.site, guest.record.plugged)
-        header = saved.Header(
-            id=image or secrets.token_hex(8),
-            record=guest.record,
-            disks=disks,
-            version=version,
-            length=length,
-            sha256=digest,
-        )
-        os.pwrite(descriptor, saved.encode(header), 0)
-        await asyncio.to_thread(os.fsync, descriptor)
-        scratch.rename(path)
-        await asyncio.to_thread(durable.sync_folder, path.parent)
-    except BaseException as error:
-        await asyncio.shield(_go_on(guest, was_running))
-        _remove(scratch, path)
-        if isinstance(error, OSError):
-            raise unwritable(path, error) from None
+        async with _made(path) as descriptor:
+            header = await _stream(guest, descriptor, progress, image or secrets.token_hex(8))
+    except BaseException:
+        await asyncio.shield(_go_on(guest, ran))
         raise
-    finally:
-        os.close(descriptor)
     progress(1.0)
     return header.image
+
+
+async def _stream(guest: Guest, descriptor: int, progress: Progress, image: str) -> saved.Header:
+    await guest.ask("stop")
+    os.lseek(descriptor, saved.HEADER_BYTES, os.SEEK_SET)
+    await guest.ask("getfd", {"fdname": "save"}, lend=descriptor)
+    await guest.ask("migrate-set-parameters", {"max-bandwidth": UNLIMITED})
+    await guest.ask("migrate", {"uri": "fd:save"})
+    await _until_migrated(guest, progress)
+    header = saved.Header(
+        id=image,
+        record=guest.record,
+        disks=await identities(guest.site, guest.record.plugged),
+        version=guest.site.program.version_text,
+        length=os.fstat(descriptor).st_size - saved.HEADER_BYTES,
+        sha256=await asyncio.to_thread(_digest, descriptor),
+    )
+    os.pwrite(descriptor, saved.encode(header), 0)
+    await asyncio.to_thread(os.fsync, descriptor)
+    return header
 
 
 async def identities(site: Site, devices: Iterable[Plugged]) -> tuple[DiskIdentity, ...]:
@@ -132,49 +146,40 @@ async def _until(guest: Guest, question: str, underway: tuple[str, ...], bound_s
             await asyncio.sleep(LOOK_S)
 
 
-def open_saved(path: Path) -> int:
-    """Open a saved guest, never to change it."""
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[tuple[int, saved.Header]]:
+    """Open a saved guest, never to change it, and read what it is."""
     try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise not_found(f"there is no saved state at {path}", hint="Discard the saved state.") from None
     except OSError as error:
         raise saved.damaged(str(path), error.strerror or str(error)) from None
-
-
-def header_of(path: Path) -> saved.Header:
-    """Read what a saved guest is, without its stream."""
-    if not path.exists():
-        raise not_found(f"there is no saved state at {path}", hint="Discard the saved state.")
-    descriptor = open_saved(path)
     try:
-        return _header(descriptor, path)
+        block, size = os.pread(descriptor, saved.HEADER_BYTES, 0), os.fstat(descriptor).st_size
+        yield descriptor, saved.decode(block, size, str(path))
     finally:
         os.close(descriptor)
 
 
-def _header(descriptor: int, path: Path) -> saved.Header:
-    size = os.fstat(descriptor).st_size
-    return saved.decode(os.pread(descriptor, saved.HEADER_BYTES, 0), size, str(path))
+def image_of(path: Path) -> SavedImage:
+    """Return what a saved guest is, without a look at its stream."""
+    with opened(path) as (_, header):
+        return header.image
 
 
-def read_header(descriptor: int, path: Path) -> saved.Header:
-    """Check a saved guest whole; leaves the descriptor at the beginning of the stream."""
-    header = _header(descriptor, path)
+def check(descriptor: int, header: saved.Header, path: Path) -> None:
+    """Check the stream of a saved guest; leaves the descriptor at its beginning."""
     saved.check(header, _digest(descriptor), str(path))
     os.lseek(descriptor, saved.HEADER_BYTES, os.SEEK_SET)
-    return header
-
-
-def close(descriptor: int) -> None:
-    """Close a saved guest."""
-    os.close(descriptor)
 
 
 async def bring_back(guest: Guest, descriptor: int) -> None:
     """Read the stream of a saved guest into a process that waits for it."""
-    await guest.lend(descriptor, "getfd", {"fdname": "saved"})
+    await guest.ask("getfd", {"fdname": "saved"}, lend=descriptor)
     try:
         await guest.ask("migrate-incoming", {"uri": "fd:saved"})
-        await _until_migrated(guest, _bound(guest.record), lambda done: None)
+        await _until_migrated(guest, lambda done: None)
     except ManorError as error:
         if error.kind is not Kind.UNAVAILABLE:
             raise
@@ -182,7 +187,8 @@ async def bring_back(guest: Guest, descriptor: int) -> None:
         raise denied_state(f"QEMU did not take the saved state of {guest.record.name}: {words}") from None
 
 
-async def _until_migrated(guest: Guest, bound_s: float, progress: Progress) -> None:
+async def _until_migrated(guest: Guest, progress: Progress) -> None:
+    bound_s = _bound(guest.record)
     try:
         async with asyncio.timeout(bound_s):
             while True:
@@ -214,11 +220,6 @@ def _digest(descriptor: int) -> str:
     return digest.hexdigest()
 
 
-def _remove(*paths: Path) -> None:
-    for path in paths:
-        path.unlink(missing_ok=True)
-
-
 # --- dumps and pictures -----------------------------------------------------------------------------------
 
 
@@ -226,26 +227,19 @@ async def coredump(guest: Guest, path: Path) -> None:
     """Write the guest's memory as an ELF core file; the guest goes on as before."""
     if guest.process.ended.is_set():
         raise denied_state(f"the process of {guest.record.name} is gone, and its memory with it")
-    scratch = path.with_name(path.name + ".part")
-    descriptor = os.open(scratch, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        await guest.lend(descriptor, "getfd", {"fdname": "dump"})
+    async with _made(path) as descriptor:
+        await guest.ask("getfd", {"fdname": "dump"}, lend=descriptor)
         await guest.ask("dump-guest-memory", {"paging": False, "protocol": "fd:dump", "detach": True})
-        status = await _until(guest, "query-dump", ("active",), _bound(guest.record))
-        if status == "completed":
-            scratch.rename(path)
-            return
-    except TimeoutError:
-        raise ManorError(Kind.TIMEOUT, f"the dump of {guest.record.name} takes too long") from None
-    finally:
-        os.close(descriptor)
-        scratch.unlink(missing_ok=True)
-    raise ManorError(Kind.NO_CAPACITY, f"the memory of {guest.record.name} could not be written")
+        try:
+            status = await _until(guest, "query-dump", ("active",), _bound(guest.record))
+        except TimeoutError:
+            raise ManorError(Kind.TIMEOUT, f"the dump of {guest.record.name} takes too long") from None
+        if status != "completed":
+            raise ManorError(Kind.NO_CAPACITY, f"the memory of {guest.record.name} could not be written")
 
 
 async def screenshot(guest: Guest) -> bytes:
     """Return a PNG of the screen."""
-    guest.demand_life()
     graphics = guest.record.spec.graphics
     if graphics.type == "none" and graphics.video in ("", "none"):
         raise denied_state(f"{guest.record.name} has no screen", hint="Set spec.graphics.video.")
@@ -254,7 +248,7 @@ async def screenshot(guest: Guest) -> bytes:
     memory = os.memfd_create("screenshot", os.MFD_CLOEXEC)
     for_writing = os.open(f"/proc/self/fd/{memory}", os.O_WRONLY | os.O_CLOEXEC)
     try:
-        lent = await guest.lend(for_writing, "add-fd", {})
+        lent = await guest.ask("add-fd", lend=for_writing)
         name = f"/dev/fdset/{lent['fdset-id']}"
         try:
             await guest.ask("screendump", {"filename": name, "format": "png"})

@@ -68,28 +68,29 @@ class Monitor:
         self._heard.put_nowait(None)
 
     async def ask(
-        self, command: str, arguments: Mapping[str, Any] | None = None, *, wait_s: float = 0
+        self,
+        command: str,
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        wait_s: float = ANSWER_S,
+        lend: int | None = None,
     ) -> Any:
-        """Say a command and return its answer."""
-        bound = wait_s or ANSWER_S
+        """Say a command and return its answer.
+
+        `lend`: a descriptor for a command that takes one (`getfd`, `add-fd`); it may be closed afterwards.
+        """
         try:
-            async with asyncio.timeout(bound):
+            async with asyncio.timeout(wait_s), contextlib.AsyncExitStack() as turn:
+                if lend is not None:  # a descriptor belongs to the command right behind it
+                    await turn.enter_async_context(self._descriptor_turn)
+                    self._client.send_fd_scm(lend)
                 return await self._client.execute(command, arguments)
         except TimeoutError:
-            raise self._silent(command, bound) from None
+            raise self._silent(command, wait_s) from None
         except ExecuteError as error:
             raise Refusal(str(error)) from None
         except (QMPError, OSError, EOFError) as error:
             raise self._gone() from error
-
-    async def lend(self, descriptor: int, command: str, arguments: Mapping[str, Any]) -> Any:
-        """Say a command (`getfd`, `add-fd`) that takes a descriptor; it may be closed afterwards."""
-        async with self._descriptor_turn:  # a descriptor belongs to the command right behind it
-            try:
-                self._client.send_fd_scm(descriptor)
-            except (QMPError, OSError, EOFError) as error:
-                raise self._gone() from error
-            return await self.ask(command, arguments)
 
     async def events(self) -> AsyncIterator[dict[str, Any]]:
         """Yield events until the connection ends."""

@@ -10,7 +10,17 @@ import msgspec
 from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages.devices import Descriptor
 from manor_bus.wire.messages.documents import Channel, Disk, DomainSpec, Nic
-from manor_lifecycle.hypervisors import Attachment, Device, EndReason, IoStatus
+from manor_lifecycle.hypervisors import (
+    Activity,
+    Attachment,
+    Cause,
+    Device,
+    EndReason,
+    IoStatus,
+    Run,
+    SeenDevice,
+    SeenRun,
+)
 from manor_lifecycle.hypervisors.seen import resized, with_devices
 
 CHANNEL_PORTS: Final = 30  # of one virtio-serial device; port 0 is the virtio console's
@@ -43,7 +53,9 @@ class Plugged(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Trouble(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a run suffers from. `device`: empty for the guest itself. `stays`: also when it goes on."""
+    """What a run suffers from. `device`: empty for the guest itself; in an event what QEMU calls it. `stays`:
+    also when it goes on.
+    """
 
     device: str
     detail: str
@@ -70,8 +82,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     slots: int
     created: float  # seconds since 1970
     born: int = 0  # the incarnation that the machine was made under, before any reset
-    asked_mib: int = 0  # what the balloon was asked for, and so many processors; 0: as in `spec`
-    asked_cpus: int = 0
+    asked_mib: int = 0  # what the balloon was asked for; 0: as in `spec`
     scsi: bool = False  # has a controller for SCSI disks
     reconnect_ms: bool = False  # this QEMU counts the time to reconnect a stream in milliseconds
     plugged: tuple[Plugged, ...] = ()
@@ -109,7 +120,7 @@ def ids(record: Record) -> tuple[str, ...]:
 def spec_now(record: Record) -> DomainSpec:
     """Return the spec that the run has, with all that was changed while it lived."""
     spec = with_devices(record.spec, [one.device for one in record.plugged if not one.gone])
-    return resized(spec, record.asked_mib or spec.memory.size_mib, record.asked_cpus or spec.cpu.count)
+    return resized(spec, record.asked_mib or spec.memory.size_mib, record.cpus)
 
 
 def needs_slot(device: Device) -> bool:
@@ -193,3 +204,22 @@ def troubled(record: Record, trouble: Trouble) -> Record:
 def going_on(record: Record) -> Record:
     """Forget what was over when the guest went on."""
     return msgspec.structs.replace(record, troubles=tuple(one for one in record.troubles if one.stays))
+
+
+def over(record: Record) -> SeenRun:
+    """Return what is seen of a run that ended."""
+    return SeenRun(
+        run=Run(record.uuid, record.incarnation),
+        born=record.born or record.incarnation,
+        name=record.name,
+        activity=Activity.ENDED,
+        cause=Cause(detail=record.detail),
+        spec=spec_now(record),
+        devices=tuple(SeenDevice(one) for one in ids(record)),
+        cpus=record.cpus,
+        memory_mib=record.memory_mib,
+        started=record.created,
+        uptime_s=record.lasted_s,
+        end=record.ended,
+        end_detail=record.detail,
+    )

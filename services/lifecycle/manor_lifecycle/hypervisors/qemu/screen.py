@@ -26,7 +26,7 @@ async def show(guest: Guest) -> None:
             visitor, _ = await loop.sock_accept(ear)
             with visitor:
                 try:
-                    await guest.lend(visitor.fileno(), "getfd", {"fdname": SCREEN})
+                    await guest.ask("getfd", {"fdname": SCREEN}, lend=visitor.fileno())
                     await guest.ask("add_client", {"protocol": "vnc", "fdname": SCREEN})
                 except ManorError as error:
                     _log.warning("screen of %s: %s", guest.record.name, error)
