@@ -8,8 +8,10 @@ from manor_lifecycle.domain.pieces import (
     DISK_CAUSES,
     LOOK,
     device_named,
+    did,
     has_device,
     no_run,
+    once,
     open_links,
     over,
 )
@@ -25,7 +27,7 @@ def pause(core: Core, doing: Doing, now: Now) -> Next:
     run = core.living
     if run is None:
         return no_run()
-    if run.activity is Activity.SLEEPS and Step(Act.PAUSE).text in doing.past:
+    if run.activity is Activity.SLEEPS and did(doing, Act.PAUSE):
         return give_up(
             Kind.DENIED_STATE, "the guest sleeps and cannot be paused", "Wake it: manor resume NAME"
         )
@@ -44,7 +46,7 @@ def resume(core: Core, doing: Doing, now: Now) -> Next:
     run = core.living
     if run is None:
         return no_run()
-    resumed = Step(Act.RESUME).text in doing.past
+    resumed = did(doing, Act.RESUME)
     if run.activity is Activity.RUNS:
         holds_at = doing.not_before if doing.watched and resumed else now.at
         return DONE if now.at >= holds_at else Wait(holds_at)
@@ -69,7 +71,7 @@ def reset(core: Core, doing: Doing, now: Now) -> Next:
 
 def nmi(core: Core, doing: Doing, now: Now) -> Next:
     """Once, and never again after a restart of the service."""
-    if Step(Act.NMI).text in doing.past:
+    if did(doing, Act.NMI):
         return DONE
     if doing.attempts:
         message = "the service was restarted during nmi; the outcome is unknown"
@@ -83,21 +85,21 @@ def plug(core: Core, doing: Doing, now: Now) -> Next:
     if run is None:
         return no_run()
     device = device_named(core, doing, name)
-    plug, held = Step(Act.PLUG, name), doing.held.get(name)
-    again = doing.kind == "reconnect" and plug.text not in doing.past
+    held = doing.held.get(name)
+    again = doing.kind == "reconnect" and not did(doing, Act.PLUG, name)
     if has_device(core, name) and not again:
         return announce(core, doing) or DONE
     if device is None:
         return give_up(Kind.NOT_FOUND, f"the document has no device {name} any more", LOOK)
-    return Step(Act.CONNECT, name) if held is None or held.device != device else plug
+    return Step(Act.CONNECT, name) if held is None or held.device != device else Step(Act.PLUG, name)
 
 
 def back_plug(core: Core, doing: Doing, now: Now) -> Next:
     """What was connected and not plugged is released."""
     run, name = core.run, doing.arguments.device
-    step = Step(Act.RELEASE, name)
     linked = run is not None and (run.born, name) in open_links(core)
-    return step if linked and not has_device(core, name) and step.text not in doing.past else DONE
+    spare = linked and not has_device(core, name)
+    return once(doing, Step(Act.RELEASE, name), when=spare) or DONE
 
 
 def unplug(core: Core, doing: Doing, now: Now) -> Next:
@@ -106,17 +108,15 @@ def unplug(core: Core, doing: Doing, now: Now) -> Next:
     if run is None:
         return DONE
     if not has_device(core, name):
-        step = Step(Act.RELEASE, name)
         linked = (run.born, name) in open_links(core)
-        return step if linked and step.text not in doing.past else DONE
+        return once(doing, Step(Act.RELEASE, name), when=linked) or DONE
     if force:
         return Step(Act.FORCE_UNPLUG, name)
     if run.activity is not Activity.RUNS:
         how = "sleeps" if run.activity is Activity.SLEEPS else "is paused"
         message = f"the guest {how}, so it cannot let {name} go; it is asked when it runs"
         return give_up(Kind.DENIED_STATE, message, "Resume it, or detach by force.")
-    begin = Step(Act.BEGIN_DETACH, name)
-    return begin if begin.text not in doing.past else Step(Act.UNPLUG, name)
+    return once(doing, Step(Act.BEGIN_DETACH, name)) or Step(Act.UNPLUG, name)
 
 
 def resize(core: Core, doing: Doing, now: Now) -> Next:
@@ -132,18 +132,17 @@ def resize(core: Core, doing: Doing, now: Now) -> Next:
 def rename(core: Core, doing: Doing, now: Now) -> Next:
     """The document and the run have the name."""
     new, run = doing.arguments.new_name, core.living
-    rename, shown = Step(Act.RENAME), Step(Act.RENAME_RUN)
-    if core.wish is not None and core.wish.metadata.name != new and rename.text not in doing.past:
-        return rename
+    if core.wish is not None and core.wish.metadata.name != new and not did(doing, Act.RENAME):
+        return Step(Act.RENAME)
     renames = run is not None and Feature.RENAME in run.features and run.name != new
-    return shown if renames and shown.text not in doing.past else DONE
+    return once(doing, Step(Act.RENAME_RUN), when=renames) or DONE
 
 
 def delete(core: Core, doing: Doing, now: Now) -> Next:
     """Nobody changes the document from its first step on."""
     if core.wish is not None and core.kept.deleting != doing.id:
         return note("mark the document as being deleted", deleting=doing.id)
-    if core.wish is not None and Step(Act.TRY_DELETE).text not in doing.past:
+    if core.wish is not None and not did(doing, Act.TRY_DELETE):
         return Step(Act.TRY_DELETE)
     ends = over(core, doing)
     if not isinstance(ends, Done):
@@ -151,18 +150,17 @@ def delete(core: Core, doing: Doing, now: Now) -> Next:
     spent = discard(core, doing, now)
     if not isinstance(spent, Done):
         return spent
-    document, left = Step(Act.DELETE_DOCUMENT), Step(Act.REMOVE_LEFTOVERS)
-    if core.wish is not None and document.text not in doing.past:
-        return document
-    if core.revision and Step(Act.DELETE_RECORD).text not in doing.past:
+    if core.wish is not None and not did(doing, Act.DELETE_DOCUMENT):
+        return Step(Act.DELETE_DOCUMENT)
+    if core.revision and not did(doing, Act.DELETE_RECORD):
         return Step(Act.DELETE_RECORD)
-    return left if core.seen.last and left.text not in doing.past else DONE
+    return once(doing, Step(Act.REMOVE_LEFTOVERS), when=core.seen.last > 0) or DONE
 
 
 def back_delete(core: Core, doing: Doing, now: Now) -> Next:
     """Others may change the document again."""
-    step = note("let go of the document", deleting="")
-    return step if core.kept.deleting == doing.id and step.text not in doing.past else DONE
+    marked = core.kept.deleting == doing.id
+    return once(doing, note("let go of the document", deleting=""), when=marked) or DONE
 
 
 def clear(core: Core, doing: Doing, now: Now) -> Next:

@@ -7,6 +7,7 @@ cleans up, or begins what is due. After every step that did not plainly work it 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -36,13 +37,14 @@ from manor_lifecycle.domain.states import state
 from manor_lifecycle.domain.steps import GUARDED, Done, GiveUp, Next, Step, Wait
 from manor_lifecycle.domain.taking import ENDS_RUNS, MAKES_RUNS, TAKE, TIDY_PAUSES_S, Taken
 from manor_lifecycle.domain.tidy import tidy
-from manor_lifecycle.domain.values import Core, Doing, Now, told
+from manor_lifecycle.domain.values import Ask, Core, Doing, Now, told
 from manor_lifecycle.domain.verbs import may_begin
 
 LOOK_AGAIN_S: Final = 2.0  # after a look that was not answered
 UNHEARD_S: Final = 60.0  # an operation whose domain cannot be looked at for so long is given up
 SOON_S: Final = 0.001
 TURNS_MAX: Final = 64  # of one call of `step`; what needs more is a bug
+BRINGS_ON: Final = frozenset({"start", "restart", "reboot", "restore", "resume", "clear", "destroy"})
 NOTED: Final = ("note", "not ")  # what was gone past is said in the result under these words
 
 
@@ -184,37 +186,45 @@ def _end(core: Core, doing: Doing, now: Now) -> Turn:
 
 
 def _close(core: Core, doing: Doing, ended: OperationState, error: ErrorBody | None, now: Now) -> Turn:
-    failure, asks = core.failure, dict(core.asks)
-    if ended is OperationState.FAILED and error is not None:
-        failure = LastFailure(operation=doing.id, kind=doing.kind, at=now.wall, what=error.message)
-    elif ended is OperationState.DONE and (
-        failure is None or failure.kind == doing.kind or _goes_well(doing)
-    ):
-        failure = None
-    key = doing.reason if doing.internal else ""
-    wanted = wishes.Wanted(doing.kind, doing.arguments, _key(doing))
-    if ended is OperationState.DONE and (doing.step or not doing.internal):
-        asks.pop(wanted.key, None)  # a wish for which nothing was to be done is still one: it waits its time
-    elif doing.internal or doing.kind in ("plug", "unplug", "resize"):
-        never = error is not None and error.kind is Kind.BAD_REQUEST and doing.kind not in MAKES_RUNS
-        barred = never or (
-            doing.kind == "shutdown" and error is not None
-        )  # it was asked again and again within its own time
-        what = error.message if error is not None else key
-        asks[wanted.key] = wishes.asked(core, wanted, now, what, barred=barred)
     treated = core.treated
     if doing.kind in ENDS_RUNS and ended is OperationState.DONE and core.run is None:
         treated = max(treated, core.seen.last, core.vanished)
-    notes = "; ".join(text for key, text in doing.result.items() if key.startswith(NOTED))
     core = replace(
-        core, notes=notes, doing=None, failure=failure, asks=asks, treated=treated, tidied=0,
+        core,
+        doing=None,
+        failure=_failure(core, doing, ended, error, now),
+        asks=_asks(core, doing, ended, error, now),
+        notes="; ".join(text for key, text in doing.result.items() if key.startswith(NOTED)),
+        treated=treated,
+        tidied=0,
         tidy_at=now.at + (TIDY_PAUSES_S[0] if error is None else 0.0),
-    )  # fmt: skip
+    )
     return core, [Close(doing, ended, error)], False
 
 
-def _goes_well(doing: Doing) -> bool:
-    return doing.kind in ("start", "restart", "reboot", "restore", "resume", "clear", "destroy")
+def _failure(
+    core: Core, doing: Doing, ended: OperationState, error: ErrorBody | None, now: Now
+) -> LastFailure | None:
+    """The last failure is told until that kind of operation, or one that brings the domain on, is done."""
+    if ended is OperationState.FAILED and error is not None:
+        return LastFailure(operation=doing.id, kind=doing.kind, at=now.wall, what=error.message)
+    mended = core.failure is not None and (core.failure.kind == doing.kind or doing.kind in BRINGS_ON)
+    return None if ended is OperationState.DONE and mended else core.failure
+
+
+def _asks(
+    core: Core, doing: Doing, ended: OperationState, error: ErrorBody | None, now: Now
+) -> Mapping[str, Ask]:
+    """A wish that was not fulfilled stays open, with the answer and the time at which it is due again."""
+    wanted = wishes.Wanted(doing.kind, doing.arguments, _key(doing))
+    if ended is OperationState.DONE and (doing.step or not doing.internal):
+        return {key: one for key, one in core.asks.items() if key != wanted.key}
+    if not doing.internal and doing.kind not in ("plug", "unplug", "resize"):
+        return core.asks
+    never = error is not None and error.kind is Kind.BAD_REQUEST and doing.kind not in MAKES_RUNS
+    heard_often = error is not None and doing.kind == "shutdown"  # again and again within its own time
+    what = error.message if error is not None else doing.reason if doing.internal else ""
+    return {**core.asks, wanted.key: wishes.asked(core, wanted, now, what, barred=never or heard_often)}
 
 
 def _key(doing: Doing) -> str:

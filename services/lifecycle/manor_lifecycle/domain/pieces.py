@@ -17,14 +17,23 @@ NOT_OPEN: Final = frozenset({ConnectionState.ABSENT, ConnectionState.CLOSED, Con
 LOOK: Final = "Look at it: manor describe domain NAME"
 
 
+def did(doing: Doing, act: Act, device: str = "") -> bool:
+    """Say whether the operation has done that already."""
+    return Step(act, device).text in doing.past
+
+
+def once(doing: Doing, step: Step, *, when: bool = True) -> Step | None:
+    """Return a step that is wanted, unless the operation has done it already."""
+    return step if when and step.text not in doing.past else None
+
+
 def end_run(core: Core, doing: Doing) -> Next | None:
     """Return what ends the run that is there, if one is; one that the hypervisor holds is noted as ended."""
     run = core.run
     if run is None or not run.ours:
         return None
-    step = Step(Act.DESTROY)
-    if step.text not in doing.past:
-        return step
+    if not did(doing, Act.DESTROY):
+        return Step(Act.DESTROY)
     if core.kept.ended < run.run.incarnation:
         return note("record that the run is to be gone", ended=run.run.incarnation)
     return GiveUp(doing.error or ErrorBody(kind=Kind.TIMEOUT, message="the hypervisor still holds the run"))
@@ -32,9 +41,8 @@ def end_run(core: Core, doing: Doing) -> Next | None:
 
 def release(core: Core, doing: Doing) -> Step | None:
     """Return what gives the back ends of a run that is over back."""
-    if open_links(core) and Step(Act.RELEASE_ALL).text not in doing.past:
-        return Step(Act.RELEASE_ALL, amount=max(born for born, _ in open_links(core)))
-    return None
+    links = open_links(core)
+    return once(doing, Step(Act.RELEASE_ALL, amount=max(born for born, _ in links))) if links else None
 
 
 def open_links(core: Core) -> tuple[tuple[int, str], ...]:
@@ -49,8 +57,8 @@ def over(core: Core, doing: Doing) -> Next:
 
 def note_end(core: Core, doing: Doing) -> Step | None:
     """Return what lets the record say that there is no run, so that its document may go."""
-    step = note("record that the run ended", run=False)
-    return step if core.run is None and core.kept.run and step.text not in doing.past else None
+    gone = core.run is None and core.kept.run
+    return once(doing, note("record that the run ended", run=False), when=gone)
 
 
 def came_and_went(core: Core) -> GiveUp:

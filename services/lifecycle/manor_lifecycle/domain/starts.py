@@ -7,9 +7,11 @@ from manor_bus.wire.messages.documents import DomainSpec, RunPolicy
 from manor_lifecycle.domain.pieces import (
     LOOK,
     came_and_went,
+    did,
     end_run,
     no_run,
     note_end,
+    once,
     over,
     release,
 )
@@ -32,19 +34,16 @@ def _bring_up(core: Core, doing: Doing, spec: DomainSpec, make: Act) -> Next | N
     if core.seen.last >= doing.incarnation:
         return came_and_went(core)
     for device in devices_of(spec):
-        step, held = Step(Act.CONNECT, device.id), doing.held.get(device.id)
-        if (held is None or held.device != device) and step.text not in doing.past:
-            return step
+        held = doing.held.get(device.id)
+        if (held is None or held.device != device) and not did(doing, Act.CONNECT, device.id):
+            return Step(Act.CONNECT, device.id)
     return Step(make)
 
 
 def announce(core: Core, doing: Doing) -> Step | None:
     """Return what tells devices that a front end is connected."""
-    for name in doing.held:
-        step = Step(Act.ANNOUNCE, name)
-        if step.text not in doing.past:
-            return step
-    return None
+    steps = (once(doing, Step(Act.ANNOUNCE, name)) for name in doing.held)
+    return next((step for step in steps if step is not None), None)
 
 
 def _refused(core: Core, doing: Doing) -> GiveUp | None:
@@ -99,7 +98,7 @@ def start(core: Core, doing: Doing, now: Now) -> Next:
 def restart(core: Core, doing: Doing, now: Now) -> Next:
     """The run that is there goes, and after a delay the next one is there."""
     before = core.run is not None and core.run.run.incarnation < doing.incarnation
-    if before and doing.arguments.dump and Step(Act.DUMP).text not in doing.past:
+    if before and doing.arguments.dump and not did(doing, Act.DUMP):
         return Step(Act.DUMP)
     if before:
         return end_run(core, doing) or DONE
@@ -143,9 +142,7 @@ def restore(core: Core, doing: Doing, now: Now) -> Next:
         return came_and_went(core)
     if run is not None and run.activity is Activity.STANDS and not doing.arguments.paused:
         return Step(Act.RESUME)
-    if image is not None and Step(Act.REMOVE_IMAGE).text not in doing.past:
-        return Step(Act.REMOVE_IMAGE)
-    return DONE
+    return once(doing, Step(Act.REMOVE_IMAGE), when=image is not None) or DONE
 
 
 def back_bring_up(core: Core, doing: Doing, now: Now) -> Next:

@@ -11,8 +11,10 @@ from manor_lifecycle.domain.pieces import (
     DISK_CAUSES,
     LOOK,
     came_and_went,
+    did,
     end_run,
     no_run,
+    once,
     over,
 )
 from manor_lifecycle.domain.steps import DONE, Act, GiveUp, Next, Step, Wait, give_up, note
@@ -23,10 +25,10 @@ USERS_S: Final = 900.0  # beyond its own time, for those that depend on it
 
 
 def _remember(core: Core, doing: Doing) -> Step | None:
-    step = note("remember that it was stopped", stopped=True, boot=core.place.session)
     policy = core.wish.spec.run if core.wish is not None else RunPolicy.ON_REQUEST
     wanted = doing.arguments.stopped and policy in (RunPolicy.ALWAYS, RunPolicy.ON_BOOT)
-    return step if wanted and not core.kept.stopped and step.text not in doing.past else None
+    step = note("remember that it was stopped", stopped=True, boot=core.place.session)
+    return once(doing, step, when=wanted and not core.kept.stopped)
 
 
 def ask(core: Core, doing: Doing, now: Now) -> Next:
@@ -85,9 +87,9 @@ def end(core: Core, doing: Doing, now: Now) -> Next:
     """There is no run, as a policy wants it."""
     said = doing.arguments
     step = note("record that an operator must look", failed=said.failed, crashes=said.crashes)
-    if said.failed and core.kept.failed != said.failed and step.text not in doing.past:
+    if said.failed and core.kept.failed != said.failed and once(doing, step):
         return step
-    if said.dump and core.run is not None and Step(Act.DUMP).text not in doing.past:
+    if said.dump and core.run is not None and not did(doing, Act.DUMP):
         return Step(Act.DUMP)
     return over(core, doing)
 
@@ -99,9 +101,8 @@ def back_end(core: Core, doing: Doing, now: Now) -> Next:
         return DONE
     if core.kept.stopped and core.kept.ended < run.run.incarnation:
         return note("forget that it was stopped", stopped=False)
-    woken = doing.before is State.PAUSED and Step(Act.RESUME).text in doing.past
-    stands_again = woken and run.activity is Activity.RUNS and Step(Act.PAUSE).text not in doing.past
-    return Step(Act.PAUSE) if stands_again else DONE
+    woken = doing.before is State.PAUSED and did(doing, Act.RESUME) and run.activity is Activity.RUNS
+    return once(doing, Step(Act.PAUSE), when=woken) or DONE
 
 
 def save(core: Core, doing: Doing, now: Now) -> Next:
@@ -127,23 +128,18 @@ def back_save(core: Core, doing: Doing, now: Now) -> Next:
     if core.kept.saved:
         return over(core, doing)
     image = core.image is not None and core.image.id == doing.id
-    stood = doing.before is State.PAUSED
-    if run is not None and run.activity is Activity.STANDS and not stood:
-        resumed = Step(Act.RESUME).text in doing.past
-        if image or (run.cause.word is CauseWord.SAVING and not resumed):
-            return Step(Act.RESUME)
-    if image and Step(Act.REMOVE_IMAGE).text not in doing.past:
-        return Step(Act.REMOVE_IMAGE)
-    return DONE
+    stands = run is not None and run.activity is Activity.STANDS and doing.before is not State.PAUSED
+    stopped_by_us = run is not None and run.cause.word is CauseWord.SAVING and not did(doing, Act.RESUME)
+    if stands and (image or stopped_by_us):
+        return Step(Act.RESUME)
+    return once(doing, Step(Act.REMOVE_IMAGE), when=image) or DONE
 
 
 def discard(core: Core, doing: Doing, now: Now) -> Next:
     """There is no saved state."""
     if core.kept.saved:
         return note("forget the saved state", saved="", image="")
-    if core.image is not None and Step(Act.REMOVE_IMAGE).text not in doing.past:
-        return Step(Act.REMOVE_IMAGE)
-    return DONE
+    return once(doing, Step(Act.REMOVE_IMAGE), when=core.image is not None) or DONE
 
 
 def back_discard(core: Core, doing: Doing, now: Now) -> Next:

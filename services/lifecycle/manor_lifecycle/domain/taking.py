@@ -31,7 +31,7 @@ from manor_lifecycle.domain.events import (
 from manor_lifecycle.domain.going import failed, goes_on, worked
 from manor_lifecycle.domain.steps import GUARDED, Act
 from manor_lifecycle.domain.values import Ask, Core, Link, Now
-from manor_lifecycle.hypervisors.seen import Seen
+from manor_lifecycle.hypervisors.seen import Seen, SeenRun
 
 SILENT_S: Final = 10.0  # a device model that has not answered for so long is said not to answer
 TIDY_PAUSES_S: Final = (0.5, 2.0, 5.0, 10.0)
@@ -99,30 +99,37 @@ def _seen(core: Core, event: SeenIs, now: Now) -> Taken:
     if seen.unknown:
         return replace(core, seen=replace(core.seen, uuid=core.uuid, unknown=seen.unknown)), []
     core = replace(core, seen=seen, image=event.image, asks=_asks_after(core, seen))
-    if run is not None:
-        same = before is not None and before.run == run.run and core.began is not None
-        core = replace(core, began=core.began if same else now.at - run.uptime_s, vanished=0)
-        if core.wish is None and run.name and run.ours:
-            core = replace(core, name=run.name)
+    return _ended(_present(core, before, now) if run is not None else _absent(core, before)), []
+
+
+def _present(core: Core, before: SeenRun | None, now: Now) -> Core:
+    """There is a run: since when, and under which name."""
+    run = core.run
+    assert run is not None
+    same = before is not None and before.run == run.run and core.began is not None
+    core = replace(core, began=core.began if same else now.at - run.uptime_s, vanished=0)
+    return replace(core, name=run.name) if core.wish is None and run.name and run.ours else core
+
+
+def _absent(core: Core, before: SeenRun | None) -> Core:
+    """There is no run; one that was there and that nobody was ending has vanished."""
     doing = core.doing
     quiet = doing is None or doing.kind not in ENDS_RUNS | MAKES_RUNS
-    if before is not None and run is None and quiet and before.run.incarnation > core.treated:
+    if before is not None and quiet and before.run.incarnation > core.treated:
         core = replace(core, vanished=before.run.incarnation)
-    over = ends.untreated(core)
-    if over is not None:
-        core = replace(core, last_end=over.text)
-        if (
-            doing is not None
-            and doing.begun
-            and doing.kind in ENDS_RUNS
-            and over.incarnation < max(doing.incarnation, over.incarnation + (doing.incarnation == 0))
-        ):
-            core = replace(core, treated=over.incarnation)
-    elif run is not None and run.ours and core.living is not None:
-        core = replace(core, last_end="")
-    if run is None and core.attached:
-        core = replace(core, attached={})
-    return core, []
+    return replace(core, attached={}) if core.attached else core
+
+
+def _ended(core: Core) -> Core:
+    """How the last run ended is remembered; an end that the operation under way is for is seen to by it."""
+    over, doing = ends.untreated(core), core.doing
+    if over is None:
+        return replace(core, last_end="") if core.living is not None else core
+    core = replace(core, last_end=over.text)
+    ending = doing is not None and doing.begun and doing.kind in ENDS_RUNS
+    if doing is not None and ending and (not doing.incarnation or over.incarnation < doing.incarnation):
+        return replace(core, treated=over.incarnation)
+    return core
 
 
 def _asks_after(core: Core, seen: Seen) -> Mapping[str, Ask]:
