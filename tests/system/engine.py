@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.system.roots import CACHE, PATH, NotHere, debian, run, suite_here
+from tests.system.roots import CACHE, PATH, NotHere, debian, run, suite_here, unpacked
 
 PROGRAMS = {
     "dockerd": "docker.io", "docker-compose": "docker-compose", "docker": "docker.io", "ip": "iproute2",
@@ -56,6 +56,29 @@ def wheels(requirements: Path, python: str) -> Path:
         run(*pip, "--python-version", python, "-r", requirements, "-d", part)
         part.rename(folder)
     return folder
+
+
+@dataclass(frozen=True)
+class Compose:
+    """A form of compose: its command, and what it finds in the environment."""
+
+    command: tuple[str, ...]
+    variables: dict[str, str]
+
+    @staticmethod
+    def one() -> Compose:
+        """The program `docker-compose` of this machine, with the builder of its time."""
+        return Compose(("docker-compose",), {"DOCKER_BUILDKIT": "0"})
+
+    @staticmethod
+    def two() -> Compose:
+        """`docker compose` as Debian 13 has it, with BuildKit."""
+        root = unpacked("trixie", ("docker-compose", "docker-cli", "docker-buildx"))
+        settings = root / "config"
+        settings.mkdir(exist_ok=True)
+        plugins = {"cliPluginsExtraDirs": [str(root / "usr/libexec/docker/cli-plugins")]}
+        (settings / "config.json").write_text(json.dumps(plugins))
+        return Compose((str(root / "usr/bin/docker"), "compose"), {"DOCKER_CONFIG": str(settings)})
 
 
 @dataclass(frozen=True)
@@ -98,7 +121,7 @@ class Engine:
         kept = {
             key: value for key, value in os.environ.items() if not key.startswith(("DOCKER_", "COMPOSE_"))
         }
-        return {**kept, "PATH": PATH, "DOCKER_HOST": f"unix://{self.socket}", "DOCKER_BUILDKIT": "0"}
+        return {**kept, "PATH": PATH, "DOCKER_HOST": f"unix://{self.socket}"}
 
 
 @contextmanager

@@ -66,6 +66,37 @@ def debian(name: str, suite: str, packages: Sequence[str]) -> Path:
     return archive
 
 
+def unpacked(suite: str, packages: Sequence[str]) -> Path:
+    """A folder with what these packages of a suite hold, without what they depend on; made once."""
+    folder = CACHE / f"{packages[0]}-{suite}"
+    if folder.exists():
+        return folder
+    if not (mirror := _mirror(suite)):
+        raise NotHere(f"no mirror for packages of {suite}")
+    part = folder.with_name(f"{folder.name}.{os.getpid()}")
+    (part / "apt" / "lists" / "partial").mkdir(parents=True)
+    try:
+        (part / "apt" / "sources.list").write_text(f"deb {mirror[0]} {suite} main\n")
+        places = {"Etc::sourcelist": f"{part}/apt/sources.list", "Etc::sourceparts": "/dev/null",
+                  "State::lists": f"{part}/apt/lists", "Cache": f"{part}/apt"}  # fmt: skip
+        apt = [
+            "apt-get",
+            *(word for name, place in places.items() for word in ("-o", f"Dir::{name}={place}")),
+        ]
+        try:
+            run(*apt, "update")
+            run(*apt, "download", *packages, cwd=part / "apt")
+        except AssertionError as error:
+            raise NotHere(f"no packages of {suite}: {str(error)[-400:]}") from None
+        for one in (part / "apt").glob("*.deb"):
+            run("dpkg-deb", "--extract", one, part)
+        shutil.rmtree(part / "apt")
+        part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return folder
+
+
 def _mirror(suite: str) -> list[str]:
     """Where this machine gets its packages from: those of this suite, else those of its own."""
     told = run("apt-get", "indextargets", "--format", "$(RELEASE) $(REPO_URI)", "Created-By: Packages")

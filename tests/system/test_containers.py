@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.system.engine import Engine, base_image, engine, missing, wheels
+from tests.system.engine import Compose, Engine, base_image, engine, missing, wheels
 from tests.system.roots import NotHere, run
 
 pytestmark = [pytest.mark.system, pytest.mark.containers]
@@ -19,12 +19,12 @@ SERVICES = {"broker", "config", "discovery", "lifecycle", "devices"}
 HEALTHY_S = 120
 WEB = "kind: Domain\nmetadata: {name: web}\nspec: {run: always}\n"
 LOAD = """
-import signal, sys
+import os, sys, threading
 from manor_bus.peer.blocking import Client
 from manor_bus.wire.messages.lifecycle import DomainShow, DomainStatus
 from manor_bus.settings import BusSettings
 
-signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # the first process of a container gets no default
+threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()  # until nobody listens
 calls = 0
 with Client(BusSettings.from_environment("operator/admin")) as client:
     while True:
@@ -72,40 +72,43 @@ def clone(base, tmp_path_factory):
 class Project:
     """The compose project of one clone."""
 
-    def __init__(self, running: Engine, folder: Path) -> None:
-        self._folder = folder
-        self._environment = {**running.environment(), "MANOR_BASE": "manor-base", "PIP_NO_INDEX": "1"}
+    def __init__(self, running: Engine, folder: Path, form: Compose) -> None:
+        self._folder, self._form = folder, form
+        own = {"MANOR_BASE": "manor-base", "PIP_NO_INDEX": "1"}
+        self._environment = {**running.environment(), **form.variables, **own}
 
     def compose(self, *words: str, stdin: str = "") -> str:
-        """Run one docker-compose command."""
+        """Run one command of compose."""
         return run(*self._command(*words), cwd=self._folder, env=self._environment, input=stdin)
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         """Start one that goes on."""
         return subprocess.Popen(
-            self._command(*words), cwd=self._folder, env=self._environment, text=True, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            self._command(*words), cwd=self._folder, env=self._environment, text=True, stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         )  # fmt: skip
 
     def manor(self, *words: str, stdin: str = "") -> str:
         """Run the CLI in its container."""
         return self.compose("run", "--rm", "-T", "cli", *words, stdin=stdin)
 
-    @staticmethod
-    def _command(*words: str) -> list[str]:
-        return ["docker-compose", "--no-ansi", *words]
+    def _command(self, *words: str) -> list[str]:
+        return [*self._form.command, "--ansi", "never", *words]
 
 
-@pytest.fixture(scope="module")
-def project(base, clone):
-    """`up -d` from the clone, healthy."""
-    made = Project(base, clone)
+@pytest.fixture(scope="module", params=[Compose.one, Compose.two], ids=["docker-compose", "docker compose"])
+def project(request, base, clone):
+    """`up -d` from the clone, healthy; each form of compose builds its own images."""
+    try:
+        made = Project(base, clone, request.param())
+    except NotHere as error:
+        pytest.skip(str(error))
     try:
         made.compose("up", "-d")
         wait_healthy(base, made)
         yield made
     finally:
-        made.compose("down", "--volumes")
+        made.compose("down", "--volumes", "--rmi", "all")
 
 
 def wait_healthy(running: Engine, project: Project) -> None:
@@ -177,9 +180,11 @@ class Load:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.terminate()
+        assert self._process.stdin is not None
+        self._process.stdin.close()
         self._reader.join()
-        self._process.communicate(timeout=60)
+        with self._process:  # closes what is left of it, and waits
+            pass
 
     def _read(self) -> None:
         assert self._process.stdout is not None
