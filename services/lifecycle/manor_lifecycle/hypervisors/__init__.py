@@ -159,7 +159,7 @@ class Hypervisor(Protocol):
     async def create(self, creation: Creation) -> None:
         """Make a run, paused, complete with its attachments. On any error nothing of it is left.
 
-        Already there with the same incarnation: returns. Another incarnation alive: `conflict`.
+        Already there with the same incarnation: returns. Another incarnation, or its remains: `conflict`.
         """
 
     async def restore(self, creation: Creation, path: Path, image: str = "") -> None:

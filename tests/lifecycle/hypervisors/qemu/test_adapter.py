@@ -198,12 +198,20 @@ async def test_the_same_run_is_made_once_and_other_runs_are_refused(place):
         assert processes.started_ticks(pid) == 0
 
 
-async def test_the_remains_of_an_ended_run_make_place_for_the_next(place):
+async def test_the_remains_of_an_ended_run_are_in_the_way_until_they_are_destroyed(place):
     async with place.hypervisor() as hypervisor:
         story = Story(hypervisor)
         await hypervisor.create(place.creation(place.bare()))
         os.kill(pid_of(hypervisor), signal.SIGKILL)
         await story.end()
+        with pytest.raises(ManorError) as refused:
+            await hypervisor.create(place.creation(place.bare(), incarnation=2))
+        assert refused.value.kind is Kind.CONFLICT
+    async with place.hypervisor() as hypervisor:
+        with pytest.raises(ManorError) as refused:
+            await hypervisor.create(place.creation(place.bare(), incarnation=2))
+        assert refused.value.kind is Kind.CONFLICT
+        await hypervisor.destroy(Run(UUID, 1))
         await hypervisor.create(place.creation(place.bare(), incarnation=2))
         assert (await run_of(hypervisor)).run == Run(UUID, 2)
 

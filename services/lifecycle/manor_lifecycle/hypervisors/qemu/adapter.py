@@ -113,22 +113,20 @@ class QemuHypervisor:
                 await self._make(record, descriptor)
 
     async def _is_there(self, creation: Creation) -> bool:
-        """Say whether the run exists; clear away what is left of an ended older one."""
+        """Say whether the run exists. Another one, or the remains of one, must be destroyed first."""
         run = creation.run
         if run.uuid in self._census.unreadable:
             message = f"a guest of {creation.name} runs, and {self._census.unreadable[run.uuid][1]}"
             raise denied_state(message, hint="Destroy it first.")
         there = self._guests.get(run.uuid)
-        if there is not None and there.record.incarnation > run.incarnation:
-            raise birth.stale(there, run)
-        if there is not None and there.record.incarnation == run.incarnation:
+        record = there.record if there is not None else self._census.gone.get(run.uuid)
+        if there is not None and there.run == run:
             there.demand_life()
             return True
-        if there is not None and there.record.ended is None:
-            message = f"run {there.record.incarnation} of {creation.name} is alive"
+        if record is not None and record.incarnation < run.incarnation:
+            message = f"run {record.incarnation} of {creation.name} is still there"
             raise conflict(message, hint="Destroy it first.")
-        await self._destroy(there.run if there is not None else run)
-        return False
+        return False  # an older one is refused when its number is noted
 
     async def _make(self, record: Record, saved: int | None = None) -> Guest:
         """Start a guest, from the beginning or with the stream of a saved one."""

@@ -103,8 +103,6 @@ class Census:
         folder.empty(path)
 
     def _process_of(self, record: Record) -> Watched | None:
-        if record.boot_id != clock.boot_id():
-            return None
         if record.pid:
             return processes.adopt(Identity(record.pid, record.started_ticks, record.boot_id))
         identity = Identity.of(processes.find(record.argv))
