@@ -12,7 +12,7 @@ from benchmarks.measure import Memory, cpu_us, memory, spread
 from benchmarks.node import Node, node
 from benchmarks.report import Figure, Plan, Section, cell, number
 from benchmarks.startup import timed
-from manor_bus.peer.view import Change
+from manor_bus.peer.events import Change
 from manor_bus.wire.messages import config
 from manor_bus.wire.messages.lifecycle import DomainStatus, State
 

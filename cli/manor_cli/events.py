@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
-from manor_bus.peer.view import Change
+from manor_bus.peer.events import Change
 from manor_bus.wire import codec
 from manor_bus.wire.envelope import Envelope, Kind
 from manor_bus.wire.messages import Message

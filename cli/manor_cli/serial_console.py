@@ -12,7 +12,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
-from manor_bus.peer.view import Synced
+from manor_bus.peer.events import Synced
 from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages import Done, Message, consoles, lifecycle
 from manor_cli.views import LIVE

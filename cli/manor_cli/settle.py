@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
-from manor_bus.peer.view import Synced
+from manor_bus.peer.events import Synced
 from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages.config import Change
 from manor_bus.wire.messages.devices import VolumeStatus

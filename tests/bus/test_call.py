@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from manor_bus.peer.view import Change, Synced
+from manor_bus.peer.events import Change, Synced
 from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages import bus
 from tests.testkit.brokers import RealBroker, real_broker

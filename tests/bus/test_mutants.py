@@ -210,12 +210,12 @@ def a_reset_is_ignored(patch):
 
 
 def old_changes_are_applied(patch):
-    def apply(self, owner, sender, wire):
+    def applies(self, owner, wire):
         owner.rev = 0
-        return before(self, owner, sender, wire)
+        return before(self, owner, wire)
 
-    before = View._apply
-    patch.setattr(View, "_apply", apply)
+    before = View._applies
+    patch.setattr(View, "_applies", applies)
 
 
 def any_snapshot_counts(patch):

@@ -118,3 +118,12 @@ def test_who_drains_may_take_nothing_more(house):
     made.drain(callee)
     assert not callee.may_take("x.do")
     assert made.pick("x.do") is None
+
+
+def test_what_a_peer_that_leaves_had_called_is_ended_in_the_order_of_its_calls(house):
+    """In every run: the order of addresses in memory made histories that could not be repeated."""
+    made, caller, callee = house
+    calls = [call(caller, callee, str(number)) for number in range(100)]
+    for one in calls:
+        made.enter(one, b"")
+    assert made.remove(caller)[1] == [one for one in calls if not one.over]

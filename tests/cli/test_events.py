@@ -1,7 +1,7 @@
 import msgspec
 import pytest
 
-from manor_bus.peer.view import Change
+from manor_bus.peer.events import Change
 from manor_bus.wire import codec
 from manor_bus.wire.envelope import Envelope, Kind
 from manor_bus.wire.errors import ErrorBody

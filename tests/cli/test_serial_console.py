@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manor_bus.peer.view import Change, Synced
+from manor_bus.peer.events import Change, Synced
 from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages import Done
 from manor_bus.wire.messages.consoles import (

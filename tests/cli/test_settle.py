@@ -1,7 +1,7 @@
 import pytest
 
-from manor_bus.peer.view import Change as News
-from manor_bus.peer.view import Synced
+from manor_bus.peer.events import Change as News
+from manor_bus.peer.events import Synced
 from manor_bus.wire.errors import ErrorBody, Kind, ManorError
 from manor_bus.wire.messages.config import Change
 from manor_bus.wire.messages.devices import VolumeStatus

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from manor_bus.peer.view import Change
+from manor_bus.peer.events import Change
 from manor_bus.wire.messages.lifecycle import (
     ENDED,
     DomainDestroy,

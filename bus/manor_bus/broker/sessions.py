@@ -47,7 +47,7 @@ class Peer:
     owns: tuple[str, ...] = ()
     draining: bool = False
     subs: dict[int, Subscription] = field(default_factory=dict)
-    made: set[Call] = field(default_factory=set)
+    made: dict[Call, None] = field(default_factory=dict)  # under way, oldest first
     waits: set[str] = field(default_factory=set)
     received: int = 0
     sent: int = 0
@@ -191,7 +191,7 @@ class Sessions:
             if call in refused:
                 return refused
         call.queued = call not in call.callee.queue.in_flight
-        call.caller.made.add(call)
+        call.caller.made[call] = None
         self.pending[call.caller.address, call.id] = call
         self._count += 1
         heapq.heappush(self._deadlines, (call.deadline, self._count, call))
@@ -213,7 +213,7 @@ class Sessions:
 
     def _forget(self, call: Call) -> None:
         call.over = True
-        call.caller.made.discard(call)
+        call.caller.made.pop(call, None)
         self.pending.pop((call.caller.address, call.id), None)
 
     def overdue(self, now: float) -> list[Call]:

@@ -15,11 +15,11 @@ from typing import Final
 
 import msgspec
 
-from manor_bus.peer.events import Change as Change
-from manor_bus.peer.events import OwnerSeen as OwnerSeen
-from manor_bus.peer.events import Synced as Synced
+from manor_bus.peer.events import Change, Noted, OwnerSeen, Synced
 from manor_bus.wire import codec
 from manor_bus.wire.envelope import Envelope
+from manor_bus.wire.envelope import Kind as Frame
+from manor_bus.wire.errors import ManorError
 from manor_bus.wire.messages.bus import Owner, OwnerChanged
 from manor_bus.wire.messages.catalogue import EVENT_BY_TYPE
 from manor_bus.wire.messages.node import SnapshotItem
@@ -39,18 +39,7 @@ class Fetch(msgspec.Struct, frozen=True):
     again: bool = False
 
 
-class News(msgspec.Struct, frozen=True):
-    """One change for the application; `data` is None when the object is gone."""
-
-    subject: str
-    sender: str
-    epoch: str
-    rev: int
-    type: str
-    data: msgspec.Raw | None
-
-
-Action = Fetch | News | Synced | OwnerSeen
+Action = Fetch | Change | Noted | Synced | OwnerSeen
 
 
 @dataclass
@@ -88,17 +77,22 @@ def principal(address: str) -> str:
 
 
 class View:
-    """All owners and objects under one pattern."""
+    """All owners and objects under one pattern. Without `snapshot` nobody is asked: what passes is told.
 
-    def __init__(self, pattern: str, *, owners: bool = False) -> None:
+    `owners`: where each owner stands is told, too.
+    """
+
+    def __init__(self, pattern: str, *, snapshot: bool = True, owners: bool = False) -> None:
         self.pattern = pattern
-        self._tells_owners = owners
+        self._snapshot, self._tells_owners = snapshot, owners
         self._owners: dict[str, _Owner] = {}
         self._told = False
         self._fetches = 0
 
     def live(self, owners: tuple[Owner, ...]) -> list[Action]:
         """The subscription is live (again): ask everybody."""
+        if not self._snapshot:
+            return [Synced()]
         self._told = False
         for known in self._owners.values():
             known.attached.clear()
@@ -126,16 +120,18 @@ class View:
         return actions + self._seen(principal(address), news.reason) + self._all_known()
 
     def item(self, sender: str, wire: Envelope) -> list[Action]:
-        """One event arrived."""
-        if not wire.epoch:
-            return [news_of(sender, wire)]
+        """One event arrived; raises ManorError when it is news of owners that cannot be read."""
+        if wire.subject == OWNER_NEWS and sender.startswith("bus@"):
+            return self.owner_changed(codec.read_body(wire.data, OwnerChanged)) if self._snapshot else []
+        if not wire.epoch or not self._snapshot:
+            return [_change(wire, sender)]
         owner = self._owners.get(principal(sender))
         if owner is None or sender not in owner.attached:
             return []  # who does not own it (any more) has no say
         actions: list[Action] = []
         if sender not in owner.asked:
             if sender == owner.address and wire.epoch == owner.epoch:
-                return self._apply(owner, sender, wire)
+                return [_change(wire, sender)] if self._applies(owner, wire) else []
             if wire.epoch <= owner.epoch:
                 return []  # a predecessor's last words
             actions.append(self._fetch(sender))
@@ -156,18 +152,26 @@ class View:
             return self._seen(principal(fetch.address)) + self._all_known()
         present = {item.subject: item for item in items if self._may_own(owner, fetch.address, item.subject)}
         actions: list[Action] = [
-            News(subject, fetch.address, epoch, rev, "", None)
+            Change(subject, None, fetch.address, epoch, rev)
             for subject in owner.objects
             if subject not in present
         ]
         for item in present.values():
             if owner.objects.get(item.subject) != (epoch, item.rev):
-                actions.append(News(item.subject, fetch.address, epoch, item.rev, item.type, item.value))
+                wire = Envelope(
+                    k=Frame.PUB,
+                    subject=item.subject,
+                    epoch=epoch,
+                    rev=item.rev,
+                    type=item.type,
+                    data=item.value,
+                )
+                actions.append(_change(wire, fetch.address))
         owner.objects = {item.subject: (epoch, item.rev) for item in present.values()}
         owner.address, owner.epoch, owner.rev = fetch.address, epoch, rev
         for wire in asked.waiting.values():
-            if wire.epoch == epoch:
-                actions += self._apply(owner, fetch.address, wire)
+            if wire.epoch == epoch and self._applies(owner, wire):
+                actions.append(_change(wire, fetch.address))
         return actions + self._seen(principal(fetch.address)) + self._all_known()
 
     def failed(self, fetch: Fetch) -> list[Action]:
@@ -191,15 +195,15 @@ class View:
         asked = owner.asked.get(fetch.address) if owner is not None else None
         return owner if asked is not None and asked.number == fetch.number else None
 
-    def _apply(self, owner: _Owner, sender: str, wire: Envelope) -> list[Action]:
+    def _applies(self, owner: _Owner, wire: Envelope) -> bool:
+        """Take a change of the present owner; False when it is old, or the end of what is not known."""
         if wire.rev <= owner.rev:
-            return []
+            return False
         owner.rev = wire.rev
-        if wire.data != codec.NIL:
-            owner.objects[wire.subject] = (wire.epoch, wire.rev)
-        elif owner.objects.pop(wire.subject, None) is None:
-            return []
-        return [news_of(sender, wire)]
+        if wire.data == codec.NIL:
+            return owner.objects.pop(wire.subject, None) is not None
+        owner.objects[wire.subject] = (wire.epoch, wire.rev)
+        return True
 
     def _attach(self, owner: Owner) -> Fetch:
         self._owners.setdefault(principal(owner.address), _Owner()).attached[owner.address] = owner.owns
@@ -229,22 +233,13 @@ class View:
         return [Synced()]
 
 
-def news_of(sender: str, wire: Envelope) -> News:
-    """Return an event as it passes."""
-    data = None if wire.data == codec.NIL else wire.data
-    return News(wire.subject, sender, wire.epoch, wire.rev, wire.type, data)
-
-
-def reading(view: View, sender: str, wire: Envelope) -> list[Action]:
-    """Take one item of a subscription."""
-    if wire.subject == OWNER_NEWS and sender.startswith("bus@"):
-        return view.owner_changed(codec.read_body(wire.data, OwnerChanged))
-    return view.item(sender, wire)
-
-
-def change_of(news: News) -> Change:
-    """Decode what the application gets; raises ManorError when it is not what its type says."""
-    event = EVENT_BY_TYPE.get(news.type)
-    body = object if event is None else event.body
-    value = None if news.data is None else codec.read_body(news.data, body)
-    return Change(news.subject, value, news.sender, news.epoch, news.rev, news.type)
+def _change(wire: Envelope, sender: str) -> Change | Noted:
+    """Return an event as an application gets it, or why it does not: it is not what its type says."""
+    event = EVENT_BY_TYPE.get(wire.type)
+    try:
+        value = None
+        if wire.data != codec.NIL:
+            value = codec.read_body(wire.data, object if event is None else event.body)
+    except ManorError as error:
+        return Noted(f"left out {wire.subject} of {sender}: {error}")
+    return Change(wire.subject, value, sender, wire.epoch, wire.rev, wire.type)

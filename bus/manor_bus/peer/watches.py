@@ -14,6 +14,7 @@ from typing import Final
 from manor_bus.peer.events import (
     Arrived,
     Barred,
+    Change,
     Event,
     Live,
     Missed,
@@ -26,7 +27,7 @@ from manor_bus.peer.events import (
     Told,
     Watched,
 )
-from manor_bus.peer.view import OWNER_NEWS, Action, Fetch, News, View, change_of, news_of, reading
+from manor_bus.peer.view import Action, Fetch, View
 from manor_bus.wire import codec
 from manor_bus.wire.errors import ManorError
 from manor_bus.wire.messages.node import SnapshotDone, SnapshotItem
@@ -37,7 +38,8 @@ AGAIN_S: Final = 1.0  # before an owner is asked again, or a subscription begun 
 @dataclass(eq=False)
 class _Watch:
     sid: int
-    view: View | None
+    view: View
+    snapshot: bool
     calls: dict[int, tuple[Fetch, list[SnapshotItem]]] = field(default_factory=dict)  # for snapshots
     renewing: bool = False
     renewed: float = float("-inf")
@@ -68,7 +70,7 @@ class ClientWatches:
 
         `owners`: also tell where each owner stands.
         """
-        self._watches[sid] = _Watch(sid, View(pattern, owners=owners) if snapshot else None)
+        self._watches[sid] = _Watch(sid, View(pattern, snapshot=snapshot, owners=owners), snapshot)
 
     def end(self, sid: int) -> None:
         """Watch no more."""
@@ -84,22 +86,18 @@ class ClientWatches:
         watch = self._watches[event.sid]
         match event:
             case Arrived(_, _, items):
-                changes: list[Told | OwnerSeen] = []
+                actions: list[Action] = []
                 for item in items:
                     try:
-                        if watch.view is not None:
-                            read = reading(watch.view, item.sender, item.envelope)
-                            self._carry_out(watch, read, changes, now)
-                        elif item.envelope.subject != OWNER_NEWS:
-                            changes.append(change_of(news_of(item.sender, item.envelope)))
+                        actions += watch.view.item(item.sender, item.envelope)
                     except ManorError as error:
-                        self._tell(Noted(f"left out {item.envelope.subject} of {item.sender}: {error}"))
-                self._tell(Watched(watch.sid, changes, event))
+                        actions.append(Noted(f"left out {item.envelope.subject} of {item.sender}: {error}"))
+                self._act(watch, actions, now, event)
             case Live(_, owners):
-                self._act(watch, watch.view.live(owners) if watch.view is not None else [Synced()], now)
+                self._act(watch, watch.view.live(owners), now)
             case Missed(_, count):
                 self._tell(Noted(f"{count} events of a subscription were dropped"))
-                if watch.view is not None and not watch.renewing:
+                if watch.snapshot and not watch.renewing:
                     watch.renewing = True
                     self._later(max(now, watch.renewed + AGAIN_S), watch, None)
             case Barred():
@@ -125,7 +123,6 @@ class ClientWatches:
             self._drop(event.token)
             done = None
         del watch.calls[event.token], self._by_token[event.token]
-        assert watch.view is not None
         if done is None:
             self._act(watch, watch.view.failed(fetch), now)
         else:
@@ -157,31 +154,25 @@ class ClientWatches:
 
     # --- what views want ------------------------------------------------------------------------------
 
-    def _act(self, watch: _Watch, actions: Sequence[Action], now: float) -> None:
-        changes: list[Told | OwnerSeen] = []
-        self._carry_out(watch, actions, changes, now)
-        if changes:
-            self._tell(Watched(watch.sid, changes, None))
-
-    def _carry_out(
-        self, watch: _Watch, actions: Sequence[Action], changes: list[Told | OwnerSeen], now: float
+    def _act(
+        self, watch: _Watch, actions: Sequence[Action], now: float, batch: Arrived | None = None
     ) -> None:
+        changes: list[Told | OwnerSeen] = []
         for action in actions:
             match action:
-                case News():
-                    try:
-                        changes.append(change_of(action))
-                    except ManorError as error:
-                        self._tell(Noted(f"left out {action.subject} of {action.sender}: {error}"))
-                case OwnerSeen() | Synced():
+                case Change() | OwnerSeen() | Synced():
                     changes.append(action)
+                case Noted():
+                    self._tell(action)
                 case Fetch(again=True):
                     self._later(now + AGAIN_S, watch, action)
                 case Fetch():
                     self._fetch(watch, action, now)
+        if changes or batch is not None:
+            self._tell(Watched(watch.sid, changes, batch))
 
     def _fetch(self, watch: _Watch, fetch: Fetch, now: float) -> None:
-        if watch.view is not None and watch.view.wants(fetch):
+        if watch.view.wants(fetch):
             token = self._ask(fetch.address, watch.view.pattern, now)
             watch.calls[token] = (fetch, [])
             self._by_token[token] = watch

@@ -74,7 +74,7 @@ def read_body(untrusted: msgspec.Raw, wanted: type[T]) -> T:
     body = _EMPTY if untrusted == NIL else untrusted
     value = decode(body, wanted)
     # As our encoder writes it, no key stands twice and nothing is unknown.
-    if encode(value) != memoryview(body) or _open(wanted):  # type: ignore[arg-type]
+    if _open(wanted) or _encoder.encode(value) != bytes(body):  # type: ignore[arg-type]
         try:
             check(body, DEPTH_MAX - 1)
         except Malformed as error:
@@ -103,7 +103,7 @@ def check(untrusted: bytes | msgspec.Raw, depth: int = DEPTH_MAX) -> None:
     try:
         value = _as_any(untrusted)
         _walk(value, depth, ELEMENTS_MAX)
-        if _encoder.encode(value) != memoryview(untrusted):  # not as we write it, or less than was there
+        if _encoder.encode(value) != bytes(untrusted):  # not as we write it, or less than was there
             _compare_counts(untrusted)
     except RecursionError:
         raise Malformed(_DEEP) from None

@@ -8,7 +8,7 @@ from typing import Final
 
 import click
 
-from manor_bus.peer.view import Synced
+from manor_bus.peer.events import Synced
 from manor_bus.wire import codec
 from manor_bus.wire.envelope import Envelope
 from manor_bus.wire.messages.bus import RingListed, RingRead

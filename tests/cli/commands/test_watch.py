@@ -2,7 +2,7 @@ import json
 
 import msgspec
 
-from manor_bus.peer.view import Change, Synced
+from manor_bus.peer.events import Change, Synced
 from manor_bus.wire import codec
 from manor_bus.wire.envelope import Envelope, Kind
 from manor_bus.wire.messages.bus import RingEvent, RingListed, RingRead
