@@ -37,7 +37,7 @@ class VirtualSelector(selectors.DefaultSelector):
         if ready:
             return list(ready)
         if timeout is None:
-            return list(super().select(1.0))  # only a real thread can wake us
+            raise AssertionError("nothing is ready, nothing is due: this waits for ever")
         if timeout > 0:
             self.now += timeout
         return []
@@ -53,6 +53,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         """Virtual seconds."""
         return self._virtual.now
+
+    def run_in_executor(self, executor: object, call: Any, *arguments: object) -> Any:
+        """Refuse: a thread takes real time, which virtual time does not wait for."""
+        raise AssertionError(f"{call} would run in a real thread")
 
 
 def run(main: Coroutine[Any, Any, T], *, limit_s: float = 100_000.0) -> T:

@@ -12,7 +12,6 @@ import os
 import resource
 import stat
 import struct
-import sys
 import threading
 import time
 from collections import deque
@@ -36,7 +35,6 @@ DRAIN_FRAMES: Final = 64  # taken before anything is sent: what follows waits fo
 SEND_FRAMES_MAX: Final = 24_000  # more than the windows and pending calls of one peer together
 MEMORY_BYTES_MAX: Final = 2_147_483_648
 MEMORY_KIB_HIGH: Final = 786_432  # from here on, who makes it grow is ended
-RECURSION_MAX: Final = 200
 AUDIT_S: Final = 1.0
 GRACE_S: Final = 0.05  # for the RESET that says why, before the connection is shut
 GATHER_S: Final = 0.002  # events of a flood wait that long for each other
@@ -55,9 +53,7 @@ def harden() -> None:
 
     libzmq draws automatic routing ids from libc's rand(), which nobody seeds: every process starts at the
     same value. Memory is limited because one peer's endless multipart message is bounded by no socket option.
-    What is nested deeper than the recursion limit is refused while it is skipped over; readers allow more.
     """
-    sys.setrecursionlimit(RECURSION_MAX)
     ctypes.CDLL(None).srand(int.from_bytes(os.urandom(4)))
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     if hard == resource.RLIM_INFINITY or hard > MEMORY_BYTES_MAX:

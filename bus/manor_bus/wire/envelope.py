@@ -64,12 +64,18 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     data: msgspec.Raw = codec.NIL
 
 
+_AROUND: Final = b"\x91" * 400  # arrays in each other
+
+
 def read(untrusted: bytes) -> Envelope:
     """Decode a peer's frame, its body untouched: who reads that checks it.
 
-    Raises ManorError or codec.Malformed with the reason.
+    What a reader could not skip over, which sees it in a frame of the broker and may have less stack left,
+    is refused here. Raises ManorError or codec.Malformed with the reason.
     """
     wire = codec.decode(untrusted, Envelope)
+    if len(untrusted) > len(_AROUND):  # what is shorter is not nested so deep
+        codec.decode(_AROUND + untrusted, tuple[msgspec.Raw])
     if codec.encode(wire) == untrusted:  # as our library writes it: no key stands twice, none is unknown
         return wire
     codec.fields(untrusted)
