@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tarfile
+import zipfile
 from io import BytesIO
 from pathlib import Path
 from typing import Final
@@ -32,8 +32,8 @@ def previous() -> str:
 def build(commit: str, folder: Path) -> Path:
     """Build the wheels of a commit and unpack them; returns the folder for the front of PYTHONPATH."""
     source, wheels, site = folder / "source", folder / "wheels", folder / "site"
-    with tarfile.open(fileobj=BytesIO(git("archive", "--format=tar", commit, *ROOMS))) as archive:
-        archive.extractall(source, filter="data")
+    with zipfile.ZipFile(BytesIO(git("archive", "--format=zip", commit, *ROOMS))) as archive:
+        archive.extractall(source)
     rooms = sorted(str(file.parent) for file in source.rglob("pyproject.toml"))
     offline = ("--quiet", "--no-deps", "--no-index")
     _pip("wheel", *offline, "--no-build-isolation", "--wheel-dir", str(wheels), *rooms)
