@@ -201,8 +201,8 @@ def test_a_command_is_added_with_its_help_page_and_exit_codes(copy: Copy) -> Non
     copy.append("cli/manor_cli/commands/hello.py", VERB)
     copy.edit(
         "cli/manor_cli/main.py",
-        '    "init": "node:init",\n',
-        '    "init": "node:init",\n    "hello": "hello:hello",\n',
+        '        "node": "init up down status node",',
+        '        "hello": "hello", "node": "init up down status node",',
     )
     assert copy.python("-c", SAY.format("web")) == "hello web\n0\n"
     assert copy.python("-c", SAY.format("nobody")) == "3\n"
