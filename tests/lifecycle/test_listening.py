@@ -8,6 +8,7 @@ import pytest
 from manor_bus.peer.aio import Change
 from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages import Done, consoles
+from manor_bus.wire.messages import lifecycle as m
 from manor_bus.wire.messages.lifecycle import State
 from manor_lifecycle import listening
 from tests.lifecycle.scene import Scene, on_stage
@@ -92,5 +93,24 @@ def test_a_console_is_given_back(tmp_path: Path) -> None:
         attached = await attach(scene)
         await scene.operator.call(consoles.ConsoleDetach(name="web", token=attached.token), Done, timeout=5)
         assert (await attach(scene)).token
+
+    on_stage(tmp_path, scenario)
+
+
+def test_what_the_last_run_left_is_told_and_who_has_none_is_told_so(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        async def recall(name: str) -> consoles.LastRun:
+            return await scene.operator.call(consoles.ConsoleRecall(name=name), consoles.LastRun, timeout=5)
+
+        await scene.apply("db")
+        await running(scene)
+        for name, said in (("db", "on this node"), ("web", "before the present one")):
+            with pytest.raises(ManorError, match=said) as refused:
+                await recall(name)
+            assert refused.value.kind is Kind.NOT_FOUND
+            assert refused.value.hint
+        await scene.do(m.DomainDestroy(name="web"))
+        assert b"web, run 1" in (await recall("web")).console
+        assert b"web, run 1" in (await recall("web")).log
 
     on_stage(tmp_path, scenario)

@@ -6,11 +6,20 @@ all; what a guest printed before is in the hypervisor's log and comes with the f
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 from manor_bus.peer.aio import Context
+from manor_bus.wire.errors import not_found
 from manor_bus.wire.messages import Done
-from manor_bus.wire.messages.consoles import ConsoleAttach, ConsoleAttached, ConsoleDetach, ConsoleWrite
+from manor_bus.wire.messages.consoles import (
+    ConsoleAttach,
+    ConsoleAttached,
+    ConsoleDetach,
+    ConsoleRecall,
+    ConsoleWrite,
+    LastRun,
+)
 from manor_lifecycle.console import Consoles
 from manor_lifecycle.domain.values import Core
 from manor_lifecycle.domains import Domains
@@ -65,6 +74,20 @@ class Listening:
         if self._has_console(owner.core):
             self._begin(owner)
         return await self._consoles.attach(owner.uuid, request, context.label, context.key)
+
+    async def recall(self, request: ConsoleRecall, context: Context) -> LastRun:
+        """Return what the last run that is over left."""
+        core = self._domains.find(request.name).core
+        async with asyncio.timeout_at(context.deadline):
+            found = await self._site.hypervisor(core).last_run(core.uuid)
+        if found is not None:
+            return found
+        if core.run is not None:
+            hint = f"See what its present run prints: manor console {core.name}"
+            raise not_found(f"no run of {core.name} before the present one is kept", hint=hint)
+        raise not_found(
+            f"no run of {core.name} is kept on this node", hint=f"Start it: manor start {core.name}"
+        )
 
     async def write(self, request: ConsoleWrite, context: Context) -> Done:
         """Type."""

@@ -375,6 +375,7 @@ def _answers(service: Lifecycle, listening: Listening) -> dict[type[Message], An
         consoles.ConsoleAttach: listening.attach,
         consoles.ConsoleWrite: listening.write,
         consoles.ConsoleDetach: listening.detach,
+        consoles.ConsoleRecall: listening.recall,
         m.OperationList: service.operation_list,
         m.OperationShow: service.operation_show,
         m.OperationFollow: service.operation_follow,

@@ -5,10 +5,11 @@ import sys
 import pytest
 
 from manor_bus.wire.errors import Kind, ManorError
-from manor_bus.wire.messages.consoles import ConsoleAttach
+from manor_bus.wire.messages.consoles import ConsoleAttach, ConsoleRecall, LastRun
 from manor_cli import reach
 from manor_cli.app import App
 from manor_cli.main import main
+from tests.cli.fake import FakeClient, run
 from tests.cli.test_serial_console import Guest
 
 
@@ -93,3 +94,17 @@ def test_a_bus_that_is_not_there_is_told(attach, monkeypatch):
 
     monkeypatch.setattr(reach, "attached", unreachable)
     assert attach("console", "web")[0] == 8
+
+
+def test_the_log_of_the_last_run_is_printed_and_without_one_that_is_said():
+    last = LastRun(console=b"panic\n", log=b"qemu: \x1b[1mbroke\n")
+    client = FakeClient({ConsoleRecall: last})
+    assert run("logs", "web", client=client).out == "qemu: \\x1b[1mbroke\n"
+    told = run("logs", "domain/web", "-o", "json", client=client).json
+    assert told == {"name": "web", "console": "panic\n", "log": "qemu: \x1b[1mbroke\n"}
+    assert client.asked == [ConsoleRecall(name="web")] * 2
+    none = FakeClient({ConsoleRecall: ManorError(Kind.NOT_FOUND, "no run is kept", hint="Start it.")})
+    for words in (["logs", "web"], ["console", "web", "--run", "-1"]):
+        ran = run(*words, client=none)
+        assert (ran.code, ran.out) == (3, "")
+        assert "no run is kept" in ran.err

@@ -152,11 +152,13 @@ async def test_a_saved_guest_has_an_id_and_comes_back_as_it_was(house, tmp_path)
 async def test_what_a_domain_leaves_is_listed_and_removed(house):
     async with house.hypervisor() as hypervisor:
         assert await hypervisor.leftovers(UUID) == ()
+        assert await hypervisor.last_run(UUID) is None
         await hypervisor.create(creation())
+        assert await hypervisor.last_run(UUID) is None, "its first run is not over"
         await hypervisor.destroy(RUN)
         assert "note" in {one.kind for one in await hypervisor.leftovers(UUID)}
-        await hypervisor.console_of_last_run(UUID)
-        await hypervisor.log_of_last_run(UUID)
+        assert await hypervisor.last_run(UUID) is not None
         await hypervisor.remove(UUID)
+        assert await hypervisor.last_run(UUID) is None
         assert await hypervisor.leftovers(UUID) == ()
         assert await look(hypervisor) == Seen(UUID)

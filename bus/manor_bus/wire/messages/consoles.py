@@ -43,6 +43,19 @@ class ConsoleDetach(Message, frozen=True, kw_only=True):
     token: str
 
 
+class ConsoleRecall(Message, frozen=True, kw_only=True):
+    """Ask for what the last run that is over left. `not_found` when nothing is kept of one."""
+
+    name: str
+
+
+class LastRun(Message, frozen=True, kw_only=True):
+    """The ends, up to 256 KiB each, of what the guest printed and of what the hypervisor said of its run."""
+
+    console: bytes
+    log: bytes
+
+
 class ConsoleOutput(Message, frozen=True, kw_only=True):
     """Bytes the guest printed, from byte `offset` of this incarnation's output."""
 
@@ -56,5 +69,6 @@ CALLS: Final = (
     Call("lifecycle.console.attach", ConsoleAttach, ConsoleAttached, changes=True),
     Call("lifecycle.console.write", ConsoleWrite, Done, changes=True),
     Call("lifecycle.console.detach", ConsoleDetach, Done, changes=True),
+    Call("lifecycle.console.recall", ConsoleRecall, LastRun),
 )
 EVENTS: Final = (Event(("console.*",), ConsoleOutput, "lifecycle", "lifecycle.console", state=False),)

@@ -30,6 +30,7 @@ from typing import Final, Protocol
 
 from manor_bus import plugins
 from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages.consoles import LastRun
 from manor_bus.wire.messages.devices import Descriptor
 from manor_bus.wire.messages.documents import DomainSpec
 from manor_lifecycle.hypervisors.seen import (
@@ -210,11 +211,10 @@ class Hypervisor(Protocol):
     async def saved_image(self, path: Path) -> SavedImage:
         """Return what a file of `save` is. `not_found` when it is not there, `bad_request` if damaged."""
 
-    async def console_of_last_run(self, uuid: str) -> bytes:
-        """Return the end of what the guest printed in the run before the present or next one."""
-
-    async def log_of_last_run(self, uuid: str) -> bytes:
-        """Return the end of what the hypervisor said about that run."""
+    async def last_run(self, uuid: str) -> LastRun | None:
+        """Return the ends of what the last run that is over printed, and of what the hypervisor said about
+        it; None when nothing is kept of one. A kept ENDED run is over.
+        """
 
     async def leftovers(self, uuid: str) -> tuple[Leftover, ...]:
         """Return all that this adapter keeps of a domain on this node beyond its run."""

@@ -225,6 +225,9 @@ async def test_a_reset_is_the_same_machine_from_the_beginning_as_a_new_run(livin
         await again.until("MANOR-GUEST-READY")
         assert (await again.ask("ls /sys/block")).split() == ["vda", "vdb"]
         await again.stream.close()
+        before = await hypervisor.last_run(UUID)
+        assert before is not None
+        assert b"MANOR-GUEST-READY" in before.console, "what it printed before the reset"
         with pytest.raises(ManorError) as refused:
             await hypervisor.pause(run)
         assert refused.value.kind is Kind.STALE

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from manor_bus.wire.errors import Kind, ManorError
+from manor_bus.wire.messages.consoles import LastRun
 from manor_bus.wire.messages.documents import DomainSpec
 from manor_lifecycle.hypervisors import EndReason
 from manor_lifecycle.hypervisors.qemu import folder
@@ -84,11 +85,21 @@ def test_what_a_run_said_last_is_kept_until_the_next_has_ended(tmp_path: Path) -
         (tmp_path / folder.CONSOLE_LOG).write_bytes(said)
         folder.write_record(tmp_path, RECORD, durable=False)
         folder.empty(tmp_path)
-        content = folder.last_of(tmp_path, folder.CONSOLE_LOG)
-        assert content.endswith(said[-5:])
-        assert len(content) <= folder.LAST_KEPT
-    assert folder.last_of(tmp_path, folder.QEMU_LOG) == b""
+        last = folder.last_run(tmp_path, over=False)
+        assert last is not None
+        assert last.console.endswith(said[-5:])
+        assert len(last.console) <= folder.LAST_KEPT
+        assert last.log == b""
     assert [(one.kind, one.size) for one in folder.leftovers(tmp_path)] == [("console", 6)]
+
+
+def test_what_is_kept_of_a_run_that_ended_is_its_own_words(tmp_path: Path) -> None:
+    assert folder.last_run(tmp_path, over=True) is None
+    for said in (b"first", b"second"):
+        folder.keep_words(tmp_path)
+        (tmp_path / folder.CONSOLE_LOG).write_bytes(said)
+    assert folder.last_run(tmp_path, over=True) == LastRun(console=b"second", log=b"")
+    assert folder.last_run(tmp_path, over=False) == LastRun(console=b"first", log=b"")
 
 
 def test_last_words_are_the_end_of_the_log_and_bounded(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from manor_bus.wire.errors import Kind, ManorError, conflict, not_found
+from manor_bus.wire.messages.consoles import LastRun
 from manor_lifecycle.hypervisors import (
     LEFTOVERS,
     Activity,
@@ -275,11 +276,9 @@ class FakeHypervisor:
         await self._do("screenshot", run)
         return PICTURE
 
-    async def console_of_last_run(self, uuid: str) -> bytes:
+    async def last_run(self, uuid: str) -> LastRun | None:
         """Return what a guest would have printed."""
-        return self._store.said(uuid)
-
-    log_of_last_run = console_of_last_run
+        return self._store.last_run(uuid)
 
     async def leftovers(self, uuid: str) -> tuple[Leftover, ...]:
         """List the file of a domain."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from manor_bus.wire.errors import bad_request, denied_state, not_found
+from manor_bus.wire.messages.consoles import LastRun
 from manor_bus.wire.messages.documents import DomainSpec
 from manor_host import clock
 from manor_lifecycle.hypervisors import EndReason, Leftover, SavedImage
@@ -55,10 +56,14 @@ class Store:
         if guest.uuid in self.there:
             self.put(msgspec.structs.replace(guest, gone=True, spec=None, devices={}, told={}, io={}))
 
-    def said(self, uuid: str) -> bytes:
-        """Return what is kept of what the last guest printed: how it ended."""
-        past = self.past.get(uuid)
-        return f"{past.name}, run {past.incarnation}: {past.detail}\r\n".encode() if past else b""
+    def last_run(self, uuid: str) -> LastRun | None:
+        """Return what is kept of the last guest that is over: how it ended."""
+        there = self.there.get(uuid)
+        past = there if there is not None and there.ended is not None else self.past.get(uuid)
+        if past is None:
+            return None
+        said = f"{past.name}, run {past.incarnation}: {past.detail}\r\n".encode()
+        return LastRun(console=said, log=said)
 
     def leftovers(self, uuid: str) -> tuple[Leftover, ...]:
         """Return what is kept of a domain without a run."""

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from pathlib import Path
 
 from manor_bus.wire.errors import ManorError, bad_request, conflict, denied_state, not_found
+from manor_bus.wire.messages.consoles import LastRun
 from manor_lifecycle.hypervisors import (
     LEFTOVERS,
     AdapterSettings,
@@ -177,6 +178,7 @@ class QemuHypervisor:
             ran = guest.runs
             self._notes.begin(run.uuid, incarnation)
             await self._end(guest)
+            folder.keep_words(guest.path)
             fresh = await self._make(birth.reborn(guest.record, incarnation, self._site.wall()))
             if ran:
                 await fresh.resume()
@@ -267,13 +269,11 @@ class QemuHypervisor:
 
     # --- what stays on the node -------------------------------------------------------------------------
 
-    async def console_of_last_run(self, uuid: str) -> bytes:
-        """Return what was printed last."""
-        return await asyncio.to_thread(folder.last_of, self._site.directory / uuid, folder.CONSOLE_LOG)
-
-    async def log_of_last_run(self, uuid: str) -> bytes:
-        """Return what QEMU said last."""
-        return await asyncio.to_thread(folder.last_of, self._site.directory / uuid, folder.QEMU_LOG)
+    async def last_run(self, uuid: str) -> LastRun | None:
+        """Return what was said last; what is kept of a guest that ended lies where it wrote it."""
+        guest = self._guests.get(uuid)
+        over = uuid in self._census.gone or (guest is not None and guest.record.ended is not None)
+        return await asyncio.to_thread(folder.last_run, self._site.directory / uuid, over=over)
 
     async def leftovers(self, uuid: str) -> tuple[Leftover, ...]:
         """List the files of a domain."""

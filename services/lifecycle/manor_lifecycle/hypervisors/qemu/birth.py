@@ -124,6 +124,7 @@ async def launch(site: Site, record: Record, saved: int | None = None) -> Guest:
     except BaseException as error:
         if guest is not None:
             await asyncio.shield(end(guest))
+        (path / folder.CONSOLE_LOG).unlink(missing_ok=True)  # it printed nothing: what the last run did stays
         folder.empty(path)
         if isinstance(error, OSError):
             raise folder.unwritable(path, error) from None

@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 
 from manor_bus.wire.errors import Kind, ManorError, denied_state
+from manor_bus.wire.messages.consoles import LastRun
 from manor_host import durable as durable_files
 from manor_lifecycle.hypervisors import EndReason, Leftover, LeftoverKind
 from manor_lifecycle.hypervisors.qemu.record import Record
@@ -132,24 +133,35 @@ def last_words(folder: Path) -> str:
     return content.decode(errors="replace").strip()
 
 
-def empty(folder: Path) -> None:
-    """Remove a run; what it said last is kept until the end of the next one."""
+def keep_words(folder: Path) -> None:
+    """Keep what a run said last, until the end of the next one."""
     for name in (CONSOLE_LOG, QEMU_LOG):
         with contextlib.suppress(FileNotFoundError):
             (folder / name).rename(folder / (LAST + name))
+
+
+def empty(folder: Path) -> None:
+    """Remove a run, but what it said last."""
+    keep_words(folder)
     for file in folder.iterdir():
         if file.name not in KINDS:
             file.unlink()
 
 
-def last_of(folder: Path, name: str) -> bytes:
-    """Return the end of a log of the last run."""
+def last_run(folder: Path, *, over: bool) -> LastRun | None:
+    """Return the ends of both logs of the last run that is over, which the present one may be."""
+    before = "" if over else LAST
+    console, log = (_end_of(folder / (before + name)) for name in (CONSOLE_LOG, QEMU_LOG))
+    return None if console is None and log is None else LastRun(console=console or b"", log=log or b"")
+
+
+def _end_of(path: Path) -> bytes | None:
     try:
-        with (folder / (LAST + name)).open("rb") as file:
+        with path.open("rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - LAST_KEPT))
             return file.read(LAST_KEPT)
     except FileNotFoundError:
-        return b""
+        return None
 
 
 def leftovers(folder: Path) -> tuple[Leftover, ...]:
