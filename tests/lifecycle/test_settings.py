@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
 from manor_bus.wire.errors import Kind, ManorError
+from manor_host import privileges
 from manor_lifecycle.settings import Settings
 
 
@@ -15,7 +15,7 @@ def settings(folder: Path, **environment: str) -> Settings:
 
 @pytest.fixture(autouse=True)
 def root(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(privileges, "may", lambda capability: True)
 
 
 def test_the_room_has_its_own_directory_and_drives_qemu_unless_told_otherwise(tmp_path: Path) -> None:
@@ -40,14 +40,14 @@ def test_each_adapter_gets_its_own_options_and_no_others(tmp_path: Path) -> None
     assert found.options == {"fake": {"exits": "1"}, "qemu": {"binary": "/opt/qemu"}}
 
 
-def test_root_gives_each_domain_a_user_of_a_range(tmp_path: Path) -> None:
+def test_who_may_gives_each_domain_a_user_of_a_range(tmp_path: Path) -> None:
     assert settings(tmp_path).uids == (200000, 265535)
     assert settings(tmp_path, MANOR_LIFECYCLE_UIDS="7-7").uids == (7, 7)
     assert settings(tmp_path, MANOR_LIFECYCLE_UIDS="").uids is None
 
 
-def test_others_than_root_cannot_give_domains_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+def test_who_may_not_do_so_gives_domains_no_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(privileges, "may", lambda capability: False)
     assert settings(tmp_path, MANOR_LIFECYCLE_UIDS="5-9").uids is None
 
 

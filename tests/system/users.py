@@ -4,10 +4,10 @@ these lie beneath a folder that is root's alone."""
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from shlex import quote
 
 import pytest
 
@@ -18,35 +18,47 @@ needs_root = pytest.mark.skipif(
 )
 
 
-def as_user(uid: int, groups: Sequence[int] = (), *, capabilities: Sequence[str] = ()) -> list[str]:
+def as_user(
+    uid: int,
+    groups: Sequence[int] = (),
+    *,
+    capabilities: Sequence[str] = (),
+    hidden: Sequence[Path] = (),
+    writable: Sequence[Path] | None = None,
+) -> list[str]:
     """Return what to write before a command so that it runs as a user with these groups, the first of them
-    its own, and with these capabilities alone, which reach the programs it starts unless it sees to that."""
+    its own, and with these capabilities alone, which reach the programs it starts unless it sees to that.
+    `hidden` are closed to it; of the file system only `writable` can be written (None: all)."""
     kept = "".join(f",+{name}" for name in capabilities)
     command = ["setpriv", "--reuid", str(uid), "--regid", str(groups[0] if groups else uid)]
     command += ["--groups", ",".join(map(str, groups))] if groups else ["--clear-groups"]
     for what in ("inh-caps", "bounding-set", "ambient-caps"):
         command += [f"--{what}", f"-all{kept}"]
-    return [*_opened(), *command, "--no-new-privs", "--"]
+    lines = [*_opened(), *(f"mount -t tmpfs -o mode=000 none {quote(str(one))}" for one in hidden)]
+    if writable is not None:
+        lines += [f"mount --bind {quote(str(one))} {quote(str(one))}" for one in writable]
+        lines.append("mount -o remount,bind,ro /")
+    if lines:
+        script = "\n".join([*lines, 'exec "$@"'])
+        command = ["unshare", "--mount", "--propagation", "private", "sh", "-euc", script, "sh", *command]
+    return [*command, "--no-new-privs", "--"]
 
 
-def _opened() -> list[str]:
-    """Return the beginning of a command that sees our folders although those above are closed."""
+def _opened() -> Iterator[str]:
+    """Yield what makes our folders seen although those above are closed."""
     wanted = [Path(sys.base_prefix), SOURCES]
     closed = sorted({top for folder in wanted for top in _closed(folder)})
     if not closed:
-        return []
-    top, lines = closed[0], []
-    inside = [folder for folder in wanted if folder.is_relative_to(top)]
+        return
+    inside = [str(folder) for folder in wanted if folder.is_relative_to(closed[0])]
     for number, folder in enumerate(inside):
-        lines.append(f"mkdir -p /tmp/.seen-$$-{number}")
-        lines.append(f"mount --bind {shlex.quote(str(folder))} /tmp/.seen-$$-{number}")
-    lines.append(f"mount -t tmpfs -o mode=755 none {shlex.quote(str(top))}")
+        yield f"mkdir -p /tmp/.seen-$$-{number}"
+        yield f"mount --bind {quote(folder)} /tmp/.seen-$$-{number}"
+    yield f"mount -t tmpfs -o mode=755 none {quote(str(closed[0]))}"
     for number, folder in enumerate(inside):
-        lines.append(f"mkdir -p {shlex.quote(str(folder))}")
-        lines.append(f"mount --move /tmp/.seen-$$-{number} {shlex.quote(str(folder))}")
-        lines.append(f"rmdir /tmp/.seen-$$-{number}")
-    script = "\n".join([*lines, 'exec "$@"'])
-    return ["unshare", "--mount", "--propagation", "private", "sh", "-euc", script, "sh"]
+        yield f"mkdir -p {quote(folder)}"
+        yield f"mount --move /tmp/.seen-$$-{number} {quote(folder)}"
+        yield f"rmdir /tmp/.seen-$$-{number}"
 
 
 def _closed(folder: Path) -> Iterator[Path]:

@@ -27,7 +27,7 @@ from manor_bus.peer.transport import AsyncLink, Link, Listener
 from manor_bus.settings import BusSettings
 from manor_bus.wire.errors import EXIT_CODES, ManorError
 from manor_bus.wire.messages import Message
-from manor_host import clock
+from manor_host import clock, privileges
 
 READY_S: Final = 60.0  # for the broker to appear
 STOP_S: Final = 5.0  # for calls under way when the process is told to end
@@ -74,6 +74,7 @@ def connect(settings: BusSettings) -> Peer:
 
 def run(name: str, open_room: Callable[[Peer, S], Awaitable[Room]], settings: Callable[[], S]) -> None:
     """Run the service `name` until it is drained or told to end; exit 0 then."""
+    privileges.keep()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         asyncio.run(_serve(name, open_room, settings()))

@@ -13,11 +13,11 @@ from typing import Final
 from manor_bus.settings import state_directory
 from manor_bus.wire.errors import ManorError, unavailable
 
-NAMES: Final = ("manor-*.service", "manor@*.service")
+NAMES: Final = "manor-*.service"
 PROPERTIES: Final = "--property=Id,ActiveState,MainPID,NRestarts,Environment"
 ASK_S: Final = 10.0
 ACT_S: Final = 120.0
-_UNIT: Final = re.compile(r"manor[-@](bus|config|discovery|lifecycle|devices)\.service")
+_UNIT: Final = re.compile(r"manor-(bus|config|discovery|lifecycle|devices)\.service")
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Unit:
 def units(directory: Path) -> dict[str, Unit]:
     """Return the units that serve this state directory and are not at rest, by service."""
     try:
-        told = _run("show", PROPERTIES, *NAMES, within=ASK_S)
+        told = _run("show", PROPERTIES, NAMES, within=ASK_S)
     except ManorError:
         return {}  # no systemd here, so it keeps nothing
     found = {}

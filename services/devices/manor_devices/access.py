@@ -16,9 +16,11 @@ from typing import Final
 
 from manor_bus.wire.errors import Kind, ManorError, denied_state
 from manor_devices import storage
-from manor_devices.processes import run
+from manor_devices.processes import run, user
+from manor_host import privileges
 
 XATTR: Final = "system.posix_acl_access"
+DEFAULT: Final = "system.posix_acl_default"
 VERSION: Final = 2
 USER_OBJ, USER, GROUP_OBJ, GROUP, MASK, OTHER = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
 NO_ID: Final = 0xFFFF_FFFF
@@ -59,7 +61,7 @@ def changed(entries: list[Entry], uid: int, permissions: int) -> list[Entry]:
 
 async def grant(path: str, uid: int, *, write: bool) -> None:
     """Make a file usable for a user. Raises `denied_state` when it still is not (a folder in the way)."""
-    if uid == os.geteuid() or os.geteuid() != 0 or await _may(path, uid, write=write):
+    if uid == os.geteuid() or not privileges.may(privileges.SETUID) or await _may(path, uid, write=write):
         return
     await storage.ask(path, partial(_change, path, uid, READ | WRITE if write else READ))
     if not await _may(path, uid, write=write):
@@ -71,11 +73,26 @@ async def grant(path: str, uid: int, *, write: bool) -> None:
 
 async def revoke(path: str, uid: int) -> None:
     """Take the permission back. The file may be gone."""
-    if os.geteuid() == 0 and uid:
+    if uid and privileges.may(privileges.SETUID):
         try:
             await storage.ask(path, partial(_change, path, uid, 0))
         except FileNotFoundError:
             return
+
+
+def share(folder: str, uid: int) -> None:
+    """Make a folder of ours one in which a user makes files, and we may use these; others pass nowhere.
+
+    Raises OSError where there are no access control lists and we may not give it away either.
+    """
+    theirs, ours = (changed(minimal(0o700), one, 7) for one in (uid, os.geteuid()))
+    try:
+        os.setxattr(folder, XATTR, encode(theirs))
+        os.setxattr(folder, DEFAULT, encode(ours))
+    except OSError as error:
+        if error.errno != errno.ENOTSUP:
+            raise
+        os.chown(folder, uid, -1)
 
 
 def _change(path: str, uid: int, permissions: int) -> None:
@@ -91,7 +108,7 @@ def _change(path: str, uid: int, permissions: int) -> None:
     try:
         os.setxattr(path, XATTR, encode(wanted))
     except OSError as error:
-        if error.errno not in (errno.ENOTSUP, errno.EROFS):
+        if error.errno not in (errno.ENOTSUP, errno.EROFS, errno.EPERM):
             raise
 
 
@@ -108,6 +125,8 @@ async def _may(path: str, uid: int, *, write: bool) -> bool:
 
 
 def _advice(path: str) -> str:
+    if os.stat(path).st_uid != os.geteuid() != 0:
+        return f"What is not in a pool must be this service's: chown {user()} {path}"
     closed = [str(folder) for folder in _folders(path) if not os.stat(folder).st_mode & stat.S_IXOTH]
     if closed:
         return f"Let others pass through {closed[0]}: chmod o+x {closed[0]}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import msgspec
 from manor_bus.wire.errors import ManorError, Problem, bad_request, denied_state, not_found
 from manor_devices import storage
 from manor_devices.magic import HEAD_BYTES, TAIL_BYTES, recognise
-from manor_devices.processes import run
+from manor_devices.processes import run, user
 
 QUICK_S: Final = 20.0
 LONG_S: Final = 3_600.0  # a full copy or a preallocation
@@ -96,13 +97,22 @@ def look(path: str, field: str = "source") -> Look:
             tail = os.pread(file.fileno(), TAIL_BYTES, max(0, size - TAIL_BYTES))
     except PermissionError:
         raise denied_state(
-            f"{path} cannot be read by this service", hint=f"Let its user read it: chmod u+r {resolved}"
+            f"{path} cannot be read by this service", hint=f"Give it to its user: chown {user()} {resolved}"
         ) from None
     except OSError as error:
         raise _refused(field, path, error.strerror) from None
     block = stat.S_ISBLK(found.st_mode)
     sealed = _sealed(found.st_rdev) if block else not found.st_mode & stat.S_IWUSR
     return Look(resolved, identity, block, size, sealed, recognise(head, tail))
+
+
+def takes_direct_io(path: str) -> bool:
+    """Say whether a file can be read past the page cache; not all file systems can do that."""
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC))
+    except OSError as error:
+        return error.errno != errno.EINVAL
+    return True
 
 
 def _sealed(device: int) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import pwd
 import resource
 import signal
 from collections.abc import Sequence
@@ -20,8 +22,8 @@ NOBODY: Final = 65_534
 async def run(argv: Sequence[str], timeout_s: float, *, uid: int = 0, limited: bool = True) -> str:
     """Return what the program wrote to its standard output.
 
-    `uid` other than 0: run as that user, without groups (the service must be root). Raises `unavailable`
-    when the program is not installed, `timeout` (the program is killed), `denied_state` with the last line it
+    `uid` other than 0: run as that user, without groups, where the service may. Raises `unavailable` when
+    the program is not installed, `timeout` (the program is killed), `denied_state` with the last line it
     wrote to its standard error when it failed. What runs as the service's own user has its memory limited
     unless it is told otherwise.
     """
@@ -63,6 +65,15 @@ async def run(argv: Sequence[str], timeout_s: float, *, uid: int = 0, limited: b
     if process.returncode != 0:
         raise _failure(argv, process.returncode or 0, err.decode(errors="replace"))
     return out[:OUTPUT_BYTES_MAX].decode(errors="replace")
+
+
+def user() -> str:
+    """Return who this service is on this machine."""
+    number = os.geteuid()
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return str(number)
 
 
 def _limit(pid: int) -> None:

@@ -50,6 +50,7 @@ from manor_devices.settings import Settings
 from manor_devices.sweeps import Sweeps
 from manor_devices.uses import Key, key_of
 from manor_devices.volumes import VolumeRecord
+from manor_host import privileges
 
 OWNS: Final = ("device.*.*", "backend.*", "volume.*", "provider.*", "resource.*")
 ASK_S: Final = 20.0
@@ -314,5 +315,5 @@ async def open_room(
 def _make_passable(settings: Settings) -> None:
     """Let domains' users pass through to their sockets and images; what lies there is closed by itself."""
     settings.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if os.geteuid() == 0:
+    if privileges.may(privileges.SETUID):
         os.chmod(settings.directory, 0o711)

@@ -12,7 +12,7 @@ import msgspec
 
 from manor_bus.settings import BusSettings, state_directory
 from manor_bus.wire.errors import Problem, bad_request
-from manor_host import durable
+from manor_host import durable, privileges
 
 NAME: Final = "lifecycle"
 OPTION: Final = "MANOR_LIFECYCLE_"
@@ -38,8 +38,8 @@ class Settings:
 
     @staticmethod
     def from_environment(environment: Mapping[str, str] = os.environ) -> Settings:
-        """Read MANOR_HYPERVISOR (names, separated by commas), MANOR_LIFECYCLE_UIDS (`first-last`, only as
-        root) and MANOR_LIFECYCLE_<ADAPTER>_<OPTION>."""
+        """Read MANOR_HYPERVISOR (names, separated by commas), MANOR_LIFECYCLE_UIDS (`first-last`, only where
+        it may start programs as other users) and MANOR_LIFECYCLE_<ADAPTER>_<OPTION>."""
         names = [n.strip() for n in environment.get("MANOR_HYPERVISOR", "").split(",") if n.strip()]
         hypervisors = tuple(dict.fromkeys(names)) or ("qemu",)
         return Settings(
@@ -47,7 +47,7 @@ class Settings:
             directory=state_directory(environment) / NAME,
             hypervisors=hypervisors,
             options={name: _options(name, environment) for name in hypervisors},
-            uids=_uids(environment.get(UIDS, UIDS_DEFAULT)) if os.geteuid() == 0 else None,
+            uids=_uids(environment.get(UIDS, UIDS_DEFAULT)) if privileges.may(privileges.SETUID) else None,
             state_id=_state_id(state_directory(environment)),
         )
 

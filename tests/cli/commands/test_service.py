@@ -83,7 +83,7 @@ def test_a_replacement_is_waited_for_by_its_pid(supervised):
 
 def test_units_of_systemd_are_restarted_by_systemd_and_not_replaced(supervised, monkeypatch):
     client = supervised(peer("service/config", "a1"))
-    unit = systemd.Unit("manor@config.service", "active", 7, 0)
+    unit = systemd.Unit("manor-config.service", "active", 7, 0)
     monkeypatch.setattr(systemd, "units", lambda _: {"config": unit})
     ran = run("service", "replace", "config", client=client)
     assert ran.code == 2

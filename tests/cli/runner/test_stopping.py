@@ -59,8 +59,8 @@ def test_guests_that_nobody_answers_for_are_ended(app, tmp_path):
 
 def test_units_of_systemd_are_stopped_by_systemd(app, monkeypatch):
     asked = []
-    unit = systemd.Unit("manor@config.service", "active", 7, 0)
+    unit = systemd.Unit("manor-config.service", "active", 7, 0)
     monkeypatch.setattr(systemd, "units", lambda _: {"config": unit})
     monkeypatch.setattr(systemd, "act", lambda *words: asked.append(words))
     stopping.stop_everything(app(None), guests=False)
-    assert asked == [("stop", "manor@config.service")]
+    assert asked == [("stop", "manor-config.service")]

@@ -13,18 +13,18 @@ NRestarts=2
 Environment=MANOR_DIR=/srv/manor "X=a b"
 ActiveState=active
 
-Id=manor@config.service
+Id=manor-config.service
 MainPID=0
 NRestarts=9
 Environment=MANOR_DIR=/srv/manor
 ActiveState=activating
 
-Id=manor@devices.service
+Id=manor-devices.service
 MainPID=0
 Environment=MANOR_DIR=/srv/manor
 ActiveState=inactive
 
-Id=manor@lifecycle.service
+Id=manor-lifecycle.service
 MainPID=12
 Environment=MANOR_DIR=/srv/other
 ActiveState=active
@@ -52,7 +52,7 @@ def test_the_units_of_a_state_directory_that_are_not_at_rest(systemctl):
     systemctl(TOLD)
     assert systemd.units(Path("/srv/manor")) == {
         "bus": Unit("manor-bus.service", "active", 11, 2),
-        "config": Unit("manor@config.service", "activating", 0, 9),
+        "config": Unit("manor-config.service", "activating", 0, 9),
     }
 
 

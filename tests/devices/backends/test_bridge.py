@@ -12,8 +12,8 @@ import pytest
 
 from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages.documents import NetworkSpec
-from manor_devices.backends import bridge
 from manor_devices.backends.bridge import interface, open_backend
+from manor_host import privileges
 from tests.devices.backends.orders import nic_order, settings
 
 CLONE_NEWNET = 0x4000_0000
@@ -221,9 +221,8 @@ async def test_what_cannot_be_is_refused_with_the_field(tmp_path, network, field
 
 @pytest.mark.parametrize("capabilities", ["0000000000000000", "ffffffffffffefff"])
 def test_without_the_privilege_the_back_end_says_so_instead_of_opening(tmp_path, monkeypatch, capabilities):
-    status = tmp_path / "status"
-    status.write_text(f"Name:\tx\nCapEff:\t{capabilities}\n")
-    monkeypatch.setattr(bridge, "Path", lambda name: status)
+    (tmp_path / "status").write_text(f"Name:\tx\nCapEff:\t{capabilities}\n")
+    monkeypatch.setattr(privileges, "STATUS", tmp_path / "status")
     with pytest.raises(ManorError, match="CAP_NET_ADMIN") as caught:
         open_backend(settings(tmp_path))
     assert "Networks of type user" in caught.value.hint

@@ -12,7 +12,6 @@ import logging
 import os
 import socket
 from collections.abc import Sequence
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Final
 
@@ -28,13 +27,13 @@ from manor_devices.backends import (
     Prepared,
     fields,
 )
+from manor_host import privileges
 
 if TYPE_CHECKING:
     from manor_devices.backends.links import Link
 
 PREFIX: Final = "mn"
 NAME_MAX: Final = 15  # IFNAMSIZ - 1, include/uapi/linux/if.h
-CAP_NET_ADMIN: Final = 12
 WATCH_AGAIN_S: Final = 1.0
 log = logging.getLogger(__name__)
 
@@ -215,9 +214,7 @@ def _network(order: Order) -> NetworkSpec:
 
 def open_backend(settings: BackendSettings) -> BridgeBackend:
     """Open the back end, if this process may change network interfaces."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    effective = int(next(line for line in status.splitlines() if line.startswith("CapEff:")).split()[1], 16)
-    if not effective >> CAP_NET_ADMIN & 1 or not os.path.exists("/dev/net/tun"):
+    if not privileges.may(privileges.NET_ADMIN) or not os.path.exists("/dev/net/tun"):
         raise ManorError(
             Kind.DENIED_STATE,
             "bridges need CAP_NET_ADMIN and /dev/net/tun",

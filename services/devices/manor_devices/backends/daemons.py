@@ -10,14 +10,16 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
+import struct
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Final
 
 from manor_bus.wire.errors import Kind, ManorError
 from manor_devices.processes import run
 from manor_host import processes
 
+PEER: Final = struct.Struct("3i")  # struct ucred
 START_S: Final = 20.0
 TERM_S: Final = 5.0  # then SIGKILL
 KILL_S: Final = 10.0  # a process that survives SIGKILL this long sits in the kernel
@@ -79,21 +81,24 @@ class Daemon:
             os.close(self._pidfd)
 
 
-async def start(argv: Sequence[str], pid_file: Path, uid: int, mark: str) -> Daemon:
-    """Start a program that knows `--daemonize` and `--pidfile`; returns when it says that it serves."""
-    await run([*argv, "--daemonize", "--pidfile", str(pid_file)], START_S, uid=uid, limited=False)
-    daemon = hold(_number(pid_file), mark)
+async def start(argv: Sequence[str], served: str, uid: int, mark: str) -> Daemon:
+    """Start a program that knows `--daemonize` and serves a socket; returns when it says that it does."""
+    await run([*argv, "--daemonize"], START_S, uid=uid, limited=False)
+    daemon = hold(_listener(served), mark)
     if daemon is None:
         raise ManorError(Kind.DENIED_STATE, f"{argv[0]} ended right after its start")
     return daemon
 
 
-def _number(pid_file: Path) -> int:
-    """Read a pid; what is written there need not be true, `hold` looks at the process."""
-    try:
-        return int(pid_file.read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return 0
+def _listener(path: str) -> int:
+    """Return who listens at a socket, by the kernel's word; 0 when nobody does."""
+    with socket.socket(socket.AF_UNIX) as link:
+        try:
+            link.connect(path)
+        except OSError:
+            return 0
+        pid, _, _ = PEER.unpack(link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEER.size))
+        return int(pid)
 
 
 def find(program: str, prefix: str) -> dict[str, int]:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Final
 
 from manor_bus.wire.errors import ManorError
-from manor_devices import storage
+from manor_devices import images, storage
 from manor_devices.backends import (
     BackendSettings,
     Claim,
@@ -56,14 +56,17 @@ class FileBackend:
             await unheld(order, found)
         notes = await self._grants.grant(order, found) | await warning(order)
         self._watch.follow(order, [layer.path for layer in found])
+        path = found[0].path
+        direct = await storage.ask(path, partial(images.takes_direct_io, path))
         return Prepared(
             "file",
             {
-                "path": found[0].path,
+                "path": path,
                 "format": order.target.format,
                 "readonly": disk.read_only,
                 "cache": disk.cache,
                 "discard": disk.discard,
+                **({} if direct else {"direct": False}),  # its file system has only the page cache
             },
             notes,
         )

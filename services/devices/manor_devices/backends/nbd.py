@@ -24,7 +24,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from manor_bus.wire.errors import ManorError, Problem, bad_request, unavailable
 from manor_bus.wire.messages.devices import DeviceKey
 from manor_bus.wire.messages.documents import Disk
-from manor_devices import storage
+from manor_devices import access, storage
 from manor_devices.backends import (
     Arguments,
     BackendSettings,
@@ -40,6 +40,7 @@ from manor_devices.backends.daemons import Daemon
 from manor_devices.backends.image import Grants, claims, disk_of, layers, unheld, warning
 from manor_devices.backends.watch import Watch
 from manor_devices.images import Layer
+from manor_host import privileges
 
 PROGRAM: Final = "qemu-storage-daemon"
 SOCKET_BYTES_MAX: Final = 107  # sun_path, include/uapi/linux/un.h
@@ -231,10 +232,10 @@ class NbdBackend:
                 hint="Choose a MANOR_DIR with a shorter path.",
             )
         folder.mkdir(mode=0o700)
-        if uid and os.geteuid() == 0:
-            os.chown(folder, uid, -1)
+        if uid and privileges.may(privileges.SETUID):
+            access.share(str(folder), uid)
         mark = _listen(Path(address.path))
-        return await daemons.start(command(order, image, mark), folder / "pid", uid, mark)
+        return await daemons.start(command(order, image, mark), address.path, uid, mark)
 
     async def _clear(self, folder: Path) -> None:
         """End whatever listens in a folder of ours, and remove it."""

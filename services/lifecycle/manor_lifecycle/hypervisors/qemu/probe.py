@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from manor_host import clock
+from manor_host import clock, privileges
 from manor_lifecycle.hypervisors.qemu import process
 from manor_lifecycle.hypervisors.qemu.lending import in_memory
 
@@ -70,8 +70,9 @@ async def runs(binary: str, accelerator: str, bound_s: float) -> bool:
     argv += ["-accel", accelerator, "-cpu", "max", "-kernel", f"/dev/fd/{program}", "-no-reboot"]
     argv += ["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]
     silence = os.open(os.devnull, os.O_WRONLY)
+    uid = NOBODY if privileges.may(privileges.SETUID) else 0
     try:
-        child = process.launch(argv, [program], silence, NOBODY if os.geteuid() == 0 else 0, "")
+        child = process.launch(argv, [program], silence, uid, "")
     finally:
         os.close(program)
         os.close(silence)

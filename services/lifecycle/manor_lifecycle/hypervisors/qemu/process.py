@@ -31,9 +31,11 @@ def launch(argv: Sequence[str], descriptors: Sequence[int], output: int, uid: in
 
 
 def of_guest(uuid: str, log: Path) -> Watched | None:
-    """Return the process of a guest whose output goes to that log."""
+    """Return the process of a guest whose output goes to that log; where that cannot be seen, as of another
+    user's process, its uuid says enough: none that lives is taken for dead."""
     for pid in processes.pids():
-        if uuid in processes.command_line(pid) and str(log) in processes.open_files(pid):
+        seen = processes.open_files(pid) if uuid in processes.command_line(pid) else [""]
+        if not seen or str(log) in seen:
             identity = Identity.of(pid)
             return processes.adopt(identity) if identity else None
     return None

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import fcntl
 import os
 import struct
@@ -16,6 +15,7 @@ from typing import Final
 
 from manor_bus.wire.errors import Kind, ManorError, Problem, bad_request
 from manor_bus.wire.messages.documents import Nic
+from manor_host import privileges
 from manor_lifecycle.hypervisors.qemu import firmware, folder, monitor, serial, sockets
 from manor_lifecycle.hypervisors.qemu.arguments import Wiring
 from manor_lifecycle.hypervisors.qemu.frontends import Reach
@@ -98,24 +98,14 @@ async def _readable(
 async def reach(site: Site, plugged: Plugged, files: contextlib.ExitStack) -> tuple[Reach, list[int]]:
     """Look at a back end; returns what was found out, and the descriptors in it, which QEMU must get."""
     if plugged.disk is not None and plugged.descriptor.type == "file":
-        path = str(plugged.descriptor.args.get("path", ""))
-        return Reach(direct=await site.look_at(path, lambda: _takes_direct_io(path))), []
-    if plugged.nic is not None and plugged.descriptor.type == "tap" and os.geteuid() == 0:
+        return Reach(direct=bool(plugged.descriptor.args.get("direct", True))), []
+    if plugged.nic is not None and plugged.descriptor.type == "tap" and privileges.may(privileges.NET_ADMIN):
         taps = [_tap(plugged, plugged.nic, files) for _ in range(plugged.nic.queues)]
         vhosts: list[int] = []
         if plugged.descriptor.args.get("vhost") and VHOST.exists():
             vhosts = [opened(files, VHOST, os.O_RDWR) for _ in taps]
         return Reach(taps=tuple(map(str, taps)), vhosts=tuple(map(str, vhosts))), taps + vhosts
     return Reach(), []
-
-
-def _takes_direct_io(path: str) -> bool:
-    """Say whether a file can be read past the page cache; not all file systems can do that."""
-    try:
-        os.close(os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC))
-    except OSError as error:
-        return error.errno != errno.EINVAL
-    return True
 
 
 def _tap(plugged: Plugged, nic: Nic, files: contextlib.ExitStack) -> int:
