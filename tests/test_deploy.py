@@ -1,7 +1,7 @@
 """What brings Manor onto a machine: the set-up script and the systemd units."""
 
-import configparser
 import os
+import re
 import shutil
 import subprocess
 import tomllib
@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-UNITS = sorted((ROOT / "deploy" / "systemd").iterdir())
-ROOMS = ("config", "discovery", "lifecycle", "devices")
+DEPLOY = ROOT / "deploy"
+UNITS = sorted((DEPLOY / "systemd").iterdir())
+EXPOSURE = {"bus": 19, "config": 12, "discovery": 12, "lifecycle": 29, "devices": 29}  # in tenths
+SERVICES = [DEPLOY / f"systemd/manor-{name}.service" for name in EXPOSURE]
 
 
 def setup(folder, *arguments, **environment):
@@ -95,41 +97,77 @@ def test_set_up_names_the_python_it_needs_when_there_is_none(clone):
     assert "python3-venv" in outcome.stderr
 
 
-@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
-def test_a_unit_is_well_formed_and_starts_what_a_room_installs(unit):
-    parsed = configparser.ConfigParser(interpolation=None, strict=False)
-    parsed.optionxform = str  # type: ignore[assignment,method-assign]
-    parsed.read_string(unit.read_text(encoding="utf-8"))
-    assert {"Unit", "Install"} <= set(parsed.sections())
-    if unit.name == "manor-guests.service":
-        assert parsed["Service"]["ExecStop"] == "/opt/manor/bin/manor node shutdown-guests"
-        assert {f"manor@{room}.service" for room in ROOMS} <= set(parsed["Unit"]["After"].split())
-    elif unit.suffix == ".service":
-        assert parsed["Unit"]["StartLimitIntervalSec"] == "0"  # no number of restarts ends them for good
-        program = parsed["Service"]["ExecStart"].removeprefix("/opt/manor/bin/")
-        scripts = {
-            script
-            for manifest in (*ROOT.glob("bus/pyproject.toml"), *ROOT.glob("services/*/pyproject.toml"))
-            for script in tomllib.loads(manifest.read_text(encoding="utf-8"))["project"]["scripts"]
-        }
-        assert {program.replace("%i", room) for room in ROOMS} <= scripts
+def said(unit):
+    """Return what the lines of a unit say, each key's in order."""
+    found = {}
+    for line in unit.read_text(encoding="utf-8").splitlines():
+        key, equals, value = line.partition("=")
+        if equals and not line.startswith("#"):
+            found.setdefault(key, []).append(value)
+    return found
 
 
-def test_the_target_wants_the_broker_and_every_service():
-    wanted = (ROOT / "deploy/systemd/manor.target").read_text(encoding="utf-8")
-    assert all(f"manor@{room}.service" in wanted for room in ROOMS)
-    assert "manor-bus.service" in wanted
+@pytest.mark.parametrize("unit", SERVICES, ids=lambda unit: unit.name)
+def test_a_unit_starts_what_a_room_installs_as_a_user_of_its_own(unit):
+    lines, users = said(unit), (DEPLOY / "sysusers.d/manor.conf").read_text(encoding="utf-8")
+    assert lines["StartLimitIntervalSec"] == ["0"]  # no number of restarts ends them for good
+    assert lines["User"] == [unit.stem]
+    assert f"u {unit.stem} -" in users
+    assert f"m {unit.stem} manor\n" in users
+    program = lines["ExecStart"][0].removeprefix("/opt/manor/bin/")
+    scripts = {
+        script
+        for manifest in (*ROOT.glob("bus/pyproject.toml"), *ROOT.glob("services/*/pyproject.toml"))
+        for script in tomllib.loads(manifest.read_text(encoding="utf-8"))["project"]["scripts"]
+    }
+    assert program == unit.stem
+    assert program in scripts
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed here")
-def test_systemd_accepts_the_units(tmp_path):
+@pytest.mark.parametrize("unit", SERVICES, ids=lambda unit: unit.name)
+def test_a_unit_is_handed_its_own_secret_and_no_other(unit):
+    secrets = [line for line in said(unit)["LoadCredential"] if ".key" in line]
+    name = "broker" if unit.stem == "manor-bus" else unit.stem.replace("manor-", "service-")
+    assert secrets == [f"{name}.key:/var/lib/manor/keys/{name}.key"]
+
+
+def test_guests_and_the_target_know_the_broker_and_every_service():
+    guests = said(DEPLOY / "systemd/manor-guests.service")
+    target = said(DEPLOY / "systemd/manor.target")
+    assert guests["ExecStop"] == ["/opt/manor/bin/manor node shutdown-guests"]
+    for names in (guests["After"][0], target["Wants"][0]):
+        assert {unit.name for unit in SERVICES} <= set(names.split())
+
+
+@pytest.fixture
+def here(tmp_path):
+    """The units, with a program that is there."""
     for unit in UNITS:
-        text = unit.read_text(encoding="utf-8").replace("/opt/manor/bin/manor-%i", "/bin/true")
-        text = text.replace("/opt/manor/bin/manor node", "/bin/true")
-        (tmp_path / unit.name).write_text(text.replace("/opt/manor/bin/manor-bus", "/bin/true"))
-    names = ("manor@config.service", "manor-bus.service", "manor-guests.service", "manor.target")
-    units = [tmp_path / name for name in names]
+        text = re.sub(r"/opt/manor/bin/\S+", "/bin/true", unit.read_text(encoding="utf-8"))
+        (tmp_path / unit.name).write_text(text)
+    return tmp_path
+
+
+needs_systemd = pytest.mark.skipif(
+    shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed here"
+)
+
+
+@needs_systemd
+def test_systemd_accepts_the_units(here):
+    units = [here / unit.name for unit in UNITS]
     outcome = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", *units], capture_output=True, text=True, check=False
     )
-    assert outcome.returncode == 0, outcome.stderr
+    assert (outcome.returncode, outcome.stderr) == (0, "")
+
+
+@needs_systemd
+@pytest.mark.parametrize(("name", "most"), EXPOSURE.items())
+def test_a_unit_is_no_more_exposed_than_its_work_asks_for(here, name, most):
+    unit = here / f"manor-{name}.service"
+    outcome = subprocess.run(
+        ["systemd-analyze", "security", "--offline=true", f"--threshold={most}", "--no-pager", unit],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert outcome.returncode == 0, outcome.stdout[-200:]
