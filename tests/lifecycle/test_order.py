@@ -98,6 +98,16 @@ def test_all_guests_of_a_node_end_in_order_each_in_its_own_time(tmp_path: Path) 
     on_stage(tmp_path, scenario)
 
 
+def test_who_has_no_time_is_said_to_be_cut_off(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        await scene.apply("web")
+        await scene.do(m.DomainStart(name="web"))
+        ended = await shut_down_guests(scene, timeout_s=0)
+        assert [(one.how, one.why) for one in ended] == [("cut off", "its time of 0 s was over")]
+
+    on_stage(tmp_path, scenario)
+
+
 def test_what_the_node_ended_comes_back_with_the_node_and_not_before(tmp_path: Path) -> None:
     async def scenario(scene: Scene) -> None:
         await scene.apply("db", run="always")

@@ -111,8 +111,10 @@ def goes_on(core: Core, doing: Doing, event: StepEnded, now: Now) -> Doing:
         doing = replace(doing, asked=doing.asked + 1, asked_at=now.at)
     if done.act is Act.RESUME and doing.watched:
         doing = replace(doing, not_before=now.at + HOLD_S)
-    if done.act is Act.DESTROY and doing.kind in WITH_A_LIMIT and now.at >= doing.until and doing.asked:
-        said = f"the guest did not shut down within {doing.arguments.timeout_s:g} s"
+    late = doing.kind in WITH_A_LIMIT and now.at >= doing.until and core.living is not None
+    if done.act is Act.DESTROY and late:
+        time = f"{doing.arguments.timeout_s:g} s"
+        said = f"the guest did not shut down within {time}" if doing.asked else f"its time of {time} was over"
         doing = replace(doing, result={**doing.result, "cut off": said})
     return doing
 
