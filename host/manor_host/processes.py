@@ -12,6 +12,7 @@ import contextlib
 import os
 import select
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -183,16 +184,22 @@ def end(processes: Iterable[Identity], grace: float) -> list[Identity]:
 
 
 class Watched:
-    """One process, ours or found. `ended` is set when it is over; `status` is its exit status if known."""
+    """One process, ours or found. `ended` is set when it is over; `status` is its exit status if known.
 
-    def __init__(self, identity: Identity, pidfd: int) -> None:
+    `told`: where somebody else, whose child it is, says its status.
+    """
+
+    def __init__(self, identity: Identity, pidfd: int, told: socket.socket | None = None) -> None:
         self.identity = identity
         self.status: int | None = None
         self.ended = asyncio.Event()
-        self._pidfd = pidfd
-        asyncio.get_running_loop().add_reader(pidfd, self._over)
+        self._pidfd, self._told = pidfd, told
+        asyncio.get_running_loop().add_reader(told or pidfd, self._over)
 
     def _over(self) -> None:
+        if self._told is not None:
+            with contextlib.suppress(OSError, ValueError):  # its parent is gone, and it too
+                self.status = int(self._told.recv(16))
         with contextlib.suppress(ChildProcessError):  # not our child: its status is not for us
             result = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
             if result is not None:
@@ -209,9 +216,11 @@ class Watched:
     def release(self) -> None:
         """Stop watching; the process goes on."""
         if self._pidfd >= 0:
-            asyncio.get_running_loop().remove_reader(self._pidfd)
+            asyncio.get_running_loop().remove_reader(self._told or self._pidfd)
             os.close(self._pidfd)
             self._pidfd = -1
+            if self._told is not None:
+                self._told.close()
 
 
 def adopt(identity: Identity) -> Watched | None:

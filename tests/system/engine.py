@@ -42,8 +42,8 @@ def missing() -> str:
 
 
 def base_image() -> Path:
-    """A root file system of this machine's Debian with Python, as a tar archive; made once."""
-    return debian("base", suite_here(), ("python3", "python3-venv"))
+    """A root file system of this machine's Debian with Python and QEMU, as a tar archive; made once."""
+    return debian("base-qemu", suite_here(), ("python3", "python3-venv", "qemu-system-x86", "qemu-utils"))
 
 
 def wheels(requirements: Path, python: str) -> Path:

@@ -1,8 +1,10 @@
 """docker-compose.yml, run for real: a node of containers, driven by the CLI's, restarted under load."""
 
 import json
+import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 from pathlib import Path
@@ -16,7 +18,22 @@ from tests.system.roots import NotHere, run
 pytestmark = [pytest.mark.system, pytest.mark.containers]
 ROOT = Path(__file__).parents[2]
 SERVICES = {"broker", "config", "discovery", "lifecycle", "devices"}
+CONTAINERS = SERVICES | {"runs"}
 HEALTHY_S = 120
+GUEST = """\
+kind: Volume
+metadata: {name: scratch}
+spec: {size_mib: 32, format: qcow2}
+---
+kind: Domain
+metadata: {name: guest}
+spec:
+  hypervisor: qemu
+  memory: {size_mib: 256}
+  boot: {kernel: /images/vmlinuz, initrd: /images/initramfs.gz, cmdline: console=ttyS0 quiet}
+  disks: [{id: disk0, volume: scratch, format: qcow2}]
+"""
+PROMPT = "guest# "
 WEB = "kind: Domain\nmetadata: {name: web}\nspec: {run: always}\n"
 LOAD = """
 import os, sys, threading
@@ -69,13 +86,29 @@ def clone(base, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def images():
+    """A folder with the kernel and initrd of the demo's guest, for everybody to read."""
+    build = run(sys.executable, ROOT / "deploy" / "guest" / "build.py")
+    with tempfile.TemporaryDirectory(prefix="manor-images-") as name:
+        Path(name).chmod(0o755)
+        for line in build.splitlines():
+            path = Path(line.split(" ", 1)[1])
+            shutil.copyfile(path, Path(name) / path.name)
+        yield Path(name)
+
+
 class Project:
     """The compose project of one clone."""
 
-    def __init__(self, running: Engine, folder: Path, form: Compose) -> None:
+    def __init__(self, running: Engine, folder: Path, form: Compose, images: Path) -> None:
         self._folder, self._form = folder, form
-        own = {"MANOR_BASE": "manor-base", "PIP_NO_INDEX": "1"}
+        own = {"MANOR_BASE": "manor-base", "PIP_NO_INDEX": "1", "MANOR_IMAGES": str(images)}
         self._environment = {**running.environment(), **form.variables, **own}
+
+    def choose(self, hypervisor: str) -> None:
+        """From the next command on."""
+        self._environment["MANOR_HYPERVISOR"] = hypervisor
 
     def compose(self, *words: str, stdin: str = "") -> str:
         """Run one command of compose."""
@@ -97,10 +130,10 @@ class Project:
 
 
 @pytest.fixture(scope="module", params=[Compose.one, Compose.two], ids=["docker-compose", "docker compose"])
-def project(request, base, clone):
+def project(request, base, clone, images):
     """`up -d` from the clone, healthy; each form of compose builds its own images."""
     try:
-        made = Project(base, clone, request.param())
+        made = Project(base, clone, request.param(), images)
     except NotHere as error:
         pytest.skip(str(error))
     try:
@@ -137,7 +170,7 @@ def test_all_services_are_ready_and_the_command_line_sees_them(project):
 
 def test_every_container_is_unprivileged_and_cannot_write_to_its_image(project, base):
     containers = inspected(base)
-    assert set(containers) == SERVICES
+    assert set(containers) == CONTAINERS
     for one in containers.values():
         host = one["HostConfig"]
         assert one["Config"]["User"] == "10001:10001"
@@ -148,7 +181,7 @@ def test_every_container_is_unprivileged_and_cannot_write_to_its_image(project, 
 
 def test_every_container_sees_its_own_key_and_no_other(project, base):
     seen = {name: base.docker("exec", one["Id"], "ls", "/run/secrets/manor").split()
-            for name, one in inspected(base).items()}  # fmt: skip
+            for name, one in inspected(base).items() if name != "runs"}  # fmt: skip
     assert seen.pop("broker") == ["authorised.json", "broker.key", "broker.pub", "service-health.key"]
     assert seen == {name: ["broker.pub", f"service-{name}.key"] for name in seen}
 
@@ -207,3 +240,42 @@ def test_down_and_up_again_keeps_documents_and_keys(project, base):
     wait_healthy(base, project)
     rows = json.loads(project.manor("list", "-o", "json"))
     assert [row["name"] for row in rows] == ["web"]
+
+
+def test_a_guest_of_qemu_outlives_the_container_of_lifecycle(project, base):
+    project.choose("qemu")
+    project.compose("up", "-d")
+    wait_healthy(base, project)
+    project.manor("apply", "-f", "-", stdin=GUEST)
+    project.manor("start", "guest")
+    project.manor("--timeout", "100", "console", "guest", "--watch", "--until", "MANOR-GUEST-READY")
+    assert "DISK-WRITTEN" in typed(project, "disk write /dev/vda 4")
+    before, emulator = uptime(project), emulators(base)
+    assert len(emulator) == 1
+    project.compose("restart", "lifecycle")
+    wait_healthy(base, project)
+    assert uptime(project) > before
+    assert emulators(base) == emulator
+    assert "DISK-VERIFIED" in typed(project, "disk verify /dev/vda 4")
+    (row,) = [row for row in json.loads(project.manor("list", "-o", "json")) if row["name"] == "guest"]
+    assert (row["state"], row["incarnation"]) == ("RUNNING", 1)
+
+
+def typed(project: Project, line: str) -> str:
+    """Type a line at the guest's console and return what it answered."""
+    words = ("--timeout", "60", "console", "guest", "--no-scrollback", "--until", PROMPT)
+    return project.manor(*words, stdin=line + "\n")
+
+
+def uptime(project: Project) -> float:
+    answer = typed(project, "cat /proc/uptime")
+    found = re.search(r"^([0-9.]+) [0-9.]+\s*$", answer, re.MULTILINE)
+    assert found, answer
+    return float(found[1])
+
+
+def emulators(running: Engine) -> list[str]:
+    """The processes of that guest, as the container sees them in which they were born."""
+    runs = inspected(running)["runs"]["Id"]
+    lines = running.docker("top", runs, "-o", "pid,args").splitlines()
+    return [line.split()[0] for line in lines if "-name guest=guest," in line]

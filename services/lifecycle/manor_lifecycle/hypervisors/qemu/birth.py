@@ -115,7 +115,9 @@ async def launch(site: Site, record: Record, saved: int | None = None) -> Guest:
             folder.write_record(path, record, durable=site.durable)  # so that the process can be found
             log_flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC
             output = opened(open_files, path / folder.QEMU_LOG, log_flags)
-            started = process.launch(record.argv, descriptors, output, record.uid, site.state_id)
+            started = process.launch(
+                record.argv, descriptors, output, record.uid, site.state_id, site.options.birthplace
+            )
             guest = Guest(site, record, started)
         guest.remember(pid=started.identity.pid, started_ticks=started.identity.ticks)
         await _greet(guest)

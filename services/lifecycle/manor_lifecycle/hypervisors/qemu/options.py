@@ -12,10 +12,12 @@ from manor_bus.wire.errors import bad_request
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`accelerator`: `auto` takes the best that really works. `spare_slots`: devices a guest can be given
-    while it lives, beyond those it starts with. A guest whose QEMU is silent for `silence_s` is hung.
+    while it lives, beyond those it starts with. `birthplace`: the socket of a container in which guests are
+    born, for a service that itself runs in one. A guest whose QEMU is silent for `silence_s` is hung.
     """
 
     binary: str = "qemu-system-x86_64"
+    birthplace: str = ""
     accelerator: Literal["auto", "kvm", "tcg"] = "auto"
     heartbeat_s: float = 5.0
     silence_s: float = 10.0

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from manor_bus.wire.errors import Kind, ManorError
-from manor_host import processes
+from manor_host import births, processes
 from manor_host.processes import Identity, Watched
 
 VMSTAT: Final = Path("/proc/vmstat")
@@ -18,10 +18,17 @@ KVM: Final = Path("/dev/kvm")
 STATE_ID: Final = "MANOR_STATE_ID"  # in the environment of each guest: the state directory it belongs to
 
 
-def launch(argv: Sequence[str], descriptors: Sequence[int], output: int, uid: int, state: str) -> Watched:
-    """Start a process that outlives us, as user `uid` (0: ours). `output` takes what it says."""
+def launch(
+    argv: Sequence[str], descriptors: Sequence[int], output: int, uid: int, state: str, place: str = ""
+) -> Watched:
+    """Start a process that outlives us, as user `uid` (0: ours). `output` takes what it says.
+
+    `place`: it is born there, as the user of that place.
+    """
     variables = {STATE_ID: state} if state else {}
     try:
+        if place:
+            return births.ask(Path(place), argv, output=output, descriptors=descriptors, variables=variables)
         return processes.launch(
             argv, output=output, descriptors=descriptors, uid=uid, groups=kvm_groups(), variables=variables
         )
