@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 import sys
 
 import pytest
@@ -91,9 +92,9 @@ async def test_one_that_had_ended_before_it_was_watched_is_told_too(child):
     await asyncio.wait_for(ended.wait(), 10)
 
 
-async def test_a_pid_file_that_names_another_process_is_not_believed(tmp_path):
-    program = tmp_path / "program"
-    program.write_text(f'#!/bin/sh\nfor last; do :; done; echo {os.getpid()} > "$last"\n')
-    program.chmod(0o700)
-    with pytest.raises(ManorError, match="ended right after its start"):
-        await daemons.start([str(program), MARK], tmp_path / "pid", 0, MARK)
+async def test_a_socket_that_another_process_serves_is_not_believed(tmp_path):
+    with socket.socket(socket.AF_UNIX) as ours:
+        ours.bind(str(tmp_path / "served"))
+        ours.listen()
+        with pytest.raises(ManorError, match="ended right after its start"):
+            await daemons.start(["true", MARK], str(tmp_path / "served"), 0, MARK)
