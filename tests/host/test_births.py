@@ -29,7 +29,7 @@ def place(tmp_path):
 async def born(path, argv, descriptors=(), variables=None):
     out = os.open(os.devnull, os.O_WRONLY)
     try:
-        return births.ask(path, argv, output=out, descriptors=descriptors, variables=variables or {})
+        return await births.ask(path, argv, output=out, descriptors=descriptors, variables=variables or {})
     finally:
         os.close(out)
 
@@ -84,6 +84,28 @@ async def test_the_end_of_the_birthplace_asks_all_to_end(place):
     serving.terminate()
     assert await ended(watched) == 7
     assert serving.wait(20) == 0
+
+
+async def test_who_gives_up_before_the_answer_leaves_no_process(place):
+    path, serving = place
+    read, write = os.pipe()
+    os.kill(serving.pid, signal.SIGSTOP)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2):
+            await born(path, ["sleep", "100"], [write])
+    os.close(write)
+    os.kill(serving.pid, signal.SIGCONT)
+    assert await ended(await born(path, ["true"])) == 0  # it has come to the one before, too
+    async with asyncio.timeout(10):
+        assert await asyncio.to_thread(os.read, read, 1) == b"", "nobody has the other end any more"
+    os.close(read)
+
+
+async def test_who_connects_and_says_nothing_holds_nobody_up(place):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as silent:
+        silent.connect(str(place[0]))
+        async with asyncio.timeout(births.ANSWER_S / 2):
+            assert await ended(await born(place[0], ["true"])) == 0
 
 
 async def test_what_cannot_be_started_is_told(place):

@@ -13,7 +13,7 @@ from manor_lifecycle.hypervisors.qemu import process
 async def test_a_program_that_is_not_there_is_said_so() -> None:
     silence = os.open(os.devnull, os.O_WRONLY)
     with pytest.raises(ManorError) as refused:
-        process.launch(["/no/such/program"], [], silence, 0, "")
+        await process.launch(["/no/such/program"], [], silence, 0, "")
     os.close(silence)
     assert refused.value.kind is Kind.UNAVAILABLE
 
@@ -23,7 +23,7 @@ async def test_a_process_is_found_by_its_log_and_belongs_to_the_state_directory_
 ) -> None:
     log = tmp_path / "qemu.log"
     with log.open("w") as output:
-        started = process.launch(["sleep", "1000", "2000"], [], output.fileno(), 0, "state-1")
+        started = await process.launch(["sleep", "1000", "2000"], [], output.fileno(), 0, "state-1")
     try:
         while "2000" not in processes.command_line(started.identity.pid):
             pass  # until it has become what it was started as

@@ -115,7 +115,7 @@ async def launch(site: Site, record: Record, saved: int | None = None) -> Guest:
             folder.write_record(path, record, durable=site.durable)  # so that the process can be found
             log_flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC
             output = opened(open_files, path / folder.QEMU_LOG, log_flags)
-            started = process.launch(
+            started = await process.launch(
                 record.argv, descriptors, output, record.uid, site.state_id, site.options.birthplace
             )
             guest = Guest(site, record, started)

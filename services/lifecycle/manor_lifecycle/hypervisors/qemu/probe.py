@@ -72,7 +72,7 @@ async def runs(binary: str, accelerator: str, bound_s: float) -> bool:
     silence = os.open(os.devnull, os.O_WRONLY)
     uid = NOBODY if privileges.may(privileges.SETUID) else 0
     try:
-        child = process.launch(argv, [program], silence, uid, "")
+        child = await process.launch(argv, [program], silence, uid, "")
     finally:
         os.close(program)
         os.close(silence)

@@ -18,7 +18,7 @@ KVM: Final = Path("/dev/kvm")
 STATE_ID: Final = "MANOR_STATE_ID"  # in the environment of each guest: the state directory it belongs to
 
 
-def launch(
+async def launch(
     argv: Sequence[str], descriptors: Sequence[int], output: int, uid: int, state: str, place: str = ""
 ) -> Watched:
     """Start a process that outlives us, as user `uid` (0: ours). `output` takes what it says.
@@ -28,7 +28,9 @@ def launch(
     variables = {STATE_ID: state} if state else {}
     try:
         if place:
-            return births.ask(Path(place), argv, output=output, descriptors=descriptors, variables=variables)
+            return await births.ask(
+                Path(place), argv, output=output, descriptors=descriptors, variables=variables
+            )
         return processes.launch(
             argv, output=output, descriptors=descriptors, uid=uid, groups=kvm_groups(), variables=variables
         )
