@@ -40,6 +40,7 @@ from manor_lifecycle.hypervisors.qemu.record import (
 from manor_lifecycle.hypervisors.qemu.site import Site
 
 AGAIN_S: Final = 1.0  # between attempts to reach a living QEMU
+HANGS_UP_S: Final = 1.0
 WAKE_S: Final = 10.0
 WAKE_LOOK_S: Final = 0.05
 RELEASE_TRIES: Final = 20  # QEMU closes a back end shortly after it says that the front end is gone
@@ -107,14 +108,28 @@ class Guest:
         """Ask QEMU what it has and does; `seen` tells it. Raises ManorError when it does not say."""
         if not self.process.identity.lives():  # its descriptor says so in this very moment
             await self.process.ended.wait()
+        if not self.process.ended.is_set() and self.record.ended is None:
+            try:
+                await self._inquire()
+            except ManorError as error:
+                if error.kind is not Kind.UNAVAILABLE or not await self._ends():
+                    raise
         if self.process.ended.is_set():
             self._process_over()
-        if self.record.ended is None:
-            if not self.monitor.connected:
-                raise unavailable(f"QEMU of {self.record.name} is not reached", delivered=False)
-            _, cause = await self.status()
-            failed = cause.word is CauseWord.IO_ERROR  # QEMU forgets to reset this when the guest goes on
-            self.io = frontends.io_status(self.record, await self.ask("query-block")) if failed else {}
+
+    async def _inquire(self) -> None:
+        if not self.monitor.connected:
+            raise unavailable(f"QEMU of {self.record.name} is not reached", delivered=False)
+        _, cause = await self.status()
+        failed = cause.word is CauseWord.IO_ERROR  # QEMU forgets to reset this when the guest goes on
+        self.io = frontends.io_status(self.record, await self.ask("query-block")) if failed else {}
+
+    async def _ends(self) -> bool:
+        """Say whether the process ends: its sockets are closed a moment before that."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(HANGS_UP_S):
+                await self.process.ended.wait()
+        return self.process.ended.is_set()
 
     async def status(self) -> tuple[Activity, Cause]:
         """Ask what it does, and notice its end."""
