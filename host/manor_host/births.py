@@ -123,11 +123,7 @@ class Births:
 
     def _born(self, connection: socket.socket) -> int:
         content, descriptors, _, _ = socket.recv_fds(connection, MESSAGE_MAX, DESCRIPTORS_MAX)
-        try:
-            pid = _born(json.loads(content), descriptors)
-        finally:
-            for descriptor in descriptors:
-                os.close(descriptor)
+        pid = _born(content, descriptors)
         self._ends[pid] = asyncio.get_running_loop().create_future()
         return pid
 
@@ -153,27 +149,29 @@ class Births:
                     end.set_result(os.waitstatus_to_exitcode(status))
 
 
-def _born(wish: dict[str, Any], descriptors: Sequence[int]) -> int:
-    """Start a process with the descriptors under the numbers that they had where they came from."""
+def _born(content: bytes, descriptors: list[int]) -> int:
+    """Start a process with the descriptors, which are closed here, under the numbers that they had where they
+    came from."""
+    try:
+        return _spawned(json.loads(content), descriptors)
+    finally:
+        for one in descriptors:
+            os.close(one)
+
+
+def _spawned(wish: dict[str, Any], descriptors: list[int]) -> int:
     if wish["namespace"] != os.readlink(NAMESPACE):
         raise OSError("the birthplace has process ids of its own: share them (compose: `pid: service:runs`)")
-    output, *given = descriptors
+    output, *given = tuple(descriptors)
+    above = max([2, *wish["numbers"]]) + 1  # clear of the numbers that are wanted
+    for one in (output, output, *given):
+        descriptors.append(fcntl.fcntl(one, fcntl.F_DUPFD_CLOEXEC, above))
     actions: list[tuple[Any, ...]] = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)]
-    above = max([2, *wish["numbers"]]) + 1
-    aside = [
-        fcntl.fcntl(one, fcntl.F_DUPFD_CLOEXEC, above) for one in (output, output, *given)
-    ]  # clear of the numbers that are wanted
-    try:
-        actions += [
-            (os.POSIX_SPAWN_DUP2, one, number)
-            for one, number in zip(aside, (1, 2, *wish["numbers"]), strict=True)
-        ]
-        variables = {"PATH": PATH, "LANG": "C.UTF-8", **wish["variables"]}
-        argv, ignored = wish["argv"], (signal.SIGPIPE, signal.SIGXFSZ)  # by Python, not by its children
-        return os.posix_spawnp(argv[0], argv, variables, file_actions=actions, setsid=True, setsigdef=ignored)
-    finally:
-        for one in aside:
-            os.close(one)
+    for one, number in zip(descriptors[1 + len(given) :], (1, 2, *wish["numbers"]), strict=True):
+        actions.append((os.POSIX_SPAWN_DUP2, one, number))
+    variables = {"PATH": PATH, "LANG": "C.UTF-8", **wish["variables"]}
+    argv, ignored = wish["argv"], (signal.SIGPIPE, signal.SIGXFSZ)  # by Python, not by its children
+    return os.posix_spawnp(argv[0], argv, variables, file_actions=actions, setsid=True, setsigdef=ignored)
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import os
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from manor_bus.peer.aio import Answer, Context, Peer
 from manor_bus.peer.serving import Room
@@ -25,7 +25,6 @@ from manor_bus.wire.messages.devices import (
     Connect,
     Connected,
     ConnectionState,
-    Descriptor,
     Detach,
     DeviceList,
     DevicesListed,
@@ -49,20 +48,13 @@ from manor_devices.saved import Saved
 from manor_devices.settings import Settings
 from manor_devices.sweeps import Sweeps
 from manor_devices.uses import Key, key_of
-from manor_devices.volumes import VolumeRecord
 from manor_host import privileges
 
 OWNS: Final = ("device.*.*", "backend.*", "volume.*", "provider.*", "resource.*")
 ASK_S: Final = 20.0
 STATUS_S: Final = 0.1  # changes of a back end's use within this time are published together
 
-PROVIDER_STATES: Final[Mapping[str, Literal["ready", "loading", "failed", "unloading"]]] = {
-    "loaded": "ready",
-    "loading": "loading",
-    "unloading": "unloading",
-    "failed": "failed",
-}
-
+ProviderState = Literal["ready", "loading", "failed", "unloading"]
 Run = Callable[[Callable[[], None]], Awaitable[None]]
 
 
@@ -82,7 +74,11 @@ class Devices:
         self.modules = Modules(records, settings.directory, _mark(records), found, self.driver)
         self.driver.modules = self.modules
         self.pools = Pools(
-            records, settings.volumes, self.driver.uses, self._was_deleted, self._volume_changed
+            records,
+            settings.volumes,
+            self.driver.uses,
+            lambda record: self.documents.was_deleted(record),
+            self._volume_changed,
         )
         self.documents = Documents(peer, self._node, self.modules, self.pools)
         self.connections = Connections(records, self.driver, self.documents.resolve)
@@ -92,58 +88,40 @@ class Devices:
 
     # --- calls ----------------------------------------------------------------------------------------
 
-    async def connect(self, request: Connect, context: Context) -> Descriptor:
-        """Prepare a back end."""
-        return await self.connections.connect(request, context.deadline)
+    def answers(self) -> dict[type[Message], Answer]:
+        """Return what answers each message."""
+        links, modules = self.connections, self.modules
+        return {
+            Connect: lambda asked, context: links.connect(asked, context.deadline),
+            Connected: _done(lambda asked, _: links.connected(asked.key, asked.generation)),
+            Detach: _done(
+                lambda asked, _: links.detach(asked.key, asked.generation, force=asked.mode == "force")
+            ),
+            Refused: _done(
+                lambda asked, _: links.refused(
+                    asked.key, asked.generation, asked.reason, pending=asked.pending
+                )
+            ),
+            Released: _done(
+                lambda asked, context: links.released(asked.key, asked.generation, context.deadline)
+            ),
+            DomainGone: _done(
+                lambda asked, context: links.domain_gone(asked.uuid, asked.incarnation, context.deadline)
+            ),
+            DeviceList: lambda asked, _: DevicesListed(devices=links.listed(asked.domain)),
+            BackendList: lambda *_: BackendsListed(backends=tuple(map(modules.status, modules.names()))),
+            BackendLoad: self._backend_load,
+            BackendUnload: self._backend_unload,
+            VolumeList: lambda *_: VolumesListed(volumes=self.pools.statuses()),
+        }
 
-    async def connected(self, request: Connected, context: Context) -> Done:
-        """A front end is attached."""
-        await self.connections.connected(request.key, request.generation)
-        return Done()
-
-    async def detach(self, request: Detach, context: Context) -> Done:
-        """A detach begins."""
-        await self.connections.detach(request.key, request.generation, force=request.mode == "force")
-        return Done()
-
-    async def refused(self, request: Refused, context: Context) -> Done:
-        """A guest did not let go."""
-        await self.connections.refused(
-            request.key, request.generation, request.reason, pending=request.pending
-        )
-        return Done()
-
-    async def released(self, request: Released, context: Context) -> Done:
-        """A front end is gone."""
-        await self.connections.released(request.key, request.generation, context.deadline)
-        return Done()
-
-    async def domain_gone(self, request: DomainGone, context: Context) -> Done:
-        """A run ended."""
-        await self.connections.domain_gone(request.uuid, request.incarnation, context.deadline)
-        return Done()
-
-    async def device_list(self, request: DeviceList, context: Context) -> DevicesListed:
-        """List connections."""
-        return DevicesListed(devices=self.connections.listed(request.domain))
-
-    async def backend_list(self, request: BackendList, context: Context) -> BackendsListed:
-        """List back ends."""
-        return BackendsListed(backends=tuple(map(self.modules.status, self.modules.names())))
-
-    async def backend_load(self, request: BackendLoad, context: Context) -> BackendStatus:
-        """Load a back end."""
+    async def _backend_load(self, request: BackendLoad, context: Context) -> BackendStatus:
         await self.modules.load(request.name)
         return self.modules.status(request.name)
 
-    async def backend_unload(self, request: BackendUnload, context: Context) -> BackendStatus:
-        """Unload a back end."""
+    async def _backend_unload(self, request: BackendUnload, context: Context) -> BackendStatus:
         await self.modules.unload(request.name, force=request.force)
         return self.modules.status(request.name)
-
-    async def volume_list(self, request: VolumeList, context: Context) -> VolumesListed:
-        """List volumes."""
-        return VolumesListed(volumes=self.pools.statuses())
 
     # --- life -----------------------------------------------------------------------------------------
 
@@ -211,7 +189,9 @@ class Devices:
             if status.state == "available":
                 self._peer.state.drop(f"provider.{fact}")
             else:
-                self._peer.state.put(f"provider.{fact}", _provider(fact, self._node, module.backend, status))
+                state: ProviderState = "ready" if status.state == "loaded" else status.state
+                provider = _provider(fact, self._node, module.backend, state, status)
+                self._peer.state.put(f"provider.{fact}", provider)
 
     def _volume_changed(self, name: str) -> None:
         status = self.pools.status(name)
@@ -248,8 +228,15 @@ class Devices:
         await self._peer.call(request, Done, timeout=ASK_S, on_part=take, on_restart=told.clear)
         return told
 
-    async def _was_deleted(self, record: VolumeRecord) -> int:
-        return await self.documents.was_deleted(record)
+
+def _done(work: Callable[[Any, Context], Awaitable[object]]) -> Answer:
+    """Return what answers when something is done, without more to say."""
+
+    async def answer(asked: Any, context: Context) -> Done:
+        await work(asked, context)
+        return Done()
+
+    return answer
 
 
 def _mark(records: Records) -> str:
@@ -266,14 +253,16 @@ def _why_stale(leftover: Leftover) -> str:
     )
 
 
-def _provider(name: str, node: str, backend: str, status: BackendStatus) -> ProviderStatus:
+def _provider(
+    name: str, node: str, backend: str, state: ProviderState, status: BackendStatus
+) -> ProviderStatus:
     return ProviderStatus(
         name=name,
         backend=backend,
         node=node,
         epoch=status.epoch,
         classes=status.classes,
-        state=PROVIDER_STATES[status.state],
+        state=state,
         reason=status.reason,
         version=status.version,
         in_use=status.in_use,
@@ -296,20 +285,7 @@ async def open_room(
         await devices.close()
         await records.close()
 
-    answers: dict[type[Message], Answer] = {
-        Connect: devices.connect,
-        Connected: devices.connected,
-        Detach: devices.detach,
-        Refused: devices.refused,
-        Released: devices.released,
-        DomainGone: devices.domain_gone,
-        DeviceList: devices.device_list,
-        BackendList: devices.backend_list,
-        BackendLoad: devices.backend_load,
-        BackendUnload: devices.backend_unload,
-        VolumeList: devices.volume_list,
-    }
-    return Room(answers=answers, owns=OWNS, close=close)
+    return Room(answers=devices.answers(), owns=OWNS, close=close)
 
 
 def _make_passable(settings: Settings) -> None:
