@@ -23,7 +23,8 @@ from manor_discovery import service as discovery_service
 from manor_discovery.settings import Settings as DiscoverySettings
 from manor_lifecycle import opening
 from manor_lifecycle import service as lifecycle_service
-from manor_lifecycle.hypervisors import SeenRun, fake
+from manor_lifecycle.hypervisors import fake
+from manor_lifecycle.hypervisors.seen import SeenRun
 from manor_lifecycle.opening import Opened
 from manor_lifecycle.settings import Settings
 from tests.lifecycle.doubles import Bare, Devices

@@ -24,9 +24,8 @@ from manor_lifecycle.domain.status import status
 from manor_lifecycle.domain.steps import Act
 from manor_lifecycle.domain.values import Doing, Now, Place
 from manor_lifecycle.domains import fresh
-from manor_lifecycle.hypervisors import Activity
 from manor_lifecycle.hypervisors.fake.guest import FEATURES
-from manor_lifecycle.hypervisors.seen import Seen
+from manor_lifecycle.hypervisors.seen import Activity, Seen
 from tests.lifecycle.world import NODE, RECORDS, UUID, World
 
 LANE: Final = frozenset(

@@ -13,8 +13,8 @@ from manor_bus.wire.messages import config as c
 from manor_bus.wire.messages import lifecycle as m
 from manor_bus.wire.messages.devices import DomainGone
 from manor_bus.wire.messages.lifecycle import OperationState, State
-from manor_lifecycle.hypervisors import Activity
 from manor_lifecycle.hypervisors.fake import Guest
+from manor_lifecycle.hypervisors.seen import Activity
 from tests.lifecycle.scene import Scene, disk, on_stage
 
 GUEST = Guest("u9", "theirs", 4, Activity.RUNS, 0.0)

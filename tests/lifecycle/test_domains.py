@@ -13,14 +13,9 @@ from manor_bus.wire.messages import config as c
 from manor_bus.wire.messages import lifecycle as m
 from manor_bus.wire.messages.devices import ConnectionState, DeviceKey, DomainGone
 from manor_bus.wire.messages.lifecycle import OperationState, State
-from manor_lifecycle.hypervisors import (
-    Activity,
-    CauseWord,
-    Changed,
-    EndReason,
-    Run,
-)
+from manor_lifecycle.hypervisors import Changed
 from manor_lifecycle.hypervisors.fake.guest import Guest
+from manor_lifecycle.hypervisors.seen import Activity, CauseWord, EndReason, Run
 from tests.lifecycle.scene import Scene, disk, on_stage, silent
 
 

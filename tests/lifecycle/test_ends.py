@@ -19,7 +19,7 @@ from manor_lifecycle.domain.ends import (
     decide,
 )
 from manor_lifecycle.domain.values import Core, Now, Place
-from manor_lifecycle.hypervisors import EndReason
+from manor_lifecycle.hypervisors.seen import EndReason
 
 NOW = Now(10_000.0, 0.0)
 

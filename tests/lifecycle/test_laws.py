@@ -36,7 +36,7 @@ from manor_lifecycle.domain.steps import DONE, Act, Step, note
 from manor_lifecycle.domain.values import Arguments, Core, Doing, Now
 from manor_lifecycle.domain.verbs import Yes, admit, may_cancel, under_way
 from manor_lifecycle.domain.wishes import differences
-from manor_lifecycle.hypervisors import Activity, CauseWord, EndReason
+from manor_lifecycle.hypervisors.seen import Activity, CauseWord, EndReason
 from tests.lifecycle.shell import Shell, error
 from tests.lifecycle.world import NODE, UUID, World
 

@@ -13,7 +13,7 @@ from manor_bus.wire.messages import Done
 from manor_bus.wire.messages import lifecycle as m
 from manor_bus.wire.messages.guests import GuestEnded, GuestsEnded, GuestsShutDown, GuestsStart
 from manor_bus.wire.messages.lifecycle import OperationState, State
-from manor_lifecycle.hypervisors import Activity, CauseWord, EndReason
+from manor_lifecycle.hypervisors.seen import Activity, CauseWord, EndReason
 from manor_lifecycle.operations import Booted
 from tests.lifecycle.scene import Scene, on_stage
 

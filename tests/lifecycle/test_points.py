@@ -23,7 +23,7 @@ from manor_bus.wire.messages import lifecycle as m
 from manor_bus.wire.messages.lifecycle import Operation, OperationState, State
 from manor_lifecycle import carrying
 from manor_lifecycle.carrying import CARRIES, Carry, Outcome, Work
-from manor_lifecycle.hypervisors import Activity
+from manor_lifecycle.hypervisors.seen import Activity
 from tests.lifecycle.scene import Scene, disk, on_stage
 
 ROOT, EXTRA = disk("root"), disk("extra")

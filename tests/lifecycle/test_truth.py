@@ -10,7 +10,7 @@ import pytest
 
 from manor_bus.wire.messages import lifecycle as m
 from manor_bus.wire.messages.lifecycle import OperationState, State
-from manor_lifecycle.hypervisors import Activity, CauseWord
+from manor_lifecycle.hypervisors.seen import Activity, CauseWord
 from tests.lifecycle.scene import Scene, disk, on_stage
 
 

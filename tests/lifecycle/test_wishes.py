@@ -12,7 +12,7 @@ import pytest
 from manor_bus.wire.errors import Kind, ManorError, bad_request, unavailable
 from manor_bus.wire.messages import lifecycle as m
 from manor_bus.wire.messages.lifecycle import OperationState, State
-from manor_lifecycle.hypervisors import EndReason
+from manor_lifecycle.hypervisors.seen import EndReason
 from tests.lifecycle.doubles import Bare
 from tests.lifecycle.scene import Scene, disk, on_stage, silent
 

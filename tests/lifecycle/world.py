@@ -23,9 +23,16 @@ from manor_lifecycle.carrying import Outcome, Work, _creation, _device
 from manor_lifecycle.domain import events as e
 from manor_lifecycle.domain.steps import Act
 from manor_lifecycle.domain.values import UNREADABLE, Held
-from manor_lifecycle.hypervisors import Activity, CauseWord, EndReason
 from manor_lifecycle.hypervisors.fake.guest import Guest, seen
-from manor_lifecycle.hypervisors.seen import LastEnd, SavedImage, Seen, with_devices
+from manor_lifecycle.hypervisors.seen import (
+    Activity,
+    CauseWord,
+    EndReason,
+    LastEnd,
+    SavedImage,
+    Seen,
+    with_devices,
+)
 from manor_lifecycle.records import NOBODYS
 
 UUID: Final = "11111111-2222-3333-4444-555555555555"

@@ -32,7 +32,8 @@ from manor_lifecycle.domain.events import KeptIs
 from manor_lifecycle.domain.pieces import device_named, spec_for
 from manor_lifecycle.domain.steps import Act, Step
 from manor_lifecycle.domain.values import UNREADABLE, Core, Doing, Held
-from manor_lifecycle.hypervisors import Attachment, Creation, Device, Run
+from manor_lifecycle.hypervisors import Attachment, Creation
+from manor_lifecycle.hypervisors.seen import Device, Run
 from manor_lifecycle.site import Site
 
 CALL_TIMEOUT_S: Final = 12.0

@@ -20,7 +20,8 @@ from manor_lifecycle.domain.states import state
 from manor_lifecycle.domain.tidy import tidy
 from manor_lifecycle.domain.values import Core, Place
 from manor_lifecycle.domain.wishes import wants_to_run
-from manor_lifecycle.hypervisors import Changed, Seen
+from manor_lifecycle.hypervisors import Changed
+from manor_lifecycle.hypervisors.seen import Seen
 from manor_lifecycle.owner import Owner
 from manor_lifecycle.records import is_mine
 from manor_lifecycle.site import Site

@@ -23,7 +23,8 @@ from manor_bus.wire.messages.consoles import (
 from manor_lifecycle.console import Consoles
 from manor_lifecycle.domain.values import Core
 from manor_lifecycle.domains import Domains
-from manor_lifecycle.hypervisors import ConsoleStream, Feature
+from manor_lifecycle.hypervisors import ConsoleStream
+from manor_lifecycle.hypervisors.seen import Feature
 from manor_lifecycle.owner import Owner
 from manor_lifecycle.site import Site
 

@@ -21,7 +21,8 @@ from manor_lifecycle.console import Consoles
 from manor_lifecycle.domain.going import resumed
 from manor_lifecycle.domain.values import Core, Doing, Place
 from manor_lifecycle.domains import Domains, fresh, uuids
-from manor_lifecycle.hypervisors import AdapterSettings, Description, Hypervisor, Seen
+from manor_lifecycle.hypervisors import AdapterSettings, Description, Hypervisor
+from manor_lifecycle.hypervisors.seen import Seen
 from manor_lifecycle.listening import Listening
 from manor_lifecycle.operations import Booted, Numbered, Operations, doing_of
 from manor_lifecycle.publishing import Publishing

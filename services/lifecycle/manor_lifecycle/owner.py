@@ -36,7 +36,7 @@ from manor_lifecycle.domain.events import (
 from manor_lifecycle.domain.steps import Step
 from manor_lifecycle.domain.values import Core, Doing
 from manor_lifecycle.domain.verbs import may_cancel
-from manor_lifecycle.hypervisors import SavedImage, Seen
+from manor_lifecycle.hypervisors.seen import SavedImage, Seen
 from manor_lifecycle.site import Site
 
 LOOK_TIMEOUT_S: Final = 15.0

@@ -10,8 +10,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from manor_lifecycle.hypervisors import Run
 from manor_lifecycle.hypervisors.qemu import saved as saved_state
+from manor_lifecycle.hypervisors.seen import Run
 from tests.lifecycle.hypervisors.qemu.guests import UUID, Place, Screen, Story, build_image, why_not
 
 

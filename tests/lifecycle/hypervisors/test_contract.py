@@ -7,18 +7,8 @@ import pytest
 from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages.devices import Descriptor
 from manor_bus.wire.messages.documents import Disk, DomainSpec, Memory
-from manor_lifecycle.hypervisors import (
-    Activity,
-    AdapterSettings,
-    Attachment,
-    CauseWord,
-    Creation,
-    Feature,
-    Run,
-    Seen,
-    SeenDevice,
-    fake,
-)
+from manor_lifecycle.hypervisors import AdapterSettings, Attachment, Creation, fake
+from manor_lifecycle.hypervisors.seen import Activity, CauseWord, Feature, Run, Seen, SeenDevice
 from tests.lifecycle.hypervisors.qemu.guests import UID, UUID
 
 RUN = Run(UUID, 1)

@@ -12,20 +12,9 @@ from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages.devices import Descriptor
 from manor_bus.wire.messages.documents import Cpu, Disk, DomainSpec, Memory
 from manor_host import clock
-from manor_lifecycle.hypervisors import (
-    Activity,
-    AdapterSettings,
-    Attachment,
-    Changed,
-    Creation,
-    EndReason,
-    Feature,
-    LastEnd,
-    Run,
-    fake,
-    load,
-)
+from manor_lifecycle.hypervisors import AdapterSettings, Attachment, Changed, Creation, fake, load
 from manor_lifecycle.hypervisors.lanes import LOOK_S
+from manor_lifecycle.hypervisors.seen import Activity, EndReason, Feature, LastEnd, Run
 from tests.testkit import virtual
 
 RUN = Run("u-1", 1)

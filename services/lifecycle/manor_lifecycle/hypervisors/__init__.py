@@ -33,43 +33,7 @@ from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages.consoles import LastRun
 from manor_bus.wire.messages.devices import Descriptor
 from manor_bus.wire.messages.documents import DomainSpec
-from manor_lifecycle.hypervisors.seen import (
-    Activity,
-    Cause,
-    CauseWord,
-    Device,
-    DiskIdentity,
-    EndReason,
-    Feature,
-    IoStatus,
-    LastEnd,
-    Leftover,
-    LeftoverKind,
-    Run,
-    SavedImage,
-    Seen,
-    SeenDevice,
-    SeenRun,
-)
-
-__all__ = [  # what others take from here although it stands in `seen`
-    "Activity",
-    "Cause",
-    "CauseWord",
-    "Device",
-    "DiskIdentity",
-    "EndReason",
-    "Feature",
-    "IoStatus",
-    "LastEnd",
-    "Leftover",
-    "LeftoverKind",
-    "Run",
-    "SavedImage",
-    "Seen",
-    "SeenDevice",
-    "SeenRun",
-]
+from manor_lifecycle.hypervisors.seen import Device, Feature, Leftover, LeftoverKind, Run, SavedImage, Seen
 
 ENTRY_POINTS: Final = "manor.hypervisors"
 LEFTOVERS: Final[tuple[LeftoverKind, ...]] = ("variables", "console", "log", "record", "note")

@@ -16,18 +16,10 @@ from pathlib import Path
 
 from manor_bus.wire.messages.devices import Descriptor
 from manor_bus.wire.messages.documents import Boot, Channel, Cpu, Disk, DomainSpec, Memory, Nic
-from manor_lifecycle.hypervisors import (
-    Activity,
-    AdapterSettings,
-    Attachment,
-    ConsoleStream,
-    Creation,
-    Run,
-    Seen,
-    SeenRun,
-)
+from manor_lifecycle.hypervisors import AdapterSettings, Attachment, ConsoleStream, Creation
 from manor_lifecycle.hypervisors.qemu import options, program
 from manor_lifecycle.hypervisors.qemu.adapter import QemuHypervisor
+from manor_lifecycle.hypervisors.seen import Activity, Run, Seen, SeenRun
 
 ROOT = Path(__file__).parents[4]
 BUILDER = ROOT / "deploy" / "guest" / "build.py"

@@ -13,9 +13,10 @@ import pytest
 
 from manor_bus.wire.errors import Kind, ManorError
 from manor_host import processes
-from manor_lifecycle.hypervisors import Activity, EndReason, LastEnd, Run, Seen, load
+from manor_lifecycle.hypervisors import load
 from manor_lifecycle.hypervisors.qemu import folder, open_hypervisor
 from manor_lifecycle.hypervisors.qemu.folder import RECORD
+from manor_lifecycle.hypervisors.seen import Activity, EndReason, LastEnd, Run, Seen
 from tests.lifecycle.hypervisors.qemu.guests import ROOT, UUID, Screen, Story, pid_of, run_of
 
 pytestmark = pytest.mark.qemu

@@ -8,9 +8,9 @@ import pytest
 from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages.documents import Boot, Cpu, Graphics, Memory, Usb
 from manor_host.processes import command_line
-from manor_lifecycle.hypervisors import Run
 from manor_lifecycle.hypervisors.qemu import process, sockets
 from manor_lifecycle.hypervisors.qemu.screen import SCREEN
+from manor_lifecycle.hypervisors.seen import Run
 from tests.lifecycle.hypervisors.qemu.guests import (
     PATIENCE_S,
     UID,

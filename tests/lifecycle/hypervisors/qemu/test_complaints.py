@@ -10,8 +10,8 @@ import pytest
 
 from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages.documents import Boot, Memory
-from manor_lifecycle.hypervisors import Run
 from manor_lifecycle.hypervisors.qemu.complaints import TABLE, explain
+from manor_lifecycle.hypervisors.seen import Run
 from tests.lifecycle.hypervisors.qemu.guests import UUID
 from tests.lifecycle.hypervisors.qemu.test_arguments import record
 

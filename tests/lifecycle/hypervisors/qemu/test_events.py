@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 
-from manor_lifecycle.hypervisors import Activity, Cause, CauseWord, EndReason
 from manor_lifecycle.hypervisors.qemu.events import (
     IGNORED,
     SHUTDOWNS,
@@ -23,6 +22,7 @@ from manor_lifecycle.hypervisors.qemu.events import (
     with_troubles,
 )
 from manor_lifecycle.hypervisors.qemu.record import Trouble
+from manor_lifecycle.hypervisors.seen import Activity, Cause, CauseWord, EndReason
 from tests.lifecycle.hypervisors.qemu.guests import UUID
 
 

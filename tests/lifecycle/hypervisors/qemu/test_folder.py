@@ -9,9 +9,9 @@ import pytest
 from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages.consoles import LastRun
 from manor_bus.wire.messages.documents import DomainSpec
-from manor_lifecycle.hypervisors import EndReason
 from manor_lifecycle.hypervisors.qemu import folder
 from manor_lifecycle.hypervisors.qemu.record import Record
+from manor_lifecycle.hypervisors.seen import EndReason
 
 RECORD = Record(
     uuid="u1", name="web", incarnation=1, spec=DomainSpec(), uid=0, machine="pc-q35-7.2", accelerator="tcg",

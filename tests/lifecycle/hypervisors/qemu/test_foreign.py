@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from manor_lifecycle.hypervisors import Changed, Run
+from manor_lifecycle.hypervisors import Changed
 from manor_lifecycle.hypervisors.qemu.arguments import MONITOR
 from manor_lifecycle.hypervisors.qemu.foreign import changes, read
+from manor_lifecycle.hypervisors.seen import Run
 
 UUID = "4e6c6e60-2f0b-4bb4-9d3c-1a9c0c7f1d11"
 

@@ -8,9 +8,10 @@ import pytest
 from manor_bus.wire.errors import ManorError
 from manor_bus.wire.messages.devices import Descriptor
 from manor_bus.wire.messages.documents import Channel, Disk, DomainSpec, Nic
-from manor_lifecycle.hypervisors import Attachment, Device
+from manor_lifecycle.hypervisors import Attachment
 from manor_lifecycle.hypervisors.qemu.frontends import Reach, attach, front_end, hot, release
 from manor_lifecycle.hypervisors.qemu.record import Plugged, Record, added
+from manor_lifecycle.hypervisors.seen import Device
 
 FILE = Descriptor(type="file", args={"path": "/x", "format": "raw"})
 NBD = Descriptor(type="nbd", args={"path": "/run/nbd.sock", "export": "e", "reconnect_s": 30})

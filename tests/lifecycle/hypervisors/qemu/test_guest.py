@@ -12,17 +12,10 @@ import pytest
 from manor_bus.wire.errors import Kind, ManorError
 from manor_host import clock, processes
 from manor_host.processes import Identity
-from manor_lifecycle.hypervisors import (
-    Activity,
-    Cause,
-    CauseWord,
-    EndReason,
-    Run,
-    SeenDevice,
-)
 from manor_lifecycle.hypervisors.qemu import hotplug
 from manor_lifecycle.hypervisors.qemu.folder import last_words
 from manor_lifecycle.hypervisors.qemu.monitor import Monitor
+from manor_lifecycle.hypervisors.seen import Activity, Cause, CauseWord, EndReason, Run, SeenDevice
 from tests.lifecycle.hypervisors.qemu.guests import PATIENCE_S, UUID, Screen, Story, pid_of, run_of
 
 pytestmark = pytest.mark.qemu

@@ -7,7 +7,8 @@ import pytest
 from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages.devices import Descriptor
 from manor_bus.wire.messages.documents import Disk
-from manor_lifecycle.hypervisors import Attachment, Feature, Run
+from manor_lifecycle.hypervisors import Attachment
+from manor_lifecycle.hypervisors.seen import Feature, Run
 from tests.lifecycle.hypervisors.qemu.guests import UUID, open_files, pid_of, run_of
 
 pytestmark = pytest.mark.qemu

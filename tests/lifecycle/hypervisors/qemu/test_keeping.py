@@ -7,8 +7,8 @@ import pytest
 
 from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages.documents import Graphics
-from manor_lifecycle.hypervisors import Activity, Run
 from manor_lifecycle.hypervisors.qemu.saved import HEADER_BYTES
+from manor_lifecycle.hypervisors.seen import Activity, Run
 from tests.lifecycle.hypervisors.qemu.guests import UUID, run_of
 
 pytestmark = pytest.mark.qemu

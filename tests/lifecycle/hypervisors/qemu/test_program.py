@@ -7,8 +7,8 @@ import pytest
 
 from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages.documents import DomainSpec
-from manor_lifecycle.hypervisors import Feature
 from manor_lifecycle.hypervisors.qemu.program import Program, inspect, machines
+from manor_lifecycle.hypervisors.seen import Feature
 
 LISTING = """\
 Supported machines are:

@@ -6,7 +6,7 @@ import pytest
 from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages.devices import Descriptor
 from manor_bus.wire.messages.documents import Channel, Disk, DomainSpec, Nic
-from manor_lifecycle.hypervisors import Attachment, Device
+from manor_lifecycle.hypervisors import Attachment
 from manor_lifecycle.hypervisors.qemu.record import (
     Record,
     added,
@@ -17,6 +17,7 @@ from manor_lifecycle.hypervisors.qemu.record import (
     removed,
     replaced,
 )
+from manor_lifecycle.hypervisors.seen import Device
 
 SLOTS = 3
 

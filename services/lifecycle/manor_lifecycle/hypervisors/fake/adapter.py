@@ -15,28 +15,30 @@ from manor_bus.wire.errors import Kind, ManorError, conflict, not_found
 from manor_bus.wire.messages.consoles import LastRun
 from manor_lifecycle.hypervisors import (
     LEFTOVERS,
-    Activity,
     AdapterSettings,
     Attachment,
-    CauseWord,
     Changed,
     ConsoleStream,
     Creation,
     Description,
-    EndReason,
-    Leftover,
-    LeftoverKind,
     Progress,
-    Run,
-    SavedImage,
-    Seen,
 )
 from manor_lifecycle.hypervisors.fake.faults import Effect, Faults
 from manor_lifecycle.hypervisors.fake.guest import FEATURES, Guest, seen
 from manor_lifecycle.hypervisors.fake.screen import PICTURE, EchoConsole
 from manor_lifecycle.hypervisors.fake.store import Store, read_image, write_image, write_whole
 from manor_lifecycle.hypervisors.lanes import DESTROY_S, LOOK_S, Lanes
-from manor_lifecycle.hypervisors.seen import with_devices
+from manor_lifecycle.hypervisors.seen import (
+    Activity,
+    CauseWord,
+    EndReason,
+    Leftover,
+    LeftoverKind,
+    Run,
+    SavedImage,
+    Seen,
+    with_devices,
+)
 
 SHUTDOWN_S: Final = 0.05  # a guest takes so long to power off
 SAVE_STEPS: Final = 4

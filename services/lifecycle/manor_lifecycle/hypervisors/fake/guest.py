@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from manor_bus.wire.messages.documents import DomainSpec
-from manor_lifecycle.hypervisors import (
+from manor_lifecycle.hypervisors.seen import (
     Activity,
     Cause,
     CauseWord,
@@ -20,8 +20,10 @@ from manor_lifecycle.hypervisors import (
     Seen,
     SeenDevice,
     SeenRun,
+    devices_of,
+    resized,
+    with_devices,
 )
-from manor_lifecycle.hypervisors.seen import devices_of, resized, with_devices
 
 FEATURES: Final = frozenset(Feature)  # everything is possible
 

@@ -13,8 +13,8 @@ from manor_bus.wire.errors import bad_request, denied_state, not_found
 from manor_bus.wire.messages.consoles import LastRun
 from manor_bus.wire.messages.documents import DomainSpec
 from manor_host import clock
-from manor_lifecycle.hypervisors import EndReason, Leftover, SavedImage
 from manor_lifecycle.hypervisors.fake.guest import Guest
+from manor_lifecycle.hypervisors.seen import EndReason, Leftover, SavedImage
 
 
 class Store:

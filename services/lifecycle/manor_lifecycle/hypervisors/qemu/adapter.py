@@ -18,12 +18,7 @@ from manor_lifecycle.hypervisors import (
     ConsoleStream,
     Creation,
     Description,
-    Leftover,
-    LeftoverKind,
     Progress,
-    Run,
-    SavedImage,
-    Seen,
 )
 from manor_lifecycle.hypervisors.lanes import DESTROY_S, LOOK_S, Lanes
 from manor_lifecycle.hypervisors.qemu import birth, folder, hotplug, keeping, serial
@@ -33,6 +28,7 @@ from manor_lifecycle.hypervisors.qemu.options import Options
 from manor_lifecycle.hypervisors.qemu.program import Program
 from manor_lifecycle.hypervisors.qemu.record import Record
 from manor_lifecycle.hypervisors.qemu.site import Site
+from manor_lifecycle.hypervisors.seen import Leftover, LeftoverKind, Run, SavedImage, Seen
 
 
 class QemuHypervisor:

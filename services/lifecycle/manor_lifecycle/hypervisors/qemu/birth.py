@@ -12,7 +12,7 @@ import msgspec
 from manor_bus.wire.errors import Kind, ManorError, bad_request
 from manor_host import clock
 from manor_host.processes import Watched
-from manor_lifecycle.hypervisors import Creation, Run
+from manor_lifecycle.hypervisors import Creation
 from manor_lifecycle.hypervisors.qemu import complaints, folder, keeping, monitor, process
 from manor_lifecycle.hypervisors.qemu.arguments import command_line
 from manor_lifecycle.hypervisors.qemu.guest import Guest
@@ -21,6 +21,7 @@ from manor_lifecycle.hypervisors.qemu.record import PCI_SLOTS, Record, added, ne
 from manor_lifecycle.hypervisors.qemu.refusals import affinity, refusals
 from manor_lifecycle.hypervisors.qemu.site import Site
 from manor_lifecycle.hypervisors.qemu.wiring import opened, unreadable, wire
+from manor_lifecycle.hypervisors.seen import Run
 
 ROOT_PORTS: Final = 120  # what fits into slots 0x10 to 0x1e of the root bus
 RECONNECT_MS_SINCE: Final = (9, 2)

@@ -11,11 +11,12 @@ from typing import Final
 from manor_bus.wire.errors import ManorError
 from manor_host import clock, processes
 from manor_host.processes import Identity, Watched
-from manor_lifecycle.hypervisors import Changed, EndReason, LastEnd, Seen, SeenRun
+from manor_lifecycle.hypervisors import Changed
 from manor_lifecycle.hypervisors.qemu import birth, events, folder, foreign, process
 from manor_lifecycle.hypervisors.qemu.guest import Guest, ended
 from manor_lifecycle.hypervisors.qemu.record import Record, over
 from manor_lifecycle.hypervisors.qemu.site import Site
+from manor_lifecycle.hypervisors.seen import EndReason, LastEnd, Seen, SeenRun
 
 FOREIGN_LOOK_S: Final = 15.0
 ADOPTION_S: Final = 5.0  # for a QEMU that was found to greet; a slower one is reached later

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
-from manor_lifecycle.hypervisors import Activity, Cause, CauseWord, EndReason, IoStatus
 from manor_lifecycle.hypervisors.qemu.record import Trouble
+from manor_lifecycle.hypervisors.seen import Activity, Cause, CauseWord, EndReason, IoStatus
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ import msgspec
 from manor_bus.wire.errors import Kind, ManorError, denied_state
 from manor_bus.wire.messages.consoles import LastRun
 from manor_host import durable as durable_files
-from manor_lifecycle.hypervisors import EndReason, Leftover, LeftoverKind
 from manor_lifecycle.hypervisors.qemu.record import Record
+from manor_lifecycle.hypervisors.seen import EndReason, Leftover, LeftoverKind
 
 RECORD: Final = "record.json"
 NOTE: Final = "note.json"  # the last incarnation and how it ended: stays when the guest is gone

@@ -9,8 +9,9 @@ from itertools import pairwise
 from typing import Final
 
 from manor_host import clock, processes
-from manor_lifecycle.hypervisors import Activity, Changed, Run, SeenRun
+from manor_lifecycle.hypervisors import Changed
 from manor_lifecycle.hypervisors.qemu.arguments import MONITOR
+from manor_lifecycle.hypervisors.seen import Activity, Run, SeenRun
 
 PROGRAM: Final = re.compile(r"(.*/)?(qemu-system-\w+|qemu-kvm)$")
 NAMES: Final = uuid.UUID("6d1f5c1e-6a0c-4f1b-9a53-6f0f7f6d2f11")  # of guests whose command line has no uuid

@@ -14,8 +14,8 @@ from typing import Any, Final
 
 from manor_bus.wire.errors import Problem, bad_request
 from manor_bus.wire.messages.documents import Channel, Disk, DomainSpec, Nic
-from manor_lifecycle.hypervisors import Device, IoStatus
 from manor_lifecycle.hypervisors.qemu.record import Plugged, Record, mac_of
+from manor_lifecycle.hypervisors.seen import Device, IoStatus
 
 Command = tuple[str, dict[str, Any]]  # a QMP command and its arguments
 

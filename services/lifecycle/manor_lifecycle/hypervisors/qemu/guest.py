@@ -13,16 +13,7 @@ import msgspec
 
 from manor_bus.wire.errors import Kind, ManorError, denied_state, unavailable
 from manor_host.processes import Watched, up_for
-from manor_lifecycle.hypervisors import (
-    Activity,
-    Cause,
-    CauseWord,
-    Changed,
-    IoStatus,
-    Run,
-    SeenDevice,
-    SeenRun,
-)
+from manor_lifecycle.hypervisors import Changed
 from manor_lifecycle.hypervisors.qemu import events, folder, frontends, screen
 from manor_lifecycle.hypervisors.qemu.monitor import ANSWER_S, Monitor, Refusal
 from manor_lifecycle.hypervisors.qemu.process import starvations
@@ -38,6 +29,7 @@ from manor_lifecycle.hypervisors.qemu.record import (
     troubled,
 )
 from manor_lifecycle.hypervisors.qemu.site import Site
+from manor_lifecycle.hypervisors.seen import Activity, Cause, CauseWord, IoStatus, Run, SeenDevice, SeenRun
 
 AGAIN_S: Final = 1.0  # between attempts to reach a living QEMU
 HANGS_UP_S: Final = 1.0

@@ -12,13 +12,14 @@ import msgspec
 from manor_bus.wire.errors import Kind, ManorError, Problem, bad_request, denied_state, not_found
 from manor_bus.wire.messages.devices import Descriptor
 from manor_bus.wire.messages.documents import Disk
-from manor_lifecycle.hypervisors import Attachment, Changed, Feature
+from manor_lifecycle.hypervisors import Attachment, Changed
 from manor_lifecycle.hypervisors.qemu import frontends, wiring
 from manor_lifecycle.hypervisors.qemu.birth import explained, pin
 from manor_lifecycle.hypervisors.qemu.frontends import Command, Reach
 from manor_lifecycle.hypervisors.qemu.guest import Guest
 from manor_lifecycle.hypervisors.qemu.monitor import Refusal
 from manor_lifecycle.hypervisors.qemu.record import Plugged, added, find, relinked, removed, replaced
+from manor_lifecycle.hypervisors.seen import Feature
 
 FORCE_WAIT_S: Final = 1.0  # what a forced unplug gives the guest before it takes the back end away
 RECONNECT_S: Final = 15.0  # for a guest to let a device go that must be plugged anew

@@ -18,13 +18,13 @@ from typing import Any, Final
 
 from manor_bus.wire.errors import Kind, ManorError, bad_request, denied_state, not_found
 from manor_host import durable
-from manor_lifecycle.hypervisors import DiskIdentity, Progress, SavedImage
+from manor_lifecycle.hypervisors import Progress
 from manor_lifecycle.hypervisors.qemu import saved
 from manor_lifecycle.hypervisors.qemu.folder import last_words, unwritable
 from manor_lifecycle.hypervisors.qemu.guest import Guest
 from manor_lifecycle.hypervisors.qemu.record import Plugged, Record
 from manor_lifecycle.hypervisors.qemu.site import Site
-from manor_lifecycle.hypervisors.seen import differences
+from manor_lifecycle.hypervisors.seen import DiskIdentity, SavedImage, differences
 
 LOOK_S: Final = 0.05
 UNLIMITED: Final = 1 << 40  # bytes per second

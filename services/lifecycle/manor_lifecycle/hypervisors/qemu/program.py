@@ -11,8 +11,8 @@ from typing import Final
 
 from manor_bus.wire.errors import Kind, ManorError, bad_request
 from manor_bus.wire.messages.documents import DomainSpec
-from manor_lifecycle.hypervisors import Feature
 from manor_lifecycle.hypervisors.qemu import probe
+from manor_lifecycle.hypervisors.seen import Feature
 
 QUESTION_S: Final = 20.0
 CPU_UNPLUG_SINCE: Final = (9, 0)  # QEMU 7.2 destroys its own memory when TCG unplugs a processor

@@ -10,9 +10,9 @@ import msgspec
 from manor_bus.wire.errors import Kind, ManorError
 from manor_bus.wire.messages.devices import Descriptor
 from manor_bus.wire.messages.documents import Channel, Disk, DomainSpec, Nic
-from manor_lifecycle.hypervisors import (
+from manor_lifecycle.hypervisors import Attachment
+from manor_lifecycle.hypervisors.seen import (
     Activity,
-    Attachment,
     Cause,
     Device,
     EndReason,
@@ -20,8 +20,9 @@ from manor_lifecycle.hypervisors import (
     Run,
     SeenDevice,
     SeenRun,
+    resized,
+    with_devices,
 )
-from manor_lifecycle.hypervisors.seen import resized, with_devices
 
 CHANNEL_PORTS: Final = 30  # of one virtio-serial device; port 0 is the virtio console's
 PCI_SLOTS: Final = 15  # for devices of the machine `pc`

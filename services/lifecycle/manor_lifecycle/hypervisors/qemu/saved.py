@@ -7,8 +7,8 @@ from typing import Final
 import msgspec
 
 from manor_bus.wire.errors import ManorError, bad_request
-from manor_lifecycle.hypervisors import DiskIdentity, SavedImage
 from manor_lifecycle.hypervisors.qemu.record import Record, spec_now
+from manor_lifecycle.hypervisors.seen import DiskIdentity, SavedImage
 
 MAGIC: Final = b"manor-saved-2\n"
 HEADER_BYTES: Final = 1 << 20  # where the stream begins: room for any record, aligned for any file system
