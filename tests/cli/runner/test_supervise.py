@@ -302,10 +302,14 @@ async def test_who_reads_no_more_keeps_no_service_from_being_started_again(tmp_p
         await until(lambda: watched.pid("config") not in (0, before))
 
 
-def test_the_end_of_the_terminal_ends_a_foreground_node_as_ctrl_c_does(tmp_path):
+@pytest.mark.parametrize("taken", ["SIG_DFL", "SIG_IGN"])
+def test_the_end_of_the_terminal_ends_a_foreground_node_as_ctrl_c_does_unless_it_was_told_to_stay(
+    tmp_path, taken
+):
     script = (
-        "import asyncio, sys\nfrom manor_cli.runner import supervise\n"
+        "import asyncio, signal, sys\nfrom manor_cli.runner import supervise\n"
         "from manor_cli.settings import Settings\n"
+        f"signal.signal(signal.SIGHUP, signal.{taken})\n"  # whatever our own caller has told us
         "config = {'config': (sys.executable, '-c', sys.argv[1])}\n"
         "asyncio.run(supervise.supervise(Settings.from_environment(), print, config))\n"
     )
@@ -314,11 +318,18 @@ def test_the_end_of_the_terminal_ends_a_foreground_node_as_ctrl_c_does(tmp_path)
         env={**os.environ, "MANOR_DIR": str(tmp_path)},
     )  # fmt: skip
     with node:
-        started = node.stdout.readline()
-        service = int(started.rpartition("pid ")[2].rstrip(")\n"))
-        node.send_signal(signal.SIGHUP)
-        assert node.wait(30) == 0
-        assert not lives(service)
+        try:
+            started = node.stdout.readline()
+            service = int(started.rpartition("pid ")[2].rstrip(")\n"))
+            node.send_signal(signal.SIGHUP)
+            if taken == "SIG_IGN":
+                with pytest.raises(subprocess.TimeoutExpired):
+                    node.wait(0.5)
+                node.send_signal(signal.SIGINT)
+            assert node.wait(30) == 0
+            assert not lives(service)
+        finally:
+            node.kill()
 
 
 def test_what_lies_in_the_callers_folder_is_not_imported(tmp_path, monkeypatch):
