@@ -51,6 +51,27 @@ async def test_a_saved_guest_may_go_on_in_its_old_process(living, place):
         assert await screen.ask("echo here") == "here"
 
 
+@pytest.mark.parametrize("left", ["whole", "under way"])
+async def test_a_guest_is_saved_anew_whatever_a_service_that_ended_left_of_an_earlier_stream(
+    living, place, left
+):
+    async with living() as (hypervisor, run, screen, _):
+        guest = hypervisor._guests[UUID]
+        if left == "whole":
+            await hypervisor.save(run, place.folder / "earlier", lambda part: None)
+        else:
+            await guest.ask("stop")
+            await guest.ask("migrate-set-parameters", {"max-bandwidth": 4096})
+            with (place.folder / "earlier").open("wb") as file:
+                await guest.ask("getfd", {"fdname": "earlier"}, lend=file.fileno())
+            await guest.ask("migrate", {"uri": "fd:earlier"})
+        image = await hypervisor.save(run, place.folder / "state", lambda part: None, "anew")
+        assert image.id == "anew"
+        assert (await run_of(hypervisor)).activity is Activity.STANDS
+        await hypervisor.resume(run)
+        assert await screen.ask("echo here") == "here"
+
+
 async def test_a_save_that_cannot_be_written_leaves_no_file_and_a_running_guest(living, place):
     folder = place.folder / "readonly"
     folder.mkdir()

@@ -24,7 +24,7 @@ from manor_lifecycle.hypervisors.qemu.folder import last_words, unwritable
 from manor_lifecycle.hypervisors.qemu.guest import Guest
 from manor_lifecycle.hypervisors.qemu.record import Plugged, Record
 from manor_lifecycle.hypervisors.qemu.site import Site
-from manor_lifecycle.hypervisors.seen import DiskIdentity, SavedImage, differences
+from manor_lifecycle.hypervisors.seen import CauseWord, DiskIdentity, SavedImage, differences
 
 LOOK_S: Final = 0.05
 UNLIMITED: Final = 1 << 40  # bytes per second
@@ -61,6 +61,7 @@ async def save(guest: Guest, path: Path, progress: Progress, image: str) -> Save
     guest.demand_life()
     ran = guest.runs
     try:
+        await _begin_anew(guest)
         async with _made(path) as descriptor:
             header = await _stream(guest, descriptor, progress, image or secrets.token_hex(8))
     except BaseException:
@@ -68,6 +69,14 @@ async def save(guest: Guest, path: Path, progress: Progress, image: str) -> Save
         raise
     progress(1.0)
     return header.image
+
+
+async def _begin_anew(guest: Guest) -> None:
+    """End what a service that ended began; after a whole stream QEMU begins no other before the guest ran."""
+    await _end_stream(guest)
+    _, cause = await guest.status()
+    if cause.word is CauseWord.SAVING:
+        await guest.ask("cont")
 
 
 async def _stream(guest: Guest, descriptor: int, progress: Progress, image: str) -> saved.Header:
@@ -129,11 +138,19 @@ async def demand_same(site: Site, header: saved.Header, image: str, devices: Ite
 
 async def _go_on(guest: Guest, was_running: bool) -> None:
     """After a save that was not to be: end the transfer, let the guest run again."""
-    with contextlib.suppress(ManorError, TimeoutError):
-        await guest.ask("migrate_cancel")
-        await _until(guest, "query-migrate", ("active", "setup", "cancelling", "device"), CANCEL_S)
+    with contextlib.suppress(ManorError):
+        await _end_stream(guest)
         if was_running:
             await guest.ask("cont")
+
+
+async def _end_stream(guest: Guest) -> None:
+    await guest.ask("migrate_cancel")
+    try:
+        await _until(guest, "query-migrate", ("active", "setup", "cancelling", "device"), CANCEL_S)
+    except TimeoutError:
+        message = f"a transfer of {guest.record.name} does not end within {CANCEL_S:g} s"
+        raise ManorError(Kind.TIMEOUT, message, hint="Look at the disk that it is written to.") from None
 
 
 async def _until(guest: Guest, question: str, underway: tuple[str, ...], bound_s: float) -> str:
