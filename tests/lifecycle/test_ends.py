@@ -18,8 +18,11 @@ from manor_lifecycle.domain.ends import (
     Verdict,
     decide,
 )
-from manor_lifecycle.domain.values import Core, Now, Place
-from manor_lifecycle.hypervisors.seen import EndReason
+from manor_lifecycle.domain.going import resumed
+from manor_lifecycle.domain.plans import next_step
+from manor_lifecycle.domain.steps import Act, GiveUp, Step
+from manor_lifecycle.domain.values import Core, Doing, Now, Place
+from manor_lifecycle.hypervisors.seen import EndReason, LastEnd, Seen
 
 NOW = Now(10_000.0, 0.0)
 
@@ -137,3 +140,22 @@ def test_how_long_a_run_was_is_not_asked_of_a_clock_that_people_set() -> None:
     for wall in (0.0, 1e9):
         again = decide(replace(core), End(1, EndReason.CRASH), Now(SHORT_RUN_S * 2, wall))
         assert again.arguments.crashes == 0
+
+
+@pytest.mark.parametrize(
+    ("ended", "number"),
+    [(None, 3), (LastEnd(1, EndReason.POWEROFF), 3), (LastEnd(2, EndReason.POWEROFF), 2)],
+    ids=["it never was", "another one ended before", "it ran and ended"],
+)
+def test_a_start_whose_service_ended_while_it_made_the_run_goes_on_under_the_next_number(
+    ended: LastEnd | None, number: int
+) -> None:
+    wish = Domain(metadata=Metadata(name="web", uuid="u1"), spec=DomainSpec(hypervisor="fake"))
+    place = Place("n1", hypervisors={"fake": frozenset()})
+    core = Core(
+        "u1", place, "web", wish, OwnerRecord(node="n1", incarnation=2), 1, seen=Seen("u1", 2, None, ended)
+    )
+    doing = resumed(core, Doing("o1", "start", begun=True, incarnation=2), NOW)
+    found = next_step(replace(core, doing=doing), doing, NOW)
+    assert doing.incarnation == number
+    assert found == Step(Act.CLAIM) if number == 3 else isinstance(found, GiveUp)

@@ -50,7 +50,11 @@ def timed(core: Core, doing: Doing, now: Now) -> Doing:
 
 
 def resumed(core: Core, doing: Doing, now: Now) -> Doing:
-    """Return an operation that the journal had under way when the service was started."""
+    """Return an operation that the journal had under way when the service was started. A run in whose making
+    the service ended, and that never was, has spent its number: the next one is made."""
+    ended = core.seen.ended.incarnation if core.seen.ended is not None else 0
+    if doing.kind in ALLOTS and core.run is None and ended < doing.incarnation <= core.seen.last:
+        doing = replace(doing, incarnation=core.seen.last + 1)
     doing = replace(timed(core, doing, now), attempts=doing.attempts + 1)
     steps = tuple((one.text, one.bounds.weight) for one in rehearse(core, doing, now))
     if doing.back is None and doing.attempts > ATTEMPTS_MAX:
